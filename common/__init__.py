@@ -1,0 +1,1 @@
+"""Modules of the pose lifter, from the skeleton up; imports run only downward."""

@@ -1,0 +1,119 @@
+"""Camera mathematics, vectorised NumPy: screen normalisation, rigid motion, projection.
+
+Quaternions are (w, x, y, z) of unit length and rotate camera coordinates to world coordinates, as
+Human3.6M publishes them. Camera coordinates: x to the right, y down, z forward. World: z up.
+"""
+
+import numpy as np
+
+
+def normalize_screen_coordinates(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Map pixels to [-1, 1] across the width, keeping the aspect ratio.
+
+    Args:
+        pixels: (..., 2), in pixels.
+        width: image width in pixels.
+        height: image height in pixels.
+
+    Returns:
+        (..., 2): x in [-1, 1], y in [-height / width, height / width], origin at the centre.
+
+    Raises:
+        ValueError: if the last dimension is not 2.
+    """
+    _check_last_dimension(pixels, 2)
+    return pixels / width * 2 - np.array([1, height / width], dtype=pixels.dtype)
+
+
+def image_coordinates(normalized: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Undo `normalize_screen_coordinates`: (..., 2) in [-1, 1] to pixels.
+
+    Raises:
+        ValueError: if the last dimension is not 2.
+    """
+    _check_last_dimension(normalized, 2)
+    return (normalized + np.array([1, height / width], dtype=normalized.dtype)) * width / 2
+
+
+def quaternion_rotate(quaternion: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Rotate vectors by a unit quaternion: v + 2 w (q × v) + 2 q × (q × v).
+
+    Args:
+        quaternion: (..., 4) as (w, x, y, z), broadcast against `vectors`.
+        vectors: (..., 3).
+
+    Returns:
+        (..., 3), rotated.
+
+    Raises:
+        ValueError: if a last dimension is not 4 and 3.
+    """
+    _check_last_dimension(quaternion, 4)
+    _check_last_dimension(vectors, 3)
+    w, axis = quaternion[..., :1], quaternion[..., 1:]
+    once = np.cross(axis, vectors)
+    return vectors + 2 * (w * once + np.cross(axis, once))
+
+
+def quaternion_inverse(quaternion: np.ndarray) -> np.ndarray:
+    """Return the inverse (the conjugate) of unit quaternions (..., 4)."""
+    _check_last_dimension(quaternion, 4)
+    return quaternion * np.array([1, -1, -1, -1], dtype=quaternion.dtype)
+
+
+def world_to_camera(
+    points: np.ndarray, orientation: np.ndarray, translation: np.ndarray
+) -> np.ndarray:
+    """Express world points in a camera's coordinates.
+
+    Args:
+        points: (..., 3), world.
+        orientation: (4,), the quaternion that rotates camera to world.
+        translation: (3,), the camera's centre in the world, in the unit of `points`.
+
+    Returns:
+        (..., 3), camera coordinates.
+    """
+    return quaternion_rotate(quaternion_inverse(orientation), points - translation)
+
+
+def camera_to_world(
+    points: np.ndarray, orientation: np.ndarray, translation: np.ndarray
+) -> np.ndarray:
+    """Undo `world_to_camera`; shapes and units are the same."""
+    return quaternion_rotate(orientation, points) + translation
+
+
+def project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+    """Project camera coordinates to pixels through Human3.6M's full distortion model.
+
+    With (x, y) = (X / Z, Y / Z) and r² = x² + y², the distorted point is
+    (x, y) (1 + k₁ r² + k₂ r⁴ + k₃ r⁶ + p₁ x + p₂ y) + (p₁, p₂) r², with the calibration's
+    tangential coefficients in the order in which the field's projected files use them. As there,
+    x and y are clamped to [-1, 1], beyond which the polynomial is not valid.
+
+    Args:
+        points: (..., 3), camera coordinates, any unit; Z > 0.
+        intrinsics: (9,), broadcastable: focal length (2) and centre (2) in pixels, radial
+            distortion k (3), tangential distortion p (2).
+
+    Returns:
+        (..., 2), pixels.
+
+    Raises:
+        ValueError: if a last dimension is not 3 and 9.
+    """
+    _check_last_dimension(points, 3)
+    _check_last_dimension(intrinsics, 9)
+    focal, center = intrinsics[..., :2], intrinsics[..., 2:4]
+    k, p = intrinsics[..., 4:7], intrinsics[..., 7:]
+    xy = np.clip(points[..., :2] / points[..., 2:], -1, 1)
+    r2 = np.sum(xy * xy, axis=-1, keepdims=True)
+    radial = 1 + r2 * (k[..., :1] + r2 * (k[..., 1:2] + r2 * k[..., 2:]))
+    tangential = np.sum(p * xy, axis=-1, keepdims=True)
+    return focal * (xy * (radial + tangential) + p * r2) + center
+
+
+def _check_last_dimension(array: np.ndarray, size: int) -> None:
+    if array.ndim == 0 or array.shape[-1] != size:
+        raise ValueError(f"expected an array (..., {size}), got {array.shape}")

@@ -1,0 +1,123 @@
+"""What every script shares: flags, the one-line error, the progress bar, the data folder."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+DATA_DIR = Path(__file__).resolve().parents[1] / "data"
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class InputError(Exception):
+    """Bad usage or bad input; the message is one line that names the file and what to do."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, `error: …`, with exit status 2."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        # Abbreviated flags would silently change meaning when a flag is added.
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message as one line on standard error and exit with status 2."""
+        fail(f"{message} (see {Path(self.prog).name} --help)")
+
+
+def fail(message: str) -> NoReturn:
+    """Print `error: message` as one line on standard error and exit with status 2."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(EXIT_BAD_INPUT)
+
+
+def warn(message: str) -> None:
+    """Print `warning: message` as one line on standard error."""
+    print("warning: " + " ".join(message.split()), file=sys.stderr)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's `main`; what its user can mend becomes one line and exit status 2."""
+    try:
+        main()
+    except InputError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(describe_os_error(error))
+    except MemoryError as error:
+        fail(f"out of memory: {error}. Use a smaller batch or fewer files at once")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return one sentence that names the file and says what to do about `error`."""
+    advice = {
+        errno.ENOSPC: "the disk is full; free some space and run again",
+        errno.EDQUOT: "the disk quota is used up; free some space and run again",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.EACCES: "permission denied; choose another folder or mend its permissions",
+        errno.EPERM: "operation not permitted; choose another folder or mend its permissions",
+        errno.ENOENT: "no such file or folder",
+        errno.ENOTDIR: "a part of this path is a file, not a folder",
+        errno.EISDIR: "this is a folder, not a file",
+    }
+    what = advice.get(error.errno or 0, error.strerror or str(error))
+    where = error.filename2 or error.filename
+    return f"{where}: {what}" if where else what
+
+
+def progress(
+    iterable: Iterable | None = None, *, total: int | None = None, desc: str = "", unit: str = "it"
+) -> Any:
+    """Return a tqdm bar on standard error, silent where that is no terminal or tqdm is missing.
+
+    Args:
+        iterable: what to iterate over; None for a bar that is moved by `update(n)`.
+        total: number of steps, where `len(iterable)` does not tell it.
+        desc: what is being done.
+        unit: what is counted.
+    """
+    try:
+        from tqdm import tqdm
+    except ImportError:  # training and evaluation need NumPy and PyTorch alone
+        return _SilentBar(iterable)
+    return tqdm(
+        iterable,
+        total=total,
+        desc=desc,
+        unit=unit,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+    )
+
+
+class _SilentBar:
+    """The part of tqdm's interface that this project uses, doing nothing."""
+
+    def __init__(self, iterable: Iterable | None) -> None:
+        self._iterable = iterable if iterable is not None else ()
+
+    def __iter__(self) -> Any:
+        return iter(self._iterable)
+
+    def __enter__(self) -> "_SilentBar":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        return None
+
+    def update(self, n: int = 1) -> None:
+        return None
+
+    def set_postfix_str(self, text: str, refresh: bool = False) -> None:
+        return None
+
+    def close(self) -> None:
+        return None

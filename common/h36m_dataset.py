@@ -1,0 +1,318 @@
+"""Human3.6M: subjects, splits, actions, cameras, and its sequences ready for a network.
+
+This is the only place where pixels become normalised coordinates and poses become root-relative.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from common.camera import normalize_screen_coordinates, world_to_camera
+from common.command_line import InputError
+from common.npz_io import Positions2d, Positions3d, read_positions_2d, read_positions_3d
+from common.skeleton import JOINTS_32_TO_17, ROOT
+
+TRAIN_SUBJECTS = ("S1", "S5", "S6", "S7", "S8")
+TEST_SUBJECTS = ("S9", "S11")
+SUBJECTS = TRAIN_SUBJECTS + TEST_SUBJECTS
+
+# In the order of the literature's tables, with the abbreviations of their header.
+ACTION_ABBREVIATIONS = MappingProxyType(
+    {
+        "Directions": "Dire.",
+        "Discussion": "Disc.",
+        "Eating": "Eat",
+        "Greeting": "Greet",
+        "Phoning": "Phone",
+        "Photo": "Photo",
+        "Posing": "Pose",
+        "Purchases": "Purch.",
+        "Sitting": "Sit",
+        "SittingDown": "SitD.",
+        "Smoking": "Smoke",
+        "Waiting": "Wait",
+        "WalkDog": "WalkD.",
+        "Walking": "Walk",
+        "WalkTogether": "WalkT.",
+    }
+)
+ACTIONS = tuple(ACTION_ABBREVIATIONS)
+RENAMED_ACTIONS = MappingProxyType({"TakingPhoto": "Photo", "WalkingDog": "WalkDog"})
+
+# The video of this sequence is corrupt; the field leaves it out.
+CORRUPT_SEQUENCE = ("S11", "Directions")
+
+CAMERA_IDS = ("54138969", "55011271", "58860488", "60457274")
+FPS = 50
+_CAMERA_FILE = Path(__file__).with_name("h36m_cameras.json")
+
+
+def action_class(action: str) -> str:
+    """Return which of the 15 actions a sequence's name belongs to: "Sitting 1" is "Sitting"."""
+    return canonical_action(action).split(" ")[0]
+
+
+def canonical_action(name: str) -> str:
+    """Return the field's name of a sequence: "TakingPhoto 1" is "Photo 1"."""
+    action, *number = name.split(" ")
+    return " ".join([RENAMED_ACTIONS.get(action, action), *number])
+
+
+def is_corrupt(subject: str, action: str) -> bool:
+    """Tell whether this is the sequence that the field leaves out, S11 "Directions"."""
+    return (subject, canonical_action(action)) == CORRUPT_SEQUENCE
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """One camera as one subject was filmed.
+
+    Attributes:
+        id: Human3.6M's number of the camera.
+        width: image width in pixels.
+        height: image height in pixels.
+        intrinsics: (9,): focal length (2) and centre (2) in pixels, radial distortion (3),
+            tangential distortion (2).
+        azimuth: direction in degrees from which a 3D drawing looks like the camera's picture.
+        orientation: (4,), the unit quaternion (w, x, y, z) that rotates camera to world.
+        translation_m: (3,), the camera's centre in the world, in metres.
+    """
+
+    id: str
+    width: int
+    height: int
+    intrinsics: np.ndarray
+    azimuth: float
+    orientation: np.ndarray
+    translation_m: np.ndarray
+
+
+@cache
+def load_cameras() -> MappingProxyType:
+    """Return {subject: four `Camera`s in the order of `CAMERA_IDS`}, as published."""
+    calibration = json.loads(_CAMERA_FILE.read_text())
+    return MappingProxyType(
+        {
+            subject: tuple(
+                _camera(intrinsics, extrinsics)
+                for intrinsics, extrinsics in zip(calibration["intrinsics"], views)
+            )
+            for subject, views in calibration["extrinsics"].items()
+        }
+    )
+
+
+def _camera(intrinsics: dict, extrinsics: dict) -> Camera:
+    return Camera(
+        id=intrinsics["id"],
+        width=intrinsics["res_w"],
+        height=intrinsics["res_h"],
+        intrinsics=_constant(
+            intrinsics["focal_length"]
+            + intrinsics["center"]
+            + intrinsics["radial_distortion"]
+            + intrinsics["tangential_distortion"]
+        ),
+        azimuth=intrinsics["azimuth"],
+        orientation=_constant(extrinsics["orientation"]),
+        translation_m=_constant(extrinsics["translation"]) / 1000,
+    )
+
+
+def _constant(values: list[float]) -> np.ndarray:
+    array = np.array(values, dtype=np.float64)
+    array.setflags(write=False)
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class Sequence2d3d:
+    """What one camera saw of one sequence, ready for a network.
+
+    Attributes:
+        subject: "S1" and so on.
+        action: the sequence's canonical name, such as "Sitting 1".
+        camera: index of the camera in `CAMERA_IDS`.
+        keypoints: (frames, 17, 2 × estimators), float32, normalised screen coordinates.
+        poses: (frames, 17, 3), float32, metres, camera coordinates, relative to the hip, which
+            is zero.
+        root: (frames, 3), float32, metres, the hip in camera coordinates.
+    """
+
+    subject: str
+    action: str
+    camera: int
+    keypoints: np.ndarray
+    poses: np.ndarray
+    root: np.ndarray
+
+
+def keypoints_path(data_dir: Path, dataset: str, name: str) -> Path:
+    """Return the path of an estimator's npz file.
+
+    Raises:
+        InputError: if there is none; the message says which names there are.
+    """
+    prefix = f"data_2d_{dataset}_"
+    path = data_dir / f"{prefix}{name}.npz"
+    if not path.is_file():
+        names = sorted(p.stem.removeprefix(prefix) for p in data_dir.glob(f"{prefix}*.npz"))
+        there_are = f"there are: {', '.join(names)}" if names else "there are none"
+        raise InputError(
+            f"{path}: no such file; of keypoints in {data_dir}, {there_are} "
+            "(data/prepare_2d_estimation.py makes them)"
+        )
+    return path
+
+
+def positions_3d_path(data_dir: Path, dataset: str) -> Path:
+    """Return the path of the 3D npz file.
+
+    Raises:
+        InputError: if there is none.
+    """
+    path = data_dir / f"data_3d_{dataset}.npz"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file (data/prepare_data_h36m.py makes it)")
+    return path
+
+
+def load_sequences(
+    path_3d: Path,
+    paths_2d: Sequence[Path],
+    subjects: Sequence[str],
+    actions: Sequence[str] | None = None,
+) -> list[Sequence2d3d]:
+    """Load and align 2D with 3D.
+
+    Args:
+        path_3d: `data_3d_<dataset>.npz`, in world or in camera coordinates.
+        paths_2d: one `data_2d_<dataset>_<name>.npz` for each estimator; their coordinates are
+            concatenated along the last axis, their confidences are not used.
+        subjects: which subjects, in this order.
+        actions: which of the 15 actions; a numbered name such as "Sitting 1" selects that
+            sequence alone. None for all.
+
+    Returns:
+        One sequence for each subject, action and camera. 2D that goes on after the end of 3D, as
+        estimators' files do by a frame or two, is cut.
+
+    Raises:
+        InputError: if a file lacks a subject or an action that another has, no sequence is left,
+            or 2D is shorter than 3D.
+    """
+    positions_3d = read_positions_3d(path_3d)
+    positions_2d = [read_positions_2d(path) for path in paths_2d]
+    _check_same_sequences(path_3d, positions_3d, paths_2d, positions_2d, subjects)
+    sequences = []
+    for subject in subjects:
+        for action in select_actions(path_3d, positions_3d[subject], actions):
+            poses = cameras_poses(positions_3d[subject][action], subject)
+            for camera in range(len(CAMERA_IDS)):
+                pixels = [
+                    _cut(p[subject][action][camera], poses[camera], path, subject, action, camera)
+                    for p, path in zip(positions_2d, paths_2d)
+                ]
+                sequences.append(_sequence(subject, action, camera, pixels, poses[camera]))
+    return sequences
+
+
+def select_actions(path: Path, available: Any, actions: Sequence[str] | None) -> list[str]:
+    """Return the names in `available` that `actions` selects; exact names, never prefixes.
+
+    Raises:
+        InputError: if one of `actions` selects nothing.
+    """
+    if actions is None:
+        return list(available)
+    wanted = [canonical_action(action) for action in actions]
+    chosen = [name for name in available if {name, action_class(name)} & set(wanted)]
+    for action in wanted:
+        if not any(action in (name, action_class(name)) for name in chosen):
+            raise InputError(
+                f"{path}: no action '{action}'; there are: {', '.join(sorted(available))}"
+            )
+    return chosen
+
+
+def cameras_poses(positions: np.ndarray | list[np.ndarray], subject: str) -> list[np.ndarray]:
+    """Return the 17 joints in each camera's coordinates.
+
+    Args:
+        positions: (frames, 32, 3) in world coordinates, or a list of four such arrays in camera
+            coordinates; metres.
+        subject: whose cameras.
+
+    Returns:
+        Four arrays (frames, 17, 3), float64, metres.
+    """
+    if isinstance(positions, list):
+        return [p[:, JOINTS_32_TO_17].astype(np.float64) for p in positions]
+    world = positions[:, JOINTS_32_TO_17].astype(np.float64)
+    return [
+        world_to_camera(world, camera.orientation, camera.translation_m)
+        for camera in load_cameras()[subject]
+    ]
+
+
+def _check_same_sequences(
+    path_3d: Path,
+    positions_3d: Positions3d,
+    paths_2d: Sequence[Path],
+    positions_2d: Sequence[Positions2d],
+    subjects: Sequence[str],
+) -> None:
+    """Refuse files of which one lacks what another has: figures would not be comparable."""
+    for path, positions in [(path_3d, positions_3d), *zip(paths_2d, positions_2d)]:
+        missing = [s for s in subjects if s not in positions]
+        if missing:
+            raise InputError(
+                f"{path}: lacks {', '.join(missing)}; it holds {', '.join(sorted(positions))}"
+            )
+    for path, positions in zip(paths_2d, positions_2d):
+        for subject in subjects:
+            lacking = sorted(set(positions_3d[subject]) - set(positions[subject]))
+            if lacking:
+                raise InputError(
+                    f"{path}: {subject} lacks {', '.join(lacking)}, which {path_3d.name} has"
+                )
+
+
+def _cut(
+    pixels: np.ndarray, poses: np.ndarray, path: Path, subject: str, action: str, camera: int
+) -> np.ndarray:
+    if len(pixels) < len(poses):
+        raise InputError(
+            f"{path}: {subject} {action}, camera {CAMERA_IDS[camera]}: "
+            f"{len(pixels)} frames of 2D, but {len(poses)} of 3D"
+        )
+    return pixels[: len(poses), :, :2]
+
+
+def _sequence(
+    subject: str, action: str, camera: int, pixels: list[np.ndarray], poses: np.ndarray
+) -> Sequence2d3d:
+    view = load_cameras()[subject][camera]
+    keypoints = [normalize_screen_coordinates(p, view.width, view.height) for p in pixels]
+    root = poses[:, ROOT]
+    return Sequence2d3d(
+        subject=subject,
+        action=action,
+        camera=camera,
+        keypoints=np.concatenate(keypoints, axis=-1),
+        poses=(poses - root[:, None]).astype(np.float32),
+        root=root.astype(np.float32),
+    )
+
+
+def each_sequence(positions: Positions2d | Positions3d) -> Iterator[tuple[str, str, Any]]:
+    """Yield (subject, action, arrays) in the order of the file."""
+    for subject, actions in positions.items():
+        for action, arrays in actions.items():
+            yield subject, action, arrays
