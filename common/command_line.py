@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-DATA_DIR = Path(__file__).resolve().parents[1] / "data"
+REPOSITORY = Path(__file__).resolve().parents[1]
+DATA_DIR = REPOSITORY / "data"
+CHECKPOINT_DIR = REPOSITORY / "checkpoint"
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -17,11 +19,21 @@ class InputError(Exception):
     """Bad usage or bad input; the message is one line that names the file and what to do."""
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something: neither None, nor False, nor one told in words."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or action.default is False
+        if silent or "(default:" in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, `error: …`, with exit status 2."""
 
     def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("formatter_class", _HelpFormatter)
         # Abbreviated flags would silently change meaning when a flag is added.
         super().__init__(allow_abbrev=False, **kwargs)
 
@@ -74,12 +86,18 @@ def describe_os_error(error: OSError) -> str:
 
 
 def progress(
-    iterable: Iterable | None = None, *, total: int | None = None, desc: str = "", unit: str = "it"
+    iterable: Iterable | None = None,
+    *,
+    total: int | None = None,
+    initial: int = 0,
+    desc: str = "",
+    unit: str = "it",
 ) -> Any:
     """Return a tqdm bar on standard error, silent where that is no terminal or tqdm is missing.
 
     Args:
         iterable: what to iterate over; None for a bar that is moved by `update(n)`.
+        initial: steps that were done before.
         total: number of steps, where `len(iterable)` does not tell it.
         desc: what is being done.
         unit: what is counted.
@@ -87,10 +105,11 @@ def progress(
     try:
         from tqdm import tqdm
     except ImportError:  # training and evaluation need NumPy and PyTorch alone
-        return _SilentBar(iterable)
+        return _SilentBar(iterable, initial)
     return tqdm(
         iterable,
         total=total,
+        initial=initial,
         desc=desc,
         unit=unit,
         disable=not sys.stderr.isatty(),
@@ -101,8 +120,9 @@ def progress(
 class _SilentBar:
     """The part of tqdm's interface that this project uses, doing nothing."""
 
-    def __init__(self, iterable: Iterable | None) -> None:
+    def __init__(self, iterable: Iterable | None, initial: int) -> None:
         self._iterable = iterable if iterable is not None else ()
+        self.n = initial
 
     def __iter__(self) -> Any:
         return iter(self._iterable)
@@ -114,7 +134,7 @@ class _SilentBar:
         return None
 
     def update(self, n: int = 1) -> None:
-        return None
+        self.n += n
 
     def set_postfix_str(self, text: str, refresh: bool = False) -> None:
         return None

@@ -1,0 +1,387 @@
+"""Checkpoints: atomic saving, safe loading of ours and of published ones, strict use of weights.
+
+Ours hold tensors and plain types only: `model_pos` (the state dict), `config` (the fields of
+`PoseFormerConfig`), `epoch`, `optimizer` and whatever training adds. Published ones hold `epoch`,
+`lr`, `random_state`, `optimizer`, `model_pos`, `min_loss` and `wandb_id`; `random_state` is a
+pickled NumPy `RandomState`, and every key of `model_pos` starts with `module.` where the training
+ran on a GPU. Both are read with PyTorch's restricted unpickler, which runs no code from the file.
+"""
+
+import io
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.command_line import CHECKPOINT_DIR, InputError, warn
+from common.model_poseformer import PoseFormerConfig
+from common.npz_io import DAMAGED_FILE_ERRORS, atomic_output
+
+_DATA_PARALLEL_PREFIX = "module."
+_PLAIN_TYPES = (bool, int, float, str, type(None))
+_MAX_NAMES = 5
+
+
+def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically; if that fails, an earlier file stays as it was.
+
+    Args:
+        path: the file.
+        state: tensors, numbers, strings, None, and dicts, lists and tuples of these.
+
+    Raises:
+        TypeError: if `state` holds anything else, which `torch.load(weights_only=True)` would
+            refuse to read.
+        OSError: if the file cannot be written, as on a full disk.
+    """
+    foreign = _first_foreign(state)
+    if foreign:
+        raise TypeError(f"{path}: cannot save {foreign}")
+    # Through memory, because torch.save reports a full disk as a RuntimeError of its own.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with atomic_output(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Read one of our or of the published checkpoints on the CPU, without running code from it.
+
+    Of a published file, `random_state` and `optimizer` are left out: they belong to other
+    versions of NumPy and PyTorch.
+
+    Args:
+        path: the file, in PyTorch's zip format or in the older one.
+
+    Returns:
+        A dict of tensors and plain types with at least `model_pos`, a dict of dense tensors.
+
+    Raises:
+        InputError: if the file is missing, damaged, unsafe or no checkpoint of a model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return _checked(_unpickle(path), path)
+    except (*DAMAGED_FILE_ERRORS, LookupError, RuntimeError, AssertionError, struct.error) as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and refused:
+            raise InputError(
+                f"{path}: refused, because it holds {refused[1]!r}, which could run code; "
+                "a checkpoint needs tensors and plain types only"
+            ) from error
+        raise InputError(
+            f"{path}: damaged, truncated or no checkpoint of tensors and plain types; "
+            "download or create it again"
+        ) from error
+
+
+def model_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """Return a loaded checkpoint's weights under the model's own names, without `module.`."""
+    state = checkpoint["model_pos"]
+    if all(key.startswith(_DATA_PARALLEL_PREFIX) for key in state):
+        return {key.removeprefix(_DATA_PARALLEL_PREFIX): value for key, value in state.items()}
+    return state
+
+
+def infer_config(
+    checkpoint: dict[str, Any], path: Path | str, number_of_frames: int | None = None
+) -> PoseFormerConfig:
+    """Return the architecture that a checkpoint's weights belong to.
+
+    What the shapes of the weights tell is taken from them: kept frames and coefficients,
+    channels, width and depth. The window's length is not among it, as the DCT has no parameters:
+    it comes from the configuration in our own files, and otherwise from the user. A file without
+    a configuration does not tell the drop rates either; they are then the defaults.
+
+    Args:
+        checkpoint: from `load_checkpoint`.
+        path: its file, for messages.
+        number_of_frames: the window's length in frames where the file does not tell it. If it is
+            None there, the default is taken and a warning says so.
+
+    Raises:
+        InputError: if the weights are not a PoseFormerV2's, if the stored configuration
+            contradicts them, or if no window of that length can have such weights.
+    """
+    from_shapes = _architecture_from_shapes(model_state(checkpoint), path)
+    if "config" in checkpoint:
+        config = _config(_stored_fields(checkpoint["config"], path), path)
+        for name, value in from_shapes.items():
+            if getattr(config, name) != value:
+                raise InputError(
+                    f"{path}: damaged, because its configuration says {name} = "
+                    f"{getattr(config, name)} and its weights say {value}; create it again"
+                )
+        return config
+    if number_of_frames is None:
+        number_of_frames = PoseFormerConfig.number_of_frames
+        warn(
+            f"{path}: does not tell its number of frames; taking {number_of_frames} "
+            "(if it was trained with another, give --number-of-frames)"
+        )
+    return _config({**from_shapes, "number_of_frames": number_of_frames}, path)
+
+
+def check_flags(config: PoseFormerConfig, flags: Mapping[str, Any], path: Path | str) -> None:
+    """Refuse flags that contradict the checkpoint's architecture.
+
+    Args:
+        config: the checkpoint's, from `infer_config`.
+        flags: {field of `PoseFormerConfig`: the user's value, None where the user gave none};
+            `in_chans` is two channels for each estimator in --keypoints.
+        path: the checkpoint's file, for messages.
+
+    Raises:
+        InputError: naming the flag, its value and the checkpoint's.
+    """
+    for name, value in flags.items():
+        stored = getattr(config, name)
+        if value is None or value == stored:
+            continue
+        if name == "in_chans":
+            raise InputError(
+                f"--keypoints: {value} channels, but {path} was trained with {stored} "
+                "(two for each estimator); give as many estimators as it was trained with"
+            )
+        raise InputError(
+            f"--{name.replace('_', '-')} {value}: contradicts {path}, which has {stored}; "
+            "leave the flag out or choose another checkpoint"
+        )
+
+
+def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:
+    """Copy weights into a model, every one of them.
+
+    Args:
+        model: the model, on any device; unchanged if this fails.
+        state: from `model_state`.
+        path: the checkpoint's file, for messages.
+
+    Raises:
+        InputError: naming the keys that are missing or surplus, have another shape or type, or
+            hold NaN or infinite numbers.
+    """
+    expected = model.state_dict()
+    problems = [
+        ("lacks keys", [repr(key) for key in expected if key not in state]),
+        ("has surplus keys", [repr(key) for key in state if key not in expected]),
+        ("has other shapes or types:", _mismatches(state, expected)),
+        ("has NaN or infinite numbers in", _not_finite(state)),
+    ]
+    found = [f"{problem} {_listing(names)}" for problem, names in problems if names]
+    if found:
+        raise InputError(f"{path}: does not fit the model: it {'; it '.join(found)}")
+    model.load_state_dict(state, strict=True)
+
+
+def find_checkpoint(name: str, checkpoint_dir: Path) -> Path:
+    """Find a checkpoint by path, under `checkpoint_dir`, or in the repository's `checkpoint/`.
+
+    Args:
+        name: a path, or a file's name.
+        checkpoint_dir: the folder of this run, `-c`.
+
+    Raises:
+        InputError: if it is in none of these places; the message lists them.
+    """
+    # A set without order would shuffle the message; an absolute name gives the same path thrice.
+    candidates = dict.fromkeys([Path(name), Path(checkpoint_dir) / name, CHECKPOINT_DIR / name])
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"{name}: no such checkpoint; looked for {', '.join(map(str, candidates))}")
+
+
+class _NumpyObject:
+    """Stands for a NumPy object in a published checkpoint; swallows its pickled state."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Dtype(_NumpyObject):
+    """Stands for a NumPy dtype; remembers what `_number` needs."""
+
+    def __init__(self, name: str, *_: Any) -> None:
+        self.name = name
+
+    def __setstate__(self, state: tuple) -> None:
+        self.byte_order = state[1]
+
+
+def _number(dtype: _Dtype, data: bytes) -> float | int | bool:
+    """Rebuild a NumPy number, such as the published `min_loss` can be, as a plain one."""
+    code = {"f4": "f", "f8": "d", "i4": "i", "i8": "q", "b1": "?"}[dtype.name]
+    return struct.unpack({"|": "<"}.get(dtype.byte_order, dtype.byte_order) + code, data)[0]
+
+
+# NumPy 1 pickles through numpy.core, NumPy 2 through numpy._core; before 1.17 a RandomState went
+# through numpy.random itself. No function of NumPy is called: all of them are stood in for.
+_STAND_INS = [
+    (_NumpyObject, "numpy.random.__RandomState_ctor"),
+    (_NumpyObject, "numpy.random._pickle.__randomstate_ctor"),
+    (_NumpyObject, "numpy.random._pickle.__bit_generator_ctor"),
+    (_NumpyObject, "numpy.random._mt19937.MT19937"),
+    (_NumpyObject, "numpy.random.bit_generator.SeedSequence"),
+    (_NumpyObject, "numpy.random.bit_generator.__pyx_unpickle_SeedSequence"),
+    (_NumpyObject, "numpy.core.multiarray._reconstruct"),
+    (_NumpyObject, "numpy._core.multiarray._reconstruct"),
+    (_NumpyObject, "numpy.ndarray"),
+    (_Dtype, "numpy.dtype"),
+    (_number, "numpy.core.multiarray.scalar"),
+    (_number, "numpy._core.multiarray.scalar"),
+]
+
+
+def _unpickle(path: Path) -> Any:
+    # From memory: reading a damaged file in place, PyTorch seeks to where only the disk objects.
+    content = io.BytesIO(path.read_bytes())
+    _check_sums(content)
+    with warnings.catch_warnings(), torch.serialization.safe_globals(_STAND_INS):
+        warnings.simplefilter("ignore")
+        return torch.load(content, map_location="cpu", weights_only=True)
+
+
+def _check_sums(content: io.BytesIO) -> None:
+    """Compare the zip format's checksums, which PyTorch does not look at; rewind the file."""
+    if zipfile.is_zipfile(content):
+        with zipfile.ZipFile(content) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+    content.seek(0)
+
+
+def _checked(checkpoint: Any, path: Path) -> dict[str, Any]:
+    """Return the part of an unpickled checkpoint that this project uses, or refuse it."""
+    if not isinstance(checkpoint, dict) or "model_pos" not in checkpoint:
+        raise InputError(f"{path}: no checkpoint of a model: it holds no dict with 'model_pos'")
+    unused = {"random_state"} if "config" in checkpoint else {"random_state", "optimizer"}
+    checkpoint = {key: value for key, value in checkpoint.items() if key not in unused}
+    foreign = _first_foreign(checkpoint)
+    if foreign:
+        raise InputError(f"{path}: refused, because it holds {foreign}")
+    return {**checkpoint, "model_pos": _checked_weights(checkpoint["model_pos"], path)}
+
+
+def _checked_weights(state: Any, path: Path) -> dict[str, Tensor]:
+    if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
+        # The class's own method: a pickle can give a tensor attributes that hide its methods.
+        weights = {key: Tensor.detach(value) for key, value in state.items()}
+        if weights and all(isinstance(key, str) and _is_dense(w) for key, w in weights.items()):
+            return weights
+    raise InputError(f"{path}: its 'model_pos' is not a dict of named, dense tensors")
+
+
+def _is_dense(weight: Tensor) -> bool:
+    """Tell whether all numbers of a tensor are in memory.
+
+    A few bytes can describe a tensor of any size, by strides of zero or on no device; a model
+    built by its shape would fill the memory.
+    """
+    return (
+        weight.layout == torch.strided
+        and weight.device.type == "cpu"
+        and weight.is_floating_point()
+        and weight.is_contiguous()
+    )
+
+
+def _first_foreign(value: Any) -> str | None:
+    """Name something in nested containers that is neither a tensor nor plain, or return None."""
+    pending, seen = [("the checkpoint", value)], set()
+    while pending:
+        where, value = pending.pop()
+        if id(value) in seen:  # containers of strangers may hold themselves
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            pending += [(f"{where}[{key!r}]", item) for key, item in value.items()]
+            pending += [(f"a key of {where}", key) for key in value]
+        elif isinstance(value, list | tuple):
+            pending += [(f"{where}[{i}]", item) for i, item in enumerate(value)]
+        # Exact types: np.float64 is a float too, but is pickled as a NumPy object.
+        elif not isinstance(value, Tensor) and type(value) not in _PLAIN_TYPES:
+            return f"{where}, a {type(value).__name__.strip('_')}"
+    return None
+
+
+def _architecture_from_shapes(state: Mapping[str, Tensor], path: Path | str) -> dict[str, int]:
+    """Return the fields of `PoseFormerConfig` that the weights' shapes tell."""
+    blocks = {match[1] for key in state if (match := re.match(r"Spatial_blocks\.(\d+)\.", key))}
+    try:
+        embed_dim_ratio, in_chans = state["Joint_embedding.weight"].shape
+        return {
+            "number_of_kept_frames": state["Temporal_pos_embed"].shape[1],
+            "number_of_kept_coeffs": state["Temporal_pos_embed_"].shape[1],
+            "in_chans": in_chans,
+            "embed_dim_ratio": embed_dim_ratio,
+            "depth": len(blocks),
+        }
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(
+            f"{path}: not the weights of a PoseFormerV2: Joint_embedding.weight, "
+            "Temporal_pos_embed or Temporal_pos_embed_ is missing or has other dimensions; "
+            f"it holds {_listing([repr(key) for key in state])}"
+        ) from error
+
+
+def _stored_fields(stored: Any, path: Path | str) -> dict[str, Any]:
+    """Return the stored configuration, if it is a dict of exactly the right names and types."""
+    defaults = asdict(PoseFormerConfig())
+    if not isinstance(stored, dict) or stored.keys() != defaults.keys():
+        raise InputError(
+            f"{path}: its configuration does not have the fields "
+            f"{', '.join(field.name for field in fields(PoseFormerConfig))}; create it again"
+        )
+    for name, default in defaults.items():
+        if type(stored[name]) not in (type(default), int):
+            raise InputError(
+                f"{path}: its configuration has {name} = {stored[name]!r}, "
+                f"which is no {type(default).__name__}; create it again"
+            )
+    return stored
+
+
+def _config(values: dict[str, Any], path: Path | str) -> PoseFormerConfig:
+    try:
+        return PoseFormerConfig(**values)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: {error}; mend --number-of-frames or choose another file"
+        ) from error
+
+
+def _mismatches(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f"{key!r} is {_description(state[key])}, not {_description(weight)}"
+        for key, weight in expected.items()
+        if key in state and _description(state[key]) != _description(weight)
+    ]
+
+
+def _description(weight: Tensor) -> str:
+    return f"{str(weight.dtype).removeprefix('torch.')} {tuple(weight.shape)}"
+
+
+def _not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    return [repr(key) for key, weight in state.items() if not weight.float().isfinite().all()]
+
+
+def _listing(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
