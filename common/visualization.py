@@ -1,0 +1,493 @@
+"""Drawing poses: videos with one panel for each estimate, strips of single frames, pose files.
+
+What does not move (frames, titles, ticks, legend) is drawn once. Of each frame only strokes are
+drawn, all those of a panel in one call, from arrays that are overwritten in place; text that
+changes is pasted from letters that were drawn once.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.command_line import InputError
+from common.npz_io import atomic_output
+from common.panels import (
+    FOLLOW_SECONDS,
+    FRAME,
+    INK,
+    PAPER,
+    SIDE_COLORS,
+    TRUTH_STRENGTH,
+    ImagePanel,
+    Limits,
+    View,
+    WorldPanel,
+    equal_scales,
+    image_limits,
+    side_colors,
+)
+from common.skeleton import JOINT_NAMES, SIDES
+from common.video import check_output, read_video, write_video
+
+POSE_SUFFIXES = (".npy", ".json", ".csv")
+PANEL_WIDTH_PX, PICTURE_HEIGHT_PX = 560, 400
+_ALPHABET = "0123456789. abcdefghijklmnopqrstuvwxyzMPJE"
+
+
+class Scene:
+    """Panels side by side under one title, to be drawn for one frame after another.
+
+    Args:
+        panels: from left to right.
+        size: (width, height) of the picture in pixels.
+        title: what stands at the top.
+        truth: whether the legend explains the paler strokes.
+    """
+
+    def __init__(
+        self,
+        panels: Sequence[ImagePanel | WorldPanel],
+        size: tuple[int, int],
+        title: str,
+        truth: bool,
+    ) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self._panels, self._size = panels, size
+        # Everything scales with the picture: at 400 px of height a point is 1/72 of 100 px.
+        self._unit = min(size[0] / (PANEL_WIDTH_PX * len(panels)), size[1] / PICTURE_HEIGHT_PX)
+        dpi = 100 * self._unit
+        # matplotlib cuts a fraction of a pixel off: 0.01 keeps rounding errors from costing one.
+        inches = (size[0] + 0.01) / dpi, (size[1] + 0.01) / dpi
+        figure = Figure(figsize=inches, dpi=dpi, facecolor=PAPER)
+        canvas = FigureCanvasAgg(figure)
+        self._axes = [self._add_axes(figure, index) for index in range(len(panels))]
+        self._lines = [_attach(p, axes, animated=True) for p, axes in zip(panels, self._axes)]
+        for axes in self._axes[1:]:  # the first panel's numbers hold for all
+            axes.tick_params(labelleft=False)
+        figure.text(*self._position(16, 24), title, size=10.5, weight="bold", color=INK)
+        _add_legend(figure, truth, self._position(size[0] / self._unit - 120, 20))
+        canvas.draw()
+        self._renderer = canvas.get_renderer()
+        self._buffer = np.asarray(canvas.buffer_rgba())
+        self._background = self._buffer.copy()
+        self._letters = Letters(12.5 * self._unit, INK, PAPER)
+
+    def _position(self, x: float, y: float) -> tuple[float, float]:
+        """Return matplotlib's figure coordinates of a point in units from the top left."""
+        return x * self._unit / self._size[0], 1 - y * self._unit / self._size[1]
+
+    def _add_axes(self, figure: Any, index: int) -> Any:
+        """Add the axes of one panel; all are of one size, so equal limits mean equal scales."""
+        left_margin, gap, top, bottom, right_margin = 38, 22, 60, 22, 16
+        total = self._size[0] / self._unit - left_margin - right_margin + gap
+        width = total / len(self._panels)
+        left, low = self._position(left_margin + index * width, 0)[0], bottom * self._unit
+        height = self._size[1] - (top + bottom) * self._unit
+        box = (width - gap) * self._unit / self._size[0], height / self._size[1]
+        return figure.add_axes((left, low / self._size[1], *box))
+
+    def picture_part(self) -> tuple[tuple[float, ...], tuple[int, int]]:
+        """Return which part of the camera's picture the 2D panels show, and how large.
+
+        Returns:
+            (left, top, right, bottom) as shares of the picture; (width, height) in pixels of the
+            scene, the size of the `picture` that `draw` takes.
+        """
+        (low, high), image_size = self._picture_corners(0)
+        corners = self._axes[0].transData.transform([low, high])
+        width, height = np.rint(np.abs(corners[1] - corners[0])).astype(int)
+        return (*(low / image_size), *(high / image_size)), (int(width), int(height))
+
+    def _picture_corners(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the top left and bottom right pixel that a 2D panel shows, and the image size."""
+        axes, image_size = self._axes[index], np.array(self._panels[index].image_size)
+        corners = np.stack([axes.get_xlim(), axes.get_ylim()[::-1]], axis=-1)
+        return np.clip(corners, 0, image_size), image_size
+
+    def _lay_picture(self, picture: np.ndarray) -> None:
+        height, width = picture.shape[:2]
+        for index, panel in enumerate(self._panels):
+            if isinstance(panel, ImagePanel):
+                top_left = self._picture_corners(index)[0][0]
+                x, y = np.rint(self._axes[index].transData.transform(top_left)).astype(int)
+                row = self._size[1] - y
+                self._buffer[row : row + height, x : x + width, :3] = picture
+
+    def draw(self, frame: int, label: str, picture: np.ndarray | None = None) -> np.ndarray:
+        """Draw one frame.
+
+        Args:
+            frame: index into the panels' poses.
+            label: what stands at the top right.
+            picture: (height, width, 3), laid under the strokes of the 2D panels; its size and
+                what it shows are those of `picture_part`.
+
+        Returns:
+            (height, width, 4), uint8, RGBA; overwritten by the next call.
+        """
+        self._buffer[:] = self._background
+        if picture is not None:
+            self._lay_picture(picture)
+        for panel, axes, lines in zip(self._panels, self._axes, self._lines):
+            panel.update(frame)
+            lines.set_color(panel.strokes.colors)
+            lines.draw(self._renderer)
+            if panel.reading is not None:
+                baseline = self._size[1] - axes.bbox.y1 - 7 * self._unit
+                self._write(panel.reading(frame), axes.bbox.x1, baseline)
+        self._write(label, self._size[0] - 16 * self._unit, 24 * self._unit)
+        return self._buffer
+
+    def _write(self, text: str, right: float, baseline: float) -> None:
+        self._letters.write(self._buffer, text, round(right), round(baseline))
+
+
+class Letters:
+    """Text that changes from frame to frame, put together from letters that are drawn once."""
+
+    def __init__(self, size_px: float, color: str, paper: str) -> None:
+        from matplotlib import get_data_path
+        from PIL import ImageFont
+
+        font = ImageFont.truetype(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size_px)
+        self._ascent, descent = font.getmetrics()
+        self._pictures = {
+            letter: _draw_letter(font, letter, self._ascent, descent, color, paper)
+            for letter in _ALPHABET
+        }
+
+    def write(self, picture: np.ndarray, text: str, right: int, baseline: int) -> None:
+        """Write `text` into (height, width, 4), ending at column `right`."""
+        letters = np.concatenate([self._pictures[letter] for letter in text], axis=1)
+        height, width = letters.shape[:2]
+        top = baseline - self._ascent
+        picture[top : top + height, right - width : right, :3] = letters
+
+
+def _draw_letter(
+    font: Any, letter: str, ascent: int, descent: int, color: str, paper: str
+) -> np.ndarray:
+    """Return (ascent + descent, the letter's advance, 3), uint8."""
+    from PIL import Image, ImageDraw
+
+    picture = Image.new("RGB", (round(font.getlength(letter)), ascent + descent), paper)
+    ImageDraw.Draw(picture).text((0, ascent), letter, fill=color, font=font, anchor="ls")
+    return np.asarray(picture)
+
+
+def _attach(panel: ImagePanel | WorldPanel, axes: Any, animated: bool) -> Any:
+    """Put a panel on matplotlib's axes; return the collection that draws its strokes."""
+    from matplotlib.collections import LineCollection
+
+    left, right, bottom, top = equal_scales(panel.limits, axes.bbox.width / axes.bbox.height)
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    axes.spines[:].set(color=FRAME, linewidth=0.8)
+    axes.set_title(panel.title, loc="left", size=9, color=INK, pad=5)
+    panel.decorate(axes)
+    # matplotlib keeps arrays of floats as they are, so the collection follows `segments`.
+    lines = LineCollection(
+        panel.strokes.segments,
+        linewidths=panel.strokes.widths,
+        colors=panel.strokes.colors,
+        capstyle="round",
+        snap=False,
+        animated=animated,
+    )
+    axes.add_collection(lines, autolim=False)
+    return lines
+
+
+def _add_legend(figure: Any, truth: bool, position: tuple[float, float]) -> None:
+    """Explain the colours in one line that ends at `position`."""
+    from matplotlib.lines import Line2D
+
+    style = {"linewidth": 3, "solid_capstyle": "round"}
+    handles = [Line2D([], [], color=c, label=side, **style) for side, c in SIDE_COLORS.items()]
+    if truth:
+        pale = side_colors([SIDES.index("middle")], TRUTH_STRENGTH)[0]
+        handles.append(Line2D([], [], color=pale, label="ground truth", linewidth=5))
+    figure.legend(
+        handles=handles,
+        loc="center right",
+        bbox_to_anchor=position,
+        ncols=len(handles),
+        fontsize=8.5,
+        labelcolor=INK,
+        frameon=False,
+        borderaxespad=0,
+        handlelength=1.2,
+        handletextpad=0.6,
+        columnspacing=1.6,
+    )
+
+
+# Videos ------------------------------------------------------------------------------------------
+
+
+def default_size(panels: int) -> tuple[int, int]:
+    """Return the (width, height) in pixels that suits this many panels: 1700x400 for three."""
+    return PANEL_WIDTH_PX * panels + 20, PICTURE_HEIGHT_PX
+
+
+def render_estimates(
+    output: Path | str,
+    estimates_px: Mapping[str, np.ndarray],
+    truth_px: np.ndarray,
+    poses_m: np.ndarray,
+    *,
+    azimuth: float,
+    image_size: tuple[int, int],
+    title: str,
+    fps: float,
+    size: tuple[int, int] | None = None,
+    frame_numbers: Sequence[int] | None = None,
+) -> None:
+    """Write a video of estimators' keypoints over the true ones, the true ones, and the 3D pose.
+
+    Args:
+        output: the mp4 or gif.
+        estimates_px: {panel's title: (frames, 17, 2)}, pixels.
+        truth_px: (frames, 17, 2), pixels.
+        poses_m: (frames, 17, 3), metres, world.
+        azimuth: direction in degrees from which the 3D pose is seen (`Camera.azimuth`).
+        image_size: width and height of the camera's picture in pixels.
+        title: what stands at the top.
+        fps: frames a second, when shown.
+        size: (width, height) of the video in pixels; None for `default_size`.
+        frame_numbers: (frames,), what the frames are called; None for 0, 1, ….
+
+    Raises:
+        InputError: as `write_video`, and if `size` is too small for the panels.
+        OSError: as `write_video`.
+    """
+    limits = image_limits([truth_px, *estimates_px.values()])
+    view = View([poses_m], azimuth, FOLLOW_SECONDS * fps)
+    panels = [
+        *(ImagePanel(t, px, limits, image_size, truth_px) for t, px in estimates_px.items()),
+        ImagePanel("Ground truth 2D", truth_px, limits, image_size),
+        WorldPanel("Ground truth 3D", poses_m, view),
+    ]
+    scene = Scene(panels, size or default_size(len(panels)), title, truth=True)
+    numbers = range(len(poses_m)) if frame_numbers is None else frame_numbers
+    write_video(output, _draw_all(scene, numbers), fps=fps, total=len(numbers))
+
+
+def render_prediction(
+    output: Path | str,
+    keypoints_px: Mapping[str, np.ndarray],
+    predicted_m: np.ndarray,
+    truth_m: np.ndarray | None = None,
+    *,
+    azimuth: float,
+    image_size: tuple[int, int],
+    title: str,
+    fps: float,
+    size: tuple[int, int] | None = None,
+    bitrate_kbit: int | None = None,
+    frame_numbers: Sequence[int] | None = None,
+    video: Path | str | None = None,
+) -> None:
+    """Write a video of the input 2D, the predicted 3D over the true one, and the true 3D.
+
+    The MPJPE above the prediction is the mean distance of `predicted_m` from `truth_m`, so both
+    must have the same root for it to be the usual, root-relative figure.
+
+    Args:
+        output: the mp4 or gif.
+        keypoints_px: {panel's title: (frames, 17, 2)}, pixels, one panel for each estimator.
+        predicted_m: (frames, 17, 3), metres, world (z up), at the place of the true root.
+        truth_m: the same of the truth; None to leave it out.
+        azimuth: direction in degrees from which the poses are seen (`Camera.azimuth`).
+        image_size: width and height of the camera's picture in pixels.
+        title: what stands at the top.
+        fps: frames a second, when shown.
+        size: (width, height) of the video in pixels; None for `default_size`.
+        bitrate_kbit: average rate of an mp4 in kbit/s; None for constant quality.
+        frame_numbers: (frames,), increasing, what the frames are called, and which frames of
+            `video` belong to them; None for 0, 1, ….
+        video: the camera's video, whose frames are shown under the 2D keypoints.
+
+    Raises:
+        InputError: as `write_video`, if `size` is too small for the panels, and if `video` cannot
+            be read or is too short.
+        OSError: as `write_video`.
+    """
+    limits = image_limits(keypoints_px.values())
+    truth = [] if truth_m is None else [truth_m]
+    view = View([predicted_m, *truth], azimuth, FOLLOW_SECONDS * fps)
+    panels = [
+        *(ImagePanel(name, px, limits, image_size) for name, px in keypoints_px.items()),
+        WorldPanel("Predicted 3D", predicted_m, view, truth_m),
+        *(WorldPanel("Ground truth 3D", t, view) for t in truth),
+    ]
+    scene = Scene(panels, size or default_size(len(panels)), title, truth=truth_m is not None)
+    numbers = range(len(predicted_m)) if frame_numbers is None else frame_numbers
+    pictures = repeat(None) if video is None else _read_pictures(video, scene, numbers)
+    frames = _draw_all(scene, numbers, pictures)
+    write_video(output, frames, fps=fps, total=len(numbers), bitrate_kbit=bitrate_kbit)
+
+
+def _draw_all(
+    scene: Scene, numbers: Sequence[int], pictures: Iterable[np.ndarray | None] = repeat(None)
+) -> Iterator[np.ndarray]:
+    for frame, (number, picture) in enumerate(zip(numbers, pictures)):
+        yield scene.draw(frame, f"frame {number}", picture)
+
+
+def _read_pictures(video: Path | str, scene: Scene, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the frames of a video that have these numbers, fit for the scene."""
+    wanted = set(numbers)
+    for number, picture in enumerate(read_video(video, *scene.picture_part())):
+        if number in wanted:
+            yield picture
+    raise InputError(f"{video}: ends before frame {numbers[-1]}; draw fewer frames")
+
+
+# Strips ------------------------------------------------------------------------------------------
+
+
+def save_prediction_strip(
+    output: Path | str,
+    keypoints_px: np.ndarray,
+    predicted_m: np.ndarray,
+    truth_m: np.ndarray,
+    *,
+    azimuth: float,
+    image_size: tuple[int, int],
+    columns: int = 6,
+    frame_numbers: Sequence[int] | None = None,
+) -> None:
+    """Write a picture with a column for each of some frames: input 2D, predicted 3D, true 3D.
+
+    Args:
+        output: the PNG.
+        keypoints_px: (frames, 17, 2), pixels.
+        predicted_m: (frames, 17, 3), metres, world (z up), at the place of the true root.
+        truth_m: the same of the truth.
+        azimuth: direction in degrees from which the poses are seen (`Camera.azimuth`).
+        image_size: width and height of the camera's picture in pixels.
+        columns: how many frames, taken at even distances.
+        frame_numbers: (frames,), what the frames are called; None for 0, 1, ….
+
+    Raises:
+        InputError: if the ending is not .png or the folder is missing.
+        OSError: if the disk is full or read-only.
+    """
+    from matplotlib.figure import Figure
+
+    output = check_output(output, (".png",))
+    chosen = np.unique(np.linspace(0, len(predicted_m) - 1, columns).round().astype(int))
+    numbers = np.arange(len(predicted_m)) if frame_numbers is None else np.asarray(frame_numbers)
+    pixels, predicted, truth = keypoints_px[chosen], predicted_m[chosen], truth_m[chosen]
+    figure = Figure(figsize=(1.62 * len(chosen) + 0.3, 6.1), dpi=200, facecolor=PAPER)
+    grid = figure.subplots(3, len(chosen), squeeze=False)
+    view = View([predicted, truth], azimuth, follow_frames=0)
+    for column, number in enumerate(numbers[chosen]):
+        panels = [
+            ImagePanel("", pixels, _centred_limits(pixels, column), image_size),
+            WorldPanel("", predicted, view, truth),
+            WorldPanel("", truth, view),
+        ]
+        for panel, axes in zip(panels, grid[:, column]):
+            _attach(panel, axes, animated=False)
+            panel.update(column)
+            axes.set(xticks=[], yticks=[])
+        grid[0, column].set_title(f"frame {number}", size=8, color=INK, pad=4)
+        grid[1, column].set_title(panels[1].reading(column), size=8, color=INK, pad=4)
+    for axes, name in zip(grid[:, 0], ("Input 2D", "Predicted 3D", "Ground truth 3D")):
+        axes.set_ylabel(name, size=9, color=INK)
+    _add_legend(figure, True, (0.99, 0.985))
+    figure.subplots_adjust(left=0.035, right=0.99, top=0.94, bottom=0.01, wspace=0.05, hspace=0.12)
+    with atomic_output(output) as temporary:
+        figure.savefig(temporary)
+
+
+def _centred_limits(poses_px: np.ndarray, frame: int) -> Limits:
+    """Return limits around one frame's person, of the same extent for every frame."""
+    low, high = poses_px.min(axis=1), poses_px.max(axis=1)
+    half = 0.58 * (high - low).max()
+    x, y = (low[frame] + high[frame]) / 2
+    return x - half, x + half, y + half, y - half
+
+
+# Pose files --------------------------------------------------------------------------------------
+
+
+def export_poses(
+    output: Path | str,
+    poses_m: np.ndarray,
+    frame_of_reference: str,
+    fps: float,
+    frame_numbers: Sequence[int] | None = None,
+) -> None:
+    """Write poses to a file that says which joint, unit and frame of reference they have.
+
+    - `.npy`: a structured array with one record for each frame, which `np.load` reads without
+      pickle: `frame`, `time_s`, `frame_of_reference`, then the 17 joints by name, each (3,).
+    - `.json`: `frame_of_reference`, `unit`, `fps`, `joints`, `frames`, and `positions`
+      (frames, 17, 3).
+    - `.csv`: one line for each frame with columns named as the records' fields, the joints'
+      as `RFoot_x_m`.
+
+    Args:
+        output: the file.
+        poses_m: (frames, 17, 3), metres.
+        frame_of_reference: such as "world" or "camera 55011271, relative to the hip".
+        fps: frames a second of the recording.
+        frame_numbers: (frames,), which frames of the recording these are; None for 0, 1, ….
+
+    Raises:
+        InputError: if the ending is none of these three or the folder is missing.
+        OSError: if the disk is full or read-only.
+    """
+    output = check_output(output, POSE_SUFFIXES)
+    numbers = np.arange(len(poses_m)) if frame_numbers is None else np.asarray(frame_numbers)
+    write = {".npy": _write_pose_npy, ".json": _write_pose_json, ".csv": _write_pose_csv}
+    with atomic_output(output) as temporary:
+        write[output.suffix.lower()](temporary, poses_m, frame_of_reference, fps, numbers)
+
+
+def _write_pose_npy(
+    path: Path, poses_m: np.ndarray, frame_of_reference: str, fps: float, numbers: np.ndarray
+) -> None:
+    fields = [("frame", "<i8"), ("time_s", "<f8")]
+    fields += [("frame_of_reference", f"<U{len(frame_of_reference)}")]
+    records = np.empty(len(poses_m), fields + [(joint, "<f4", (3,)) for joint in JOINT_NAMES])
+    records["frame"], records["time_s"] = numbers, numbers / fps
+    records["frame_of_reference"] = frame_of_reference
+    for index, joint in enumerate(JOINT_NAMES):
+        records[joint] = poses_m[:, index]
+    np.save(path, records, allow_pickle=False)
+
+
+def _write_pose_json(
+    path: Path, poses_m: np.ndarray, frame_of_reference: str, fps: float, numbers: np.ndarray
+) -> None:
+    content = {
+        "frame_of_reference": frame_of_reference,
+        "unit": "m",
+        "fps": fps,
+        "joints": JOINT_NAMES,
+        "frames": numbers.tolist(),
+        "positions": np.round(poses_m.astype(np.float64), 6).tolist(),
+    }
+    path.write_text(json.dumps(content))
+
+
+def _write_pose_csv(
+    path: Path, poses_m: np.ndarray, frame_of_reference: str, fps: float, numbers: np.ndarray
+) -> None:
+    columns = [f"{joint}_{axis}_m" for joint in JOINT_NAMES for axis in "xyz"]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["frame", "time_s", "frame_of_reference", *columns])
+        for number, pose in zip(numbers.tolist(), poses_m.reshape(len(poses_m), -1)):
+            row = [f"{value:.6f}" for value in pose]
+            writer.writerow([number, f"{number / fps:g}", frame_of_reference, *row])

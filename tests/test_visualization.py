@@ -1,0 +1,490 @@
+import csv
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.camera import project, world_to_camera
+from common.command_line import InputError
+from common.curves import save_errors, save_training_curves
+from common.h36m_dataset import load_cameras
+from common.panels import SIDE_COLORS, ImagePanel, View, WorldPanel, equal_scales, image_limits
+from common.skeleton import JOINT_NAMES, LEFT_JOINTS, RIGHT_JOINTS, SIDES
+from common.video import parse_size, read_video, write_video
+from common.visualization import (
+    Scene,
+    export_poses,
+    render_estimates,
+    render_prediction,
+    save_prediction_strip,
+)
+
+CAMERA = load_cameras()["S9"][1]
+IMAGE_SIZE = (CAMERA.width, CAMERA.height)
+RGB = {
+    side: np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
+    for side, color in SIDE_COLORS.items()
+}
+WHOLE = (0, 0, 1, 1)
+
+# A standing person in metres: x to the person's left, y backwards, z up; left and right differ.
+STANDING = {
+    "Hip": (0, 0, 0.95),
+    "RHip": (-0.14, 0, 0.93),
+    "RKnee": (-0.2, -0.15, 0.5),
+    "RFoot": (-0.22, 0, 0.08),
+    "LHip": (0.14, 0, 0.93),
+    "LKnee": (0.18, 0, 0.5),
+    "LFoot": (0.24, 0.1, 0.1),
+    "Spine": (0, 0, 1.18),
+    "Thorax": (0, 0, 1.42),
+    "Neck/Nose": (0, -0.05, 1.53),
+    "Head": (0, 0, 1.65),
+    "LShoulder": (0.17, 0, 1.4),
+    "LElbow": (0.42, 0, 1.5),
+    "LWrist": (0.6, 0, 1.75),
+    "RShoulder": (-0.17, 0, 1.4),
+    "RElbow": (-0.35, 0, 1.2),
+    "RWrist": (-0.5, 0, 1.0),
+}
+
+
+@pytest.fixture(scope="module")
+def walk():
+    """A person walking on a curve: (frames, 17, 3) in metres in the world, and in pixels."""
+    pose = np.array([STANDING[name] for name in JOINT_NAMES])
+    t = np.linspace(0, 1, 20)[:, None, None]
+    shift = np.concatenate([0.8 * t - 0.4, 0.5 * np.sin(3 * t), 0 * t], axis=-1)
+    world = pose + shift
+    camera = world_to_camera(world, CAMERA.orientation, CAMERA.translation_m)
+    return world.astype(np.float32), project(camera, CAMERA.intrinsics).astype(np.float32)
+
+
+def decode(path, size):
+    return np.stack(list(read_video(path, WHOLE, size))).astype(int)
+
+
+def decode_gif(path):
+    with Image.open(path) as gif:
+        frames = []
+        for index in range(gif.n_frames):
+            gif.seek(index)
+            frames.append(np.array(gif.convert("RGB")))
+        return np.stack(frames).astype(int), gif.info
+
+
+def panels_of(picture):
+    """Find the panels' frames in a picture: (left, top, right, bottom) each, in pixels."""
+    height = len(picture)
+    line = picture.max(axis=-1) < 225
+    columns = np.flatnonzero(line[height // 4 : 3 * height // 4].mean(axis=0) > 0.95)
+    columns = columns[np.r_[True, np.diff(columns) > 1]]  # a line can be two pixels wide
+    assert len(columns) % 2 == 0
+    boxes = []
+    for left, right in columns.reshape(-1, 2):
+        rows = np.flatnonzero(line[:, left + 5 : right - 5].mean(axis=1) > 0.95)
+        boxes.append((left, rows[0], right, rows[-1]))
+    return boxes
+
+
+def expected_pixel(point, limits, box):
+    left, top, right, bottom = box
+    limits = equal_scales(limits, (right - left) / (bottom - top))
+    share_x = (point[0] - limits[0]) / (limits[1] - limits[0])
+    share_y = (point[1] - limits[3]) / (limits[2] - limits[3])
+    return left + share_x * (right - left), top + share_y * (bottom - top)
+
+
+def nearest_side(picture, x, y):
+    """Return the side whose colour is found within a pixel of (x, y), and its distance."""
+    x, y = round(x), round(y)
+    patch = picture[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3)
+    distances = {s: np.linalg.norm(patch - rgb, axis=-1).min() for s, rgb in RGB.items()}
+    side = min(distances, key=distances.get)
+    return side, distances[side]
+
+
+def render(path, walk, shift=0.0, **options):
+    world, pixels = walk
+    render_estimates(
+        path,
+        {"ViTPose": pixels + shift},
+        pixels,
+        world,
+        azimuth=CAMERA.azimuth,
+        image_size=IMAGE_SIZE,
+        title="S9 · Walking",
+        fps=25,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+def test_joints_of_each_side_lie_where_the_keypoints_are(walk, tmp_path, suffix):
+    output = tmp_path / f"walk{suffix}"
+    render(output, walk, shift=6.0)
+    frames = decode(output, (1700, 400)) if suffix == ".mp4" else decode_gif(output)[0]
+    assert frames.shape == (20, 400, 1700, 3)
+    pixels = walk[1]
+    limits = image_limits([pixels, pixels + 6])
+    for picture, truth in zip(frames[::6], pixels[::6]):
+        estimated, true, _ = panels_of(picture)
+        for keypoints, box in ((truth + 6, estimated), (truth, true)):
+            for joint, point in enumerate(keypoints):
+                side, distance = nearest_side(picture, *expected_pixel(point, limits, box))
+                assert (side, distance < 70) == (SIDES[joint], True), JOINT_NAMES[joint]
+
+
+def coloured(picture, box, side):
+    """Return (n, 2): x, y of the pixels of a side's colour inside a panel."""
+    left, top, right, bottom = box
+    inside = picture[top + 2 : bottom - 1, left + 2 : right - 1]
+    rows, columns = np.nonzero(np.linalg.norm(inside - RGB[side], axis=-1) < 60)
+    return np.stack([columns, rows], axis=-1)
+
+
+def test_scales_are_equal_and_y_points_down(walk, tmp_path):
+    render(tmp_path / "walk.mp4", walk)
+    picture, keypoints = decode(tmp_path / "walk.mp4", (1700, 400))[10], walk[1][10]
+    box = panels_of(picture)[1]
+    found = {side: coloured(picture, box, side) for side in ("left", "right")}
+    # The left wrist is the highest, the right foot the lowest point of its colour.
+    wrist = found["left"][found["left"][:, 1].argmin()]
+    foot = found["right"][found["right"][:, 1].argmax()]
+    drawn = foot - wrist
+    true = keypoints[JOINT_NAMES.index("RFoot")] - keypoints[JOINT_NAMES.index("LWrist")]
+    assert drawn[1] > 0
+    assert abs(drawn[0] / drawn[1] - true[0] / true[1]) < 0.04
+
+
+def test_the_3d_panel_is_upright_and_has_left_and_right_as_the_camera_sees_them(walk, tmp_path):
+    render(tmp_path / "walk.mp4", walk)
+    picture = decode(tmp_path / "walk.mp4", (1700, 400))[10]
+    box = panels_of(picture)[2]
+    x = {side: coloured(picture, box, side)[:, 0].mean() for side in ("left", "right")}
+    keypoints = walk[1][10]
+    seen = keypoints[list(LEFT_JOINTS), 0].mean() - keypoints[list(RIGHT_JOINTS), 0].mean()
+    assert np.sign(x["left"] - x["right"]) == np.sign(seen)
+    middle = coloured(picture, box, "middle")[:, 1]
+    legs = coloured(picture, box, "right")[:, 1]
+    assert middle.min() < legs.min()
+    assert legs.max() > middle.max()
+
+
+def test_the_view_agrees_with_every_camera_of_every_subject(walk):
+    for cameras in load_cameras().values():
+        for camera in cameras:
+            view = View([walk[0]], camera.azimuth, follow_frames=5)
+            target = np.array([0, 0, 0.9])
+            right_of_camera = world_to_camera(np.eye(3), camera.orientation, np.zeros(3))[:, 0]
+            (x, _), _ = view.project(target + 0.1 * right_of_camera, target)
+            assert x > 0.09
+            (x, y), _ = view.project(target + np.array([0, 0, 0.1]), target)
+            assert abs(x) < 1e-9
+            assert y > 0.09
+            towards = camera.translation_m * [1, 1, 0]
+            near = view.project(target + 0.1 * towards / np.linalg.norm(towards), target)[1]
+            assert near > 0.09
+
+
+def test_the_view_follows_smoothly_and_the_floor_stands_still(walk):
+    rng = np.random.default_rng(0)
+    path = np.linspace(0, 2, 200)[:, None, None] * [1, 0.5, 0]
+    poses = walk[0][:1] + path + rng.normal(0, 0.02, (200, 1, 3)) * [1, 1, 0]
+    view = View([poses], CAMERA.azimuth, follow_frames=10)
+    steps = np.linalg.norm(np.diff(view.targets_m, axis=0), axis=-1)
+    assert steps.max() < 2 * steps[20:-20].mean()
+    assert np.ptp(view.targets_m[:, 2]) == 0
+    # A step of one cell shows the same grid, a step of half a cell another.
+    target = np.array([0.1, 0.2, 0.9])
+    assert np.allclose(view.floor_grid(target), view.floor_grid(target + np.array([0.5, -0.5, 0])))
+    assert not np.allclose(
+        view.floor_grid(target), view.floor_grid(target + np.array([0.25, 0, 0]))
+    )
+
+
+def test_all_that_moves_stays_in_the_panels(walk, tmp_path):
+    world, pixels = walk
+    stray = pixels.copy()
+    stray[10, ::2] += 5000
+    stray[10, 1::2] -= 5000
+    limits = image_limits([pixels])
+    far = world + np.where(np.arange(20) == 10, 40, 0)[:, None, None]
+    scene = Scene(
+        [
+            ImagePanel("a", stray, limits, IMAGE_SIZE, pixels),
+            WorldPanel("b", far, View([world], CAMERA.azimuth, 5), world),
+        ],
+        (1140, 400),
+        "title",
+        truth=True,
+    )
+    before, after = (scene.draw(f, "frame")[..., :3].astype(int) for f in (0, 10))
+    changed = np.any(before != after, axis=-1)
+    boxes = panels_of(scene._background[..., :3].astype(int))
+    for left, top, right, bottom in boxes:
+        assert changed[top : bottom + 1, left : right + 1].any()
+        changed[top : bottom + 1, left : right + 1] = False
+    top = boxes[0][1]
+    assert not changed[top:].any()
+    # Above the panels, only the grey letters of the errors change.
+    rows, columns = np.nonzero(changed)
+    assert np.ptp(after[rows, columns], axis=-1).max() <= 3
+    assert np.ptp(before[rows, columns], axis=-1).max() <= 3
+
+
+def test_readings_are_the_mean_distances(walk):
+    world, pixels = walk
+    rng = np.random.default_rng(1)
+    noisy_px = pixels + rng.normal(0, 5, pixels.shape)
+    noisy_m = world + rng.normal(0, 0.02, world.shape)
+    image = ImagePanel("", noisy_px, image_limits([pixels]), IMAGE_SIZE, pixels)
+    panel = WorldPanel("", noisy_m, View([world], 70, 5), world)
+    px = sum(np.hypot(*(noisy_px[3, j] - pixels[3, j])) for j in range(17)) / 17
+    mm = sum(1000 * np.sqrt(np.sum((noisy_m[3, j] - world[3, j]) ** 2)) for j in range(17)) / 17
+    assert image.reading(3) == f"mean error {px:.1f} px"
+    assert panel.reading(3) == f"MPJPE {mm:.1f} mm"
+
+
+def grey_frames(count, size, buffer=None):
+    """Yield frames, each of one grey, all through one buffer as a scene does."""
+    buffer = np.zeros((size[1], size[0], 4), np.uint8)
+    for index in range(count):
+        buffer[:] = 5 * index % 250
+        yield buffer
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+def test_each_frame_is_written_before_the_next_is_drawn(tmp_path, suffix):
+    output = tmp_path / f"grey{suffix}"
+    write_video(output, grey_frames(12, (64, 48)), fps=20)
+    if suffix == ".mp4":
+        frames = decode(output, (64, 48))
+    else:
+        frames, info = decode_gif(output)
+        assert info["duration"] == 50
+        assert info["loop"] == 0
+    assert len(frames) == 12
+    for index, frame in enumerate(frames[:8]):  # the gif's palette knows the first eight
+        assert abs(frame.mean() - 5 * index) < 3
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path):
+    peaks = []
+    for count in (20, 200):
+        tracemalloc.start()
+        write_video(tmp_path / "long.mp4", grey_frames(count, (640, 360)), fps=50)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    frame_bytes = 640 * 360 * 4
+    assert peaks[1] < peaks[0] + 2 * frame_bytes
+
+
+def test_a_failure_leaves_the_earlier_video_and_nothing_else(tmp_path):
+    output = tmp_path / "a.mp4"
+    output.write_bytes(b"earlier")
+
+    def failing():
+        yield from grey_frames(5, (64, 48))
+        raise RuntimeError("drawing failed")
+
+    with pytest.raises(RuntimeError, match="drawing failed"):
+        write_video(output, failing(), fps=25)
+    with pytest.raises(InputError, match="ffmpeg failed"):  # odd sizes cannot be encoded
+        write_video(output, grey_frames(5, (63, 47)), fps=25)
+    assert output.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_refused_outputs(tmp_path):
+    def write(name, count=1, fps=25):
+        write_video(tmp_path / name, grey_frames(count, (64, 48)), fps=fps)
+
+    for name, message in (
+        ("a.avi", "the ending must be .mp4 or .gif"),
+        ("missing/a.mp4", "no such folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            write(name)
+    with pytest.raises(InputError, match="no frames"):
+        write("a.mp4", count=0)
+    with pytest.raises(InputError, match="at most 50 frames a second"):
+        write("a.gif", fps=60)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes():
+    assert parse_size("1700x400") == (1700, 400)
+    for text in ("1700", "ax400", "1701x400", "1700x401", "100x100", "9000x400", "-2x400"):
+        with pytest.raises(InputError, match="size"):
+            parse_size(text)
+
+
+def make_footage(path, colors):
+    """Write a video as large as the camera's pictures: the halves of each frame in two colours."""
+
+    def frames():
+        frame = np.zeros((CAMERA.height, CAMERA.width, 4), np.uint8)
+        for left, right in colors:
+            frame[:, : CAMERA.width // 2, :3] = left
+            frame[:, CAMERA.width // 2 :, :3] = right
+            yield frame
+
+    write_video(path, frames(), fps=50)
+
+
+def test_prediction_over_the_frames_of_a_video(walk, tmp_path):
+    world, pixels = walk
+    numbers = [2, 5, 8]
+    colors = [((40, 12 * i, 80), (200, 12 * i, 80)) for i in range(10)]
+    make_footage(tmp_path / "footage.mp4", colors)
+    options = {
+        "azimuth": CAMERA.azimuth,
+        "image_size": IMAGE_SIZE,
+        "title": "S9 Walking",
+        "fps": 25,
+        "frame_numbers": numbers,
+        "video": tmp_path / "footage.mp4",
+        "size": (1200, 400),
+    }
+    render_prediction(
+        tmp_path / "out.mp4", {"input": pixels[numbers]}, world[numbers], world[numbers], **options
+    )
+    frames = decode(tmp_path / "out.mp4", (1200, 400))
+    assert len(frames) == 3
+    limits = image_limits([pixels[numbers]])
+    first = panels_of(blank(pixels[numbers], world[numbers], (1200, 400)))[0]
+    for frame, number in zip(frames, numbers):
+        for x, color in ((480, colors[number][0]), (520, colors[number][1])):
+            column, _ = expected_pixel((x, 0), limits, first)
+            found = frame[first[1] + 6 : first[3] - 6, round(column)]
+            assert np.abs(np.median(found, axis=0) - color).max() < 12
+    options["frame_numbers"] = [2, 5, 10]
+    with pytest.raises(InputError, match="ends before frame 10"):
+        render_prediction(
+            tmp_path / "short.mp4", {"input": pixels[numbers]}, world[numbers], **options
+        )
+    (tmp_path / "text.mp4").write_text("no video")
+    options["video"] = tmp_path / "text.mp4"
+    with pytest.raises(InputError, match=r"text\.mp4"):
+        render_prediction(
+            tmp_path / "short.mp4", {"input": pixels[numbers]}, world[numbers], **options
+        )
+    assert not (tmp_path / "short.mp4").exists()
+
+
+def blank(pixels, world, size):
+    """Return a prediction's scene before anything that moves is drawn."""
+    view = View([world], CAMERA.azimuth, 5)
+    panels = [
+        ImagePanel("input", pixels, image_limits([pixels]), IMAGE_SIZE),
+        WorldPanel("", world, view, world),
+        WorldPanel("", world, view),
+    ]
+    return Scene(panels, size, "", truth=True)._background[..., :3].astype(int)
+
+
+def test_exported_poses_name_joints_unit_and_frame_of_reference(walk, tmp_path):
+    world = walk[0]
+    numbers = np.arange(0, 40, 2)
+    for suffix in (".npy", ".json", ".csv"):
+        export_poses(tmp_path / f"poses{suffix}", world, "world, z up", 50, numbers)
+    records = np.load(tmp_path / "poses.npy", allow_pickle=False)
+    assert records.dtype.names[3:] == JOINT_NAMES
+    assert set(records["frame_of_reference"]) == {"world, z up"}
+    content = json.loads((tmp_path / "poses.json").read_text())
+    assert (content["frame_of_reference"], content["unit"]) == ("world, z up", "m")
+    assert content["joints"] == list(JOINT_NAMES)
+    assert np.allclose(content["positions"], world, atol=1e-6)
+    with (tmp_path / "poses.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(world)
+    assert {row["frame_of_reference"] for row in rows} == {"world, z up"}
+    for joint, name in enumerate(JOINT_NAMES):
+        assert np.array_equal(records[name], world[:, joint])
+        for axis, letter in enumerate("xyz"):
+            column = [float(row[f"{name}_{letter}_m"]) for row in rows]
+            assert np.allclose(column, world[:, joint, axis], atol=1e-6)
+    for times in (records["time_s"], [float(row["time_s"]) for row in rows]):
+        assert np.allclose(times, numbers / 50)
+    with pytest.raises(InputError, match=r"\.npy or \.json or \.csv"):
+        export_poses(tmp_path / "poses.txt", world, "world", 50)
+
+
+def read_png(path):
+    with Image.open(path) as picture:
+        return np.array(picture.convert("RGB")).astype(int)
+
+
+def write_log(path, valid):
+    lines = [
+        {"epoch": e, "train_mpjpe_mm": 90.0 - 4 * e, "valid_mpjpe_mm": v, "lr": 1e-3}
+        for e, v in enumerate(valid, 1)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def orange(picture):
+    return np.linalg.norm(picture - RGB["right"], axis=-1) < 40
+
+
+def test_training_curves_mark_the_best_epoch(tmp_path):
+    log, output = tmp_path / "log.jsonl", tmp_path / "curves.png"
+    valid = [95, 88, 80, 74, 69, 65, 61, 60, 58, 63, 66, 70, 72, 75, 77, 79] * 2
+    valid[8] = 50
+    write_log(log, valid)
+    save_training_curves(log, output)
+    drawn = orange(read_png(output))
+    # Only the mark is orange over a square of 13 pixels; the curve is 5 pixels thick.
+    windows = np.lib.stride_tricks.sliding_window_view(drawn, (13, 13)).all(axis=(-1, -2))
+    mark = np.argwhere(windows).mean(axis=0)[1] + 6
+    # The axes span the curve's epochs and matplotlib's margin of 5 % at each end.
+    left = np.flatnonzero((read_png(output).max(axis=-1) < 150).mean(axis=0) > 0.7)[-1]
+    share = (mark - left) / (drawn.shape[1] - 8 - left) * 1.1 - 0.05
+    assert abs(share - 8 / (len(valid) - 1)) < 0.02
+
+
+def test_training_curves_without_validation_and_from_bad_logs(tmp_path):
+    log, output = tmp_path / "log.jsonl", tmp_path / "curves.png"
+    write_log(log, [None] * 5)
+    save_training_curves(log, output)
+    assert not orange(read_png(output)).any()
+    output.unlink()
+    for text in ("", "{broken", '{"lr": 1}\n', '{"epoch": 1, "train_mpjpe_mm": "x"}\n', "[1]\n"):
+        log.write_text(text)
+        with pytest.raises(InputError, match=r"log\.jsonl"):
+            save_training_curves(log, output)
+    with pytest.raises(InputError, match="no such file"):
+        save_training_curves(tmp_path / "none.jsonl", output)
+    assert not output.exists()
+
+
+def test_strip_and_errors_are_drawn(walk, tmp_path):
+    world, pixels = walk
+    save_prediction_strip(
+        tmp_path / "strip.png",
+        pixels,
+        world + 0.01,
+        world,
+        azimuth=CAMERA.azimuth,
+        image_size=IMAGE_SIZE,
+        columns=4,
+    )
+    strip = read_png(tmp_path / "strip.png")
+    quarters = np.array_split(strip[:, int(0.035 * strip.shape[1]) :], 4, axis=1)
+    for quarter in quarters:
+        for row in np.array_split(quarter[int(0.06 * len(quarter)) :], 3):
+            for rgb in RGB.values():
+                assert (np.linalg.norm(row - rgb, axis=-1) < 30).sum() > 100
+    errors = {"a": np.full((20, 17), 3.0), "b": np.full((20, 17), 6.0)}
+    save_errors(tmp_path / "errors.png", errors, "S9", np.arange(20))
+    picture = read_png(tmp_path / "errors.png")[:, : 2200 // 2]
+    rows = {}
+    for name, side in (("a", "left"), ("b", "right")):
+        # The curve is the row with the most of the colour.
+        rows[name] = (np.linalg.norm(picture - RGB[side], axis=-1) < 30).sum(axis=1).argmax()
+    bottom = np.flatnonzero((picture.max(axis=-1) < 150).mean(axis=1) > 0.7)[-1]
+    assert abs((bottom - rows["b"]) / (bottom - rows["a"]) - 2) < 0.05

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.camera import project, world_to_camera
+from common.h36m_dataset import load_cameras
+from common.npz_io import write_positions_2d, write_positions_3d
+from common.skeleton import JOINTS_32_TO_17
+from common.video import read_video
+
+SCRIPT = "data/visualize.py"
+FRAMES = 12
+SMALL = ("--size", "640x240")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data folder with two subjects; `pct` is two frames longer and lacks an action."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    poses, truth, vitpose, pct, views = {}, {}, {}, {}, {}
+    for subject in ("S1", "S9"):
+        for table in (poses, truth, vitpose, pct, views):
+            table[subject] = {}
+        for action in ("Walking", "Photo 1"):
+            body = rng.uniform((-0.4, -0.4, 0.1), (0.4, 0.4, 1.7), (32, 3))
+            steps = np.linspace(0, 0.5, FRAMES)[:, None, None] * [1, 0, 0]
+            poses[subject][action] = (body + steps).astype(np.float32)
+            views[subject][action] = [
+                world_to_camera(body + steps, c.orientation, c.translation_m).astype(np.float32)
+                for c in load_cameras()[subject]
+            ]
+            truth[subject][action] = [
+                project(view[:, JOINTS_32_TO_17], c.intrinsics).astype(np.float32)
+                for view, c in zip(views[subject][action], load_cameras()[subject])
+            ]
+            vitpose[subject][action] = [px + np.float32([3, 4]) for px in truth[subject][action]]
+            longer = [np.concatenate([px, px[-2:]]) for px in truth[subject][action]]
+            confidence = np.ones((FRAMES + 2, 17, 1), np.float32)
+            pct[subject][action] = [np.concatenate([px, confidence], axis=-1) for px in longer]
+    del pct["S1"]["Photo 1"]
+    write_positions_3d(folder / "data_3d_h36m.npz", poses)
+    write_positions_3d(folder / "per_camera.npz", views)
+    write_positions_2d(folder / "data_2d_h36m_gt.npz", truth)
+    write_positions_2d(folder / "data_2d_h36m_vitpose.npz", vitpose)
+    write_positions_2d(folder / "data_2d_h36m_pct_w_conf.npz", pct)
+    return folder
+
+
+def frames_of(path, size=(640, 240)):
+    return np.stack(list(read_video(path, (0, 0, 1, 1), size))).astype(int)
+
+
+def test_the_defaults_draw_the_sequence_into_the_working_directory(data, tmp_path, run_script):
+    result = run_script(SCRIPT, "--data-dir", data, cwd=tmp_path)
+    output = tmp_path / "S1_Walking_55011271.mp4"
+    assert [path.name for path in tmp_path.iterdir()] == [output.name]
+    assert f"{output.name} ({FRAMES} frames" in result.stdout
+    assert result.stderr == ""
+    assert frames_of(output, (1700, 400)).shape == (FRAMES, 400, 1700, 3)
+
+
+def test_estimators_side_by_side_as_gif_with_errors(data, tmp_path, run_script):
+    files = ("data_2d_h36m_vitpose.npz", data / "data_2d_h36m_pct_w_conf.npz")
+    arguments = ("--dir-2d", *files, "--data-dir", data, "--camera", 3, "--subject", "S9")
+    arguments += ("--action", "TakingPhoto 1", "--skip", 2, "--limit", 5, "--errors")
+    result = run_script(SCRIPT, *arguments, "--output", "a.gif", *SMALL, cwd=tmp_path)
+    assert "unequal lengths, cut to 12 frames" in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"a.gif", "a_errors.png"}
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert (gif.n_frames, gif.size, gif.info["duration"]) == (5, (640, 240), 20)
+    with Image.open(tmp_path / "a_errors.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_poses_in_camera_coordinates_give_the_same_picture(data, tmp_path, run_script):
+    arguments = ("--data-dir", data, "--camera", "60457274", "--limit", 2, *SMALL)
+    run_script(SCRIPT, *arguments, "--output", "world.mp4", cwd=tmp_path)
+    arguments += ("--dir-3d", "per_camera.npz", "--output", "camera.mp4")
+    run_script(SCRIPT, *arguments, cwd=tmp_path)
+    difference = frames_of(tmp_path / "world.mp4") - frames_of(tmp_path / "camera.mp4")
+    assert np.abs(difference).max() < 40
+    assert np.abs(difference).mean() < 0.1
+
+
+def test_debug_draws_the_first_200_frames(tmp_path, run_script):
+    still = np.random.default_rng(0).uniform(0.1, 1, (32, 3))
+    poses = np.broadcast_to(still, (230, 32, 3)).astype(np.float32)
+    pixels = np.full((230, 17, 2), 500, np.float32) + np.arange(17, dtype=np.float32)[:, None]
+    write_positions_3d(tmp_path / "data_3d_h36m.npz", {"S1": {"Walking": poses}})
+    for name in ("gt", "vitpose"):
+        path = tmp_path / f"data_2d_h36m_{name}.npz"
+        write_positions_2d(path, {"S1": {"Walking": [pixels] * 4}})
+    arguments = ("--data-dir", tmp_path, "--debug", "--size", "320x180", "--output", "a.mp4")
+    run_script(SCRIPT, *arguments, cwd=tmp_path)
+    assert len(frames_of(tmp_path / "a.mp4", (320, 180))) == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["--subject", "S2"], ["no subject 'S2'", "S1, S9"]),
+        (["--action", "Walk"], ["S1 has no action 'Walk'", "Photo 1, Walking"]),
+        (["--camera", "4"], ["no camera '4'", "54138969, 55011271, 58860488, 60457274"]),
+        (["--dir-2d", "data_2d_h36m_pct.npz"], ["no such file", "data_2d_h36m_vitpose.npz"]),
+        (
+            ["--dir-2d", "data_2d_h36m_pct_w_conf.npz", "--action", "Photo 1"],
+            ["pct_w_conf.npz: S1 has no action 'Photo 1'", "there are: Walking"],
+        ),
+        (["--output", "a.avi"], ["a.avi", ".mp4 or .gif"]),
+        (["--output", "missing/a.mp4"], ["missing: no such folder"]),
+        (["--output", "."], ["the ending must be"]),
+        (["--output", "/proc/a.mp4"], ["/proc/a.mp4"]),  # nobody can write there
+        (["--skip", "12"], ["--skip 12 leaves nothing of 12 frames"]),
+        (["--limit", "0"], ["--limit at least 1"]),
+        (["--size", "333x200"], ["must be even"]),
+        (["--fps", "0"], ["--fps"]),
+        (["--fps", "100", "--output", "a.gif"], ["at most 50 frames a second"]),
+        (["--dir-3d", "data_2d_h36m_gt.npz"], ["no array 'positions_3d'"]),
+    ],
+)
+def test_bad_input_is_one_line(data, tmp_path, run_script, arguments, messages):
+    result = run_script(SCRIPT, "--data-dir", data, *arguments, cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    for message in messages:
+        assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []
