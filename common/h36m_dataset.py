@@ -4,8 +4,9 @@ This is the only place where pixels become normalised coordinates and poses beco
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -45,6 +46,8 @@ ACTION_ABBREVIATIONS = MappingProxyType(
 ACTIONS = tuple(ACTION_ABBREVIATIONS)
 RENAMED_ACTIONS = MappingProxyType({"TakingPhoto": "Photo", "WalkingDog": "WalkDog"})
 
+# Every subject performs every action twice: 30 sequences.
+TAKES_PER_ACTION = 2
 # The video of this sequence is corrupt; the field leaves it out.
 CORRUPT_SEQUENCE = ("S11", "Directions")
 
@@ -67,6 +70,41 @@ def canonical_action(name: str) -> str:
 def is_corrupt(subject: str, action: str) -> bool:
     """Tell whether this is the sequence that the field leaves out, S11 "Directions"."""
     return (subject, canonical_action(action)) == CORRUPT_SEQUENCE
+
+
+def wrong_takes(sequences: Iterable[str]) -> list[str]:
+    """Say which of one subject's sequence names are no action's, and which actions lack a take.
+
+    Args:
+        sequences: names, canonical or as in the dataset, S11's corrupt one among them.
+
+    Returns:
+        One phrase for each problem; none where there are two takes of each of the 15 actions.
+    """
+    names = Counter(map(canonical_action, sequences))
+    takes = Counter(map(action_class, names))
+    return (
+        [f"{name} under two names" for name, count in names.items() if count > 1]
+        + [f"unknown action {name}" for name in names if action_class(name) not in ACTIONS]
+        + [
+            f"{takes[action]} of {TAKES_PER_ACTION} takes of {action}"
+            for action in ACTIONS
+            if takes[action] != TAKES_PER_ACTION
+        ]
+    )
+
+
+def parse_subjects(text: str) -> tuple[str, ...]:
+    """Return the subjects named in "S1,S5", in the order of `SUBJECTS`.
+
+    Raises:
+        InputError: if one of them is none of the seven, or none is named.
+    """
+    names = {name.strip() for name in text.split(",")} - {""}
+    unknown = sorted(names - set(SUBJECTS))
+    if unknown or not names:
+        raise InputError(f"no subject '{', '.join(unknown)}'; there are: {', '.join(SUBJECTS)}")
+    return tuple(subject for subject in SUBJECTS if subject in names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,3 +354,51 @@ def each_sequence(positions: Positions2d | Positions3d) -> Iterator[tuple[str, s
     for subject, actions in positions.items():
         for action, arrays in actions.items():
             yield subject, action, arrays
+
+
+def downsample(sequences: Sequence[Sequence2d3d], factor: int) -> list[Sequence2d3d]:
+    """Keep every `factor`-th frame of each sequence."""
+    return [_frames(sequence, slice(None, None, factor)) for sequence in sequences]
+
+
+def subset(sequences: Sequence[Sequence2d3d], part: float, seed: int) -> list[Sequence2d3d]:
+    """Keep one contiguous piece of each sequence, `part` of its frames, placed by the seed."""
+    random = np.random.default_rng(seed)
+    pieces = []
+    for sequence in sequences:
+        n = len(sequence.poses)
+        length = max(1, round(n * part))
+        start = int(random.integers(n - length + 1))
+        pieces.append(_frames(sequence, slice(start, start + length)))
+    return pieces
+
+
+def add_noise(sequences: Sequence[Sequence2d3d], std_px: float, seed: int) -> list[Sequence2d3d]:
+    """Add Gaussian noise to every keypoint, of standard deviation `std_px` pixels."""
+    random = np.random.default_rng(seed)
+    noisy = []
+    for sequence in sequences:
+        std = std_px * pixels_to_normalized(sequence.subject, sequence.camera)
+        noise = random.standard_normal(sequence.keypoints.shape, dtype=np.float32) * std
+        noisy.append(replace(sequence, keypoints=sequence.keypoints + np.float32(noise)))
+    return noisy
+
+
+def pixels_to_normalized(subject: str, camera: int) -> float:
+    """Return how long one pixel is in normalised screen coordinates."""
+    return 2 / load_cameras()[subject][camera].width
+
+
+def mean_pose(sequences: Sequence[Sequence2d3d]) -> np.ndarray:
+    """Return the average of all poses, (17, 3), float32, metres, camera coordinates."""
+    total = sum(sequence.poses.sum(axis=0, dtype=np.float64) for sequence in sequences)
+    return (total / sum(len(sequence.poses) for sequence in sequences)).astype(np.float32)
+
+
+def _frames(sequence: Sequence2d3d, frames: slice) -> Sequence2d3d:
+    return replace(
+        sequence,
+        keypoints=sequence.keypoints[frames],
+        poses=sequence.poses[frames],
+        root=sequence.root[frames],
+    )

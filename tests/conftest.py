@@ -47,3 +47,40 @@ def run_script():
         return result
 
     return run
+
+
+@pytest.fixture(scope="session")
+def real_chain(real_mocap, run_script, tmp_path_factory):
+    """The data folder and the standard outputs of the whole chain, run on real motion.
+
+    Each script runs once as a user would run it, from an arbitrary folder; its other runs are in
+    this process, to save time.
+    """
+    from raw_trees import call
+
+    from data import merge, prepare_2d_estimation
+
+    data_dir = tmp_path_factory.mktemp("real_chain")
+    (data_dir / "preprocess").symlink_to(real_mocap)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    outputs = {}
+
+    def run(script, *arguments):
+        result = run_script(f"data/{script}", "--data-dir", data_dir, *arguments, cwd=elsewhere)
+        outputs[(script, *arguments)] = result.stdout
+
+    def run_here(main, *arguments):
+        result = call(main, "--data-dir", data_dir, *arguments)
+        assert result.status == 0, result.stderr
+
+    run("prepare_data_h36m.py")
+    run("prepare_2d_estimation.py", "--detector", "vitpose")
+    run_here(prepare_2d_estimation.main, "--detector", "vitpose", "--keep-conf")
+    for detector in ("pct", "moganet", "transpose"):
+        run_here(prepare_2d_estimation.main, "--detector", detector)
+        run_here(prepare_2d_estimation.main, "--detector", detector, "--keep-conf")
+    run("merge.py", "--strategy", "weighted_average")
+    for strategy in ("manual", "average"):
+        run_here(merge.main, "--strategy", strategy)
+    assert not list(elsewhere.iterdir())
+    return data_dir, outputs

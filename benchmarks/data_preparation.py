@@ -1,0 +1,119 @@
+"""Time and peak memory of each step from raw files to npz, beside the limits that they must keep.
+
+On a full-size stand-in for the raw files: `python data/make_sample.py --full --data-dir DIR`, then
+`python benchmarks/data_preparation.py --data-dir DIR`. Linux only, for /proc.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common.command_line import DATA_DIR, ArgumentParser, InputError, run
+
+MERGE_STRATEGIES = ("manual", "average", "weighted_average")
+MERGED_DETECTORS = {"vitpose", "pct", "moganet"}
+LIMIT_S = {"prepare_data_h36m.py": 90, "prepare_2d_estimation.py": 60, "merge.py": 60}
+LIMIT_MB = 4000
+POLL_S = 0.05
+
+
+def main() -> None:
+    """Run every step into a scratch folder and print a table; exit with 1 if a limit is passed."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add(
+        "--data-dir",
+        type=Path,
+        default=DATA_DIR,
+        metavar="DIR",
+        help="folder whose preprocess folder holds cdf_files and h36m_<detector>; only read",
+    )
+    add(
+        "--scratch-dir",
+        type=Path,
+        metavar="DIR",
+        help="where about 5 GB of outputs go until the end (default: the system's)",
+    )
+    arguments = parser.parse_args()
+    raw = arguments.data_dir.resolve() / "preprocess"
+    if not raw.is_dir():
+        raise InputError(f"{raw}: no such folder; data/make_sample.py --full writes one")
+    kept = True
+    print("| step | seconds | limit | peak memory, MB | limit |\n|---|--:|--:|--:|--:|")
+    with tempfile.TemporaryDirectory(dir=arguments.scratch_dir) as scratch:
+        for script, *flags in steps(raw):
+            seconds, peak_mb = measure(script, "--data-dir", scratch, *flags)
+            kept &= seconds < LIMIT_S[script] and peak_mb < LIMIT_MB
+            step = " ".join([script, *(flag for flag in flags if "-dir=" not in flag)])
+            print(
+                f"| {step} | {seconds:.1f} | {LIMIT_S[script]} | {peak_mb:,.0f} | {LIMIT_MB:,} |",
+                flush=True,
+            )
+    raise SystemExit(0 if kept else 1)
+
+
+def steps(raw: Path) -> Iterator[tuple[str, ...]]:
+    """Yield each step's script and flags, for the raw files that there are."""
+    yield "prepare_data_h36m.py", f"--cdf-dir={raw / 'cdf_files'}"
+    folders = {path.name.removeprefix("h36m_"): path for path in sorted(raw.glob("h36m_*"))}
+    for detector, folder in folders.items():
+        for keep_conf in ([], ["--keep-conf"]):
+            where = f"--detections-dir={folder}"
+            yield "prepare_2d_estimation.py", "--detector", detector, where, *keep_conf
+    if set(folders) >= MERGED_DETECTORS:
+        for strategy in MERGE_STRATEGIES:
+            yield "merge.py", "--strategy", strategy
+
+
+def measure(script: str, *flags: str) -> tuple[float, float]:
+    """Run a script; return its seconds, and the peak memory of all of its processes in MB.
+
+    Memory is the sum of the processes' resident sets, which counts shared pages more than once.
+
+    Raises:
+        InputError: if the script fails.
+    """
+    start = time.perf_counter()
+    command = [sys.executable, str(ROOT / "data" / script), *flags]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        peak_kb = 0
+        while process.poll() is None:
+            peak_kb = max(peak_kb, sum(map(resident_kb, with_descendants(process.pid))))
+            time.sleep(POLL_S)
+    if process.returncode:
+        raise InputError(f"{script} {' '.join(flags)}: exit status {process.returncode}")
+    return time.perf_counter() - start, peak_kb * 1024 / 1e6
+
+
+def with_descendants(pid: int) -> Iterator[int]:
+    """Yield a process and those that it started, in turn."""
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in read_proc(children).split():
+            yield from with_descendants(int(child))
+
+
+def resident_kb(pid: int) -> int:
+    """Return the memory that a process holds, 0 once it has ended."""
+    for line in read_proc(Path(f"/proc/{pid}/status")).splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1])
+    return 0
+
+
+def read_proc(path: Path) -> str:
+    """Return a file of /proc, empty where its process has ended meanwhile."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+if __name__ == "__main__":
+    run(main)

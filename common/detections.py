@@ -1,0 +1,176 @@
+"""One 2D estimator's raw file of one sequence: recognised by content, one person, no gaps.
+
+Three forms are known, none of them by name: people (dicts of frame, box and keypoints, any number
+of them a frame), poses by frame (a dict whose values may be None), and plain arrays.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common.command_line import InputError
+from common.npz_io import read_npy
+
+NUM_KEYPOINTS = 17
+CHANNELS = (2, 3)  # without and with confidence
+PERSON_KEYS = ("frame", "bbox", "keypoints")
+BOX_SHAPE = (5,)  # left, top, right, bottom, score
+# Nearly three hours at 50 Hz: a damaged frame number must not fill the memory with repetitions.
+MAX_FRAMES = 500_000
+
+
+class Detections(NamedTuple):
+    """The poses that were detected in one sequence, one for each frame that has any.
+
+    Attributes:
+        frames: (detected,), increasing, zero-based.
+        keypoints: (detected, 17, 2 or 3), float32, pixels, then confidence.
+        num_frames: length of the sequence.
+    """
+
+    frames: np.ndarray
+    keypoints: np.ndarray
+    num_frames: int
+
+
+class FilledSequence(NamedTuple):
+    """A sequence without gaps.
+
+    Attributes:
+        keypoints: (frames, 17, 2 or 3), float32, pixels, then confidence.
+        filled: number of frames that had no detection.
+        longest_gap: number of such frames in succession, at most.
+    """
+
+    keypoints: np.ndarray
+    filled: int
+    longest_gap: int
+
+
+def read_detections(path: Path) -> Detections:
+    """Read an estimator's file of one sequence, choosing one person a frame.
+
+    Args:
+        path: an npy file with people, `{frame, bbox (5,), keypoints (17, 2 or 3)}` each, of whom
+            the one with the highest box score is chosen, the later one on a tie; or with
+            `{frame: (1, 17, 2 or 3) or None}`; or with an array (frames, 17, 2 or 3).
+
+    Raises:
+        InputError: if the file is missing, damaged, unsafe, of another form, without a detection,
+            or holds NaN or infinity.
+    """
+    content = read_npy(path)
+    try:
+        detections = _recognise(content)
+        _check_finite(detections)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    return detections
+
+
+def choose_people(frames: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the index of each frame's person with the highest score, the later one on a tie.
+
+    Args:
+        frames: (people,), in any order.
+        scores: (people,).
+
+    Returns:
+        (distinct frames,), in the order of the frames.
+    """
+    order = np.lexsort((np.arange(len(frames)), scores, frames))
+    is_last_of_frame = np.diff(frames[order], append=-1) != 0
+    return order[is_last_of_frame]
+
+
+def fill_gaps(detections: Detections) -> FilledSequence:
+    """Give a frame without a detection the previous one's keypoints, leading ones the first's."""
+    frames, keypoints, num_frames = detections
+    previous = np.searchsorted(frames, np.arange(num_frames), side="right") - 1
+    gaps = np.diff(frames, prepend=-1, append=num_frames) - 1
+    return FilledSequence(keypoints[np.maximum(previous, 0)], int(gaps.sum()), int(gaps.max()))
+
+
+def _recognise(content: Any) -> Detections:
+    if isinstance(content, dict):
+        return _from_poses_by_frame(content)
+    if isinstance(content, np.ndarray) and content.ndim and content.dtype.kind in "fiu":
+        return _from_array(content)
+    is_sequence = isinstance(content, list) or (isinstance(content, np.ndarray) and content.ndim)
+    if is_sequence and all(isinstance(person, dict) for person in content):
+        return _from_people(content)
+    raise ValueError(
+        "neither a list of {frame, bbox, keypoints}, nor a dict {frame: keypoints or None}, "
+        "nor an array (frames, 17, 2 or 3)"
+    )
+
+
+def _from_array(keypoints: np.ndarray) -> Detections:
+    frames = np.arange(len(keypoints))
+    return Detections(frames, _stack(list(keypoints), frames), len(keypoints))
+
+
+def _from_poses_by_frame(poses: dict) -> Detections:
+    poses = {_frame_number(frame): pose for frame, pose in poses.items()}
+    frames = np.array(sorted(f for f, pose in poses.items() if pose is not None), dtype=np.int64)
+    keypoints = _stack([poses[frame] for frame in frames.tolist()], frames, people=(1,))
+    return Detections(frames, keypoints, max(poses) + 1)
+
+
+def _from_people(people: Sequence[dict]) -> Detections:
+    for person in people:
+        if not all(key in person for key in PERSON_KEYS):
+            raise ValueError(f"a person has {list(person)}, expected {', '.join(PERSON_KEYS)}")
+    frames = np.array([_frame_number(person["frame"]) for person in people], dtype=np.int64)
+    chosen = choose_people(frames, _box_scores([person["bbox"] for person in people], frames))
+    keypoints = _stack([people[i]["keypoints"] for i in chosen], frames[chosen])
+    return Detections(frames[chosen], keypoints, int(frames.max()) + 1)
+
+
+def _box_scores(boxes: list, frames: np.ndarray) -> np.ndarray:
+    boxes = [np.asarray(box) for box in boxes]
+    for frame, box in zip(frames, boxes):
+        if box.shape != BOX_SHAPE or box.dtype.kind not in "fiu":
+            raise ValueError(f"frame {frame}: a bbox is {_describe(box)}, expected {BOX_SHAPE}")
+    scores = np.array([box[-1] for box in boxes], dtype=np.float64)
+    if not np.isfinite(scores).all():
+        raise ValueError("the score of a bbox is NaN or infinite")
+    return scores
+
+
+def _frame_number(number: Any) -> int:
+    if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        raise ValueError(f"frame number {number!r} is no integer")
+    if not 0 <= number < MAX_FRAMES:
+        raise ValueError(f"frame number {number} is outside of 0 … {MAX_FRAMES - 1}")
+    return int(number)
+
+
+def _stack(poses: list, frames: np.ndarray, people: tuple[int, ...] = ()) -> np.ndarray:
+    """Stack poses (*people, 17, 2 or 3), all of one shape, to (frames, 17, 2 or 3), float32."""
+    if not poses:
+        raise ValueError("no frame has a detection")
+    poses = [np.asarray(pose) for pose in poses]
+    shape = poses[0].shape
+    is_pose = shape in [(*people, NUM_KEYPOINTS, channels) for channels in CHANNELS]
+    for frame, pose in zip(frames, poses):
+        if not is_pose or pose.shape != shape or pose.dtype.kind not in "fiu":
+            expected = ", ".join(map(str, (*people, NUM_KEYPOINTS, "2 or 3")))
+            raise ValueError(
+                f"frame {frame}: keypoints are {_describe(pose)}, expected ({expected}), "
+                "the same in every frame"
+            )
+    return np.array(poses, dtype=np.float32).reshape(len(poses), *shape[-2:])
+
+
+def _describe(array: np.ndarray) -> str:
+    return f"{array.shape}" if array.dtype.kind in "fiu" else f"{array.dtype} {array.shape}"
+
+
+def _check_finite(detections: Detections) -> None:
+    finite = np.isfinite(detections.keypoints).all(axis=(1, 2))
+    if not finite.all():
+        frame = detections.frames[np.flatnonzero(~finite)[0]]
+        raise ValueError(f"NaN or infinite coordinates, first in frame {frame}")

@@ -1,0 +1,308 @@
+"""A 2D estimator's raw output to data_2d_h36m_<detector>.npz.
+
+Any estimator's: its files are recognised by their content. One person a frame is kept, frames
+without a detection are filled, and COCO's keypoints become Human3.6M's joints.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.command_line import DATA_DIR, ArgumentParser, InputError, progress, run, warn
+from common.detections import FilledSequence, fill_gaps, read_detections
+from common.h36m_dataset import (
+    CAMERA_IDS,
+    CORRUPT_SEQUENCE,
+    SUBJECTS,
+    canonical_action,
+    is_corrupt,
+    parse_subjects,
+    wrong_takes,
+)
+from common.npz_io import Positions2d, read_positions_3d, write_positions_2d
+from common.skeleton import coco_to_h36m
+
+FILE_SUFFIX = "_pose_sequence.npy"
+LAYOUTS = ("coco", "h36m")
+# A disk keeps no more processes than these supplied.
+MAX_PROCESSES = 8
+
+
+class RawFile(NamedTuple):
+    """Where one camera's view of one sequence comes from."""
+
+    subject: str
+    action: str
+    camera: str
+    path: Path
+
+
+def main() -> None:
+    """Find the files, read and convert them, check them against 3D, write."""
+    arguments = parse_arguments()
+    path_3d = arguments.data_dir / "data_3d_h36m.npz"
+    lengths_3d = read_lengths_3d(path_3d)
+    folder = find_detections(arguments.detections_dir, arguments.data_dir, arguments.detector)
+    files = list_files(folder, arguments.subjects, lengths_3d)
+    print(f"reading {len(files)} files of {folder}")
+    sequences = convert(files, arguments.layout, arguments.keep_conf)
+    check_lengths(files, sequences, lengths_3d, path_3d)
+    report_gaps(files, sequences, arguments.max_gap)
+    suffix = "_w_conf" if arguments.keep_conf else ""
+    output = arguments.data_dir / f"data_2d_h36m_{arguments.detector}{suffix}.npz"
+    write_positions_2d(output, arrange(files, sequences))
+    print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--detector", required=True, metavar="NAME", help="any name: vitpose, pct, your own")
+    add("--keep-conf", action="store_true", help="keep the confidences; the file ends in _w_conf")
+    add(
+        "--data-dir",
+        type=Path,
+        default=DATA_DIR,
+        metavar="DIR",
+        help="where the npz file goes; a data_3d_h36m.npz in it is compared with",
+    )
+    add(
+        "--detections-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of S1/<ACTION>_<CAMERA>_pose_sequence.npy and so on; without this flag, "
+        "preprocess/h36m_NAME or h36m_NAME in --data-dir",
+    )
+    add(
+        "--layout",
+        choices=LAYOUTS,
+        default="coco",
+        help="what the 17 keypoints are; h36m for an estimator trained on Human3.6M's joints",
+    )
+    add(
+        "--max-gap",
+        type=int,
+        default=20,
+        metavar="FRAMES",
+        help="warn of a file in which more frames than these, in succession, have no detection",
+    )
+    add(
+        "--subjects",
+        type=parse_subjects,
+        default=",".join(SUBJECTS),
+        metavar="S1,S5,…",
+        help="which subjects, for a partial download",
+    )
+    return parser.parse_args()
+
+
+def find_detections(given: Path | None, data_dir: Path, detector: str) -> Path:
+    """Return the folder of the raw files.
+
+    Raises:
+        InputError: if there is none; the message says where it was looked for.
+    """
+    if not detector or Path(detector).name != detector:
+        raise InputError(f"--detector '{detector}': a name, not a path; see --detections-dir")
+    name = f"h36m_{detector}"
+    candidates = [given] if given else [data_dir / "preprocess" / name, data_dir / name]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise InputError(
+        f"{' or '.join(map(str, candidates))}: no such folder; put the raw files of {detector} "
+        "there, or name their folder with --detections-dir"
+    )
+
+
+def read_lengths_3d(path: Path) -> dict[str, dict[str, int]]:
+    """Return {subject: {action: frames}} of the 3D file, empty where there is no such file."""
+    if not path.exists():
+        return {}
+    return {
+        subject: {
+            action: len(poses[0] if isinstance(poses, list) else poses)
+            for action, poses in actions.items()
+        }
+        for subject, actions in read_positions_3d(path).items()
+    }
+
+
+def list_files(
+    folder: Path, subjects: Sequence[str], lengths_3d: dict[str, dict[str, int]]
+) -> list[RawFile]:
+    """List the raw files by subject, action and camera, after checking that none is missing.
+
+    Args:
+        folder: holds `<SUBJECT>/<ACTION>_<CAMERA>_pose_sequence.npy`.
+        subjects: which subjects.
+        lengths_3d: whose keys are the sequences that a subject must have; a subject that is not
+            in it must have two takes of each of the 15 actions.
+
+    Raises:
+        InputError: if subjects, actions or cameras are missing or unknown; all of them are named.
+    """
+    files, problems = [], []
+    for subject in subjects:
+        if not (folder / subject).is_dir():
+            problems.append(f"{subject} is missing")
+            continue
+        found = list_subject(folder, subject)
+        problems += camera_problems(found)
+        problems += action_problems(subject, {file.action for file in found}, lengths_3d)
+        files += found
+    if problems:
+        raise InputError(
+            f"{folder}: {'; '.join(problems)}. Complete the folder, or choose with --subjects"
+        )
+    if CORRUPT_SEQUENCE[0] in subjects:
+        print(f"left out {' '.join(CORRUPT_SEQUENCE)}: its video is corrupt")
+    return files
+
+
+def list_subject(folder: Path, subject: str) -> list[RawFile]:
+    """List one subject's raw files; those of all actions together, `_ALL…`, are no sequences."""
+    files = []
+    for path in sorted((folder / subject).glob(f"[!._]*{FILE_SUFFIX}")):
+        action, _, camera = path.name.removesuffix(FILE_SUFFIX).rpartition("_")
+        if not is_corrupt(subject, action):
+            files.append(RawFile(subject, canonical_action(action), camera, path))
+    return sorted(files)
+
+
+def camera_problems(files: list[RawFile]) -> list[str]:
+    """Say which of one subject's actions lack a camera, have an unknown one, or one twice."""
+    problems = [
+        f"unknown camera {file.camera} of {file.subject}/{file.path.name}"
+        for file in files
+        if file.camera not in CAMERA_IDS
+    ]
+    views = [file[:3] for file in files]
+    problems += [f"{' '.join(view)} twice" for view in sorted(set(views)) if views.count(view) > 1]
+    for subject, action in sorted({file[:2] for file in files}):
+        missing = [camera for camera in CAMERA_IDS if (subject, action, camera) not in views]
+        if missing:
+            problems.append(f"{subject} {action} lacks camera {', '.join(missing)}")
+    return problems
+
+
+def action_problems(
+    subject: str, actions: set[str], lengths_3d: dict[str, dict[str, int]]
+) -> list[str]:
+    """Say which actions 3D has and this subject lacks, or, without 3D, which lack a take."""
+    if subject in lengths_3d:
+        missing = sorted(set(lengths_3d[subject]) - actions)
+        return [f"{subject} lacks {', '.join(missing)}, which 3D has"] if missing else []
+    left_out = {action for corrupt, action in [CORRUPT_SEQUENCE] if corrupt == subject}
+    return [f"{subject} has {wrong}" for wrong in wrong_takes(sorted(actions | left_out))]
+
+
+def convert(files: list[RawFile], layout: str, keep_conf: bool) -> list[FilledSequence]:
+    """Read every file, on all cores: unpickling is what takes the time.
+
+    Raises:
+        InputError: if a file is bad, or a process was killed.
+    """
+    convert_one = partial(convert_file, layout=layout, keep_conf=keep_conf)
+    paths = [file.path for file in files]
+    try:
+        with ProcessPoolExecutor(
+            min(os.cpu_count() or 1, MAX_PROCESSES),
+            # Ctrl-C reaches every process; this one alone answers it.
+            initializer=signal.signal,
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        ) as pool:
+            sequences = pool.map(convert_one, paths, chunksize=8)
+            return list(progress(sequences, total=len(paths), desc="sequences", unit="file"))
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"{paths[0].parents[1]}: a process that read these files was killed, probably for "
+            "lack of memory; close other programs and run again"
+        ) from error
+
+
+def convert_file(path: Path, layout: str, keep_conf: bool) -> FilledSequence:
+    """Read one raw file, choose a person a frame, fill gaps, convert to Human3.6M's joints.
+
+    Args:
+        path: the raw file of one camera's view of one sequence.
+        layout: "coco" or "h36m", what its keypoints are.
+        keep_conf: whether the third channel, the confidence, is kept.
+
+    Raises:
+        InputError: if the file is bad, or has no confidences to keep.
+    """
+    sequence = fill_gaps(read_detections(path))
+    keypoints = sequence.keypoints
+    if keep_conf and keypoints.shape[-1] == 2:
+        raise InputError(f"{path}: holds no confidences; run without --keep-conf")
+    keypoints = keypoints if keep_conf else keypoints[..., :2]
+    if layout == "coco":
+        keypoints = coco_to_h36m(keypoints.astype(np.float64))
+    return sequence._replace(keypoints=np.ascontiguousarray(keypoints, dtype=np.float32))
+
+
+def check_lengths(
+    files: list[RawFile],
+    sequences: list[FilledSequence],
+    lengths_3d: dict[str, dict[str, int]],
+    path_3d: Path,
+) -> None:
+    """Refuse 2D that ends before 3D. Where 2D goes on after it, loading cuts the surplus.
+
+    Raises:
+        InputError: naming every such file.
+    """
+    short = []
+    for file, (keypoints, _, _) in zip(files, sequences):
+        frames_3d = lengths_3d.get(file.subject, {}).get(file.action, 0)
+        if len(keypoints) < frames_3d:
+            short.append(f"{file.path} has {len(keypoints)} frames, 3D has {frames_3d}")
+    if short:
+        raise InputError(
+            f"2D is shorter than 3D: {'; '.join(short)}. Run the estimator on the whole video, "
+            f"or make {path_3d} again if it is not of these sequences"
+        )
+
+
+def report_gaps(files: list[RawFile], sequences: list[FilledSequence], max_gap: int) -> None:
+    """Print what was filled, per file and in total, and warn of gaps beyond `max_gap`."""
+    for file, (keypoints, filled, longest_gap) in zip(files, sequences):
+        name = f"{file.subject}/{file.path.name}"
+        if filled:
+            print(f"{name}: filled {filled} of {len(keypoints)} frames, longest gap {longest_gap}")
+        if longest_gap > max_gap:
+            warn(f"{file.path}: no detection in {longest_gap} frames in succession")
+    frames = sum(len(sequence.keypoints) for sequence in sequences)
+    filled = sum(sequence.filled for sequence in sequences)
+    print(
+        f"filled {filled:,} of {frames:,} frames, in "
+        f"{sum(sequence.filled > 0 for sequence in sequences)} of {len(files)} files; "
+        f"longest gap {max(sequence.longest_gap for sequence in sequences)}"
+    )
+
+
+def arrange(files: list[RawFile], sequences: list[FilledSequence]) -> Positions2d:
+    """Arrange sequences that are ordered by subject, action and camera as in the npz file."""
+    positions: Positions2d = {}
+    for file, sequence in zip(files, sequences):
+        positions.setdefault(file.subject, {}).setdefault(file.action, []).append(
+            sequence.keypoints
+        )
+    return positions
+
+
+if __name__ == "__main__":
+    run(main)
