@@ -1,16 +1,35 @@
 # make demo | test | lint | clean. Everything is installed into .venv; PYTHON chooses the interpreter.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO := $(BIN)/python
+PY := $(BIN)/python
+
+# The demo's own folder, so that it never touches a user's files.
+SAMPLE := data/sample
+TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --batch-size 64 \
+	--learning-rate 5e-4 --drop-path 0 --stride 4 --no-eval --wandb-mode disabled --overwrite
+EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.bin
 
 .PHONY: demo test lint format clean
 
+# The main job, end to end: raw files, npz, a mixture, training, evaluation.
 demo: $(VENV)/.installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash demo.sh
+	$(PY) data/make_sample.py --data-dir $(SAMPLE) --frames 60
+	$(PY) data/prepare_data_h36m.py --data-dir $(SAMPLE)
+	for detector in vitpose pct moganet transpose; do \
+		$(PY) data/prepare_2d_estimation.py --data-dir $(SAMPLE) --detector $$detector \
+			| tail -n 2 || exit; \
+	done
+	$(PY) data/merge.py --data-dir $(SAMPLE) --strategy average
+	$(TRAIN) --keypoints vitpose -c $(SAMPLE)/checkpoint/vitpose
+	$(TRAIN) --keypoints merge_average -c $(SAMPLE)/checkpoint/merge_average
+	$(EVALUATE) -c $(SAMPLE)/checkpoint/vitpose
+	$(EVALUATE) -c $(SAMPLE)/checkpoint/merge_average
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(PY) -m pytest
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -21,18 +40,18 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) data/sample
+	rm -rf $(VENV) $(SAMPLE)
 
 # A stamp is written only after everything is installed, so an interrupted install is done again.
-$(VENV)/.installed: requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
+$(VENV)/.installed: requirements.txt | $(PY)
+	$(PY) -m pip install --disable-pip-version-check -q -r requirements.txt
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
+	$(PY) -m pip install --disable-pip-version-check -q -r requirements-dev.txt
 	@touch $@
 
-$(BIN)/python:
+$(PY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "error: $(PYTHON) is older than 3.10; choose another: make PYTHON=python3.12 …" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 2; }

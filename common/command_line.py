@@ -42,6 +42,11 @@ class ArgumentParser(argparse.ArgumentParser):
         fail(f"{message} (see {Path(self.prog).name} --help)")
 
 
+def split_names(text: str) -> list[str]:
+    """Return the names in "a,b, c", without empty ones."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def fail(message: str) -> NoReturn:
     """Print `error: message` as one line on standard error and exit with status 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)

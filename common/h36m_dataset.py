@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from common.camera import normalize_screen_coordinates, world_to_camera
-from common.command_line import InputError
+from common.command_line import InputError, split_names
 from common.npz_io import Positions2d, Positions3d, read_positions_2d, read_positions_3d
 from common.skeleton import JOINTS_32_TO_17, ROOT
 
@@ -100,7 +100,7 @@ def parse_subjects(text: str) -> tuple[str, ...]:
     Raises:
         InputError: if one of them is none of the seven, or none is named.
     """
-    names = {name.strip() for name in text.split(",")} - {""}
+    names = set(split_names(text))
     unknown = sorted(names - set(SUBJECTS))
     if unknown or not names:
         raise InputError(f"no subject '{', '.join(unknown)}'; there are: {', '.join(SUBJECTS)}")

@@ -41,6 +41,7 @@ from common.h36m_dataset import (
     action_class,
     is_corrupt,
     load_cameras,
+    parse_subjects,
 )
 from common.motion import Body, Motion, make_body
 
@@ -161,11 +162,13 @@ def parse_arguments() -> Namespace:
     size.add_argument("--full", action="store_true", help="lengths as in Human3.6M, 527k frames")
     parser.add_argument("--seed", type=_not_negative, default=0, help="same seed, same files")
     parser.add_argument(
-        "--subjects", nargs="+", choices=SUBJECTS, default=SUBJECTS, metavar="S", help="which ones"
+        "--subjects",
+        type=parse_subjects,
+        default=",".join(SUBJECTS),
+        metavar="S1,S5,…",
+        help="which subjects",
     )
-    args = parser.parse_args()
-    args.subjects = [subject for subject in SUBJECTS if subject in args.subjects]
-    return args
+    return parser.parse_args()
 
 
 def _positive(text: str) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.command_line import DATA_DIR, ArgumentParser, InputError, run, warn
+from common.command_line import DATA_DIR, ArgumentParser, InputError, run, split_names, warn
 from common.fusion import cut_to_shortest, replace_joints, weighted_mean, weights_from_logits
 from common.h36m_dataset import CAMERA_IDS, each_sequence, keypoints_path
 from common.npz_io import Positions2d, npz_path, read_positions_2d, write_positions_2d
@@ -153,11 +153,6 @@ def choose_detectors(strategy: str, given: str | None, replaced: dict[int, str])
             f"--detectors {','.join(detectors)}: a mixture needs two estimators or more"
         )
     return detectors
-
-
-def split_names(text: str) -> list[str]:
-    """Return the names in "a,b, c", without empty ones."""
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def read_estimators(data_dir: Path, detectors: list[str], suffix: str) -> dict[str, Positions2d]:

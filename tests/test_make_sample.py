@@ -37,7 +37,8 @@ PEOPLE_LISTS = ("vitpose", "pct", "moganet")
 def sample(run_script, tmp_path_factory):
     """A sample of two subjects, made from another working directory."""
     folder = tmp_path_factory.mktemp("sample")
-    arguments = ["--data-dir", folder, "--frames", FRAMES, "--subjects", *MADE, "--seed", 3]
+    subjects = ",".join(MADE)
+    arguments = ["--data-dir", folder, "--frames", FRAMES, "--subjects", subjects, "--seed", 3]
     result = run_script("data/make_sample.py", *arguments, cwd=folder)
     assert len(result.stdout.splitlines()) == 1 and "60 sequences" in result.stdout
     return folder / "preprocess"

@@ -1,0 +1,130 @@
+"""Estimating the poses of whole sequences, and measuring the estimates."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.distributed import World
+from common.generators import WindowGenerator, flip_keypoints, flip_poses
+from common.h36m_dataset import Sequence2d3d, action_class
+from common.model_poseformer import PoseFormerV2
+from common.report import MetricSums
+from common.skeleton import NUM_JOINTS, ROOT
+
+BATCH_SIZE = {"cpu": 256, "cuda": 8192}  # windows
+
+
+@torch.no_grad()
+def predict(
+    model: PoseFormerV2,
+    keypoints: Sequence[np.ndarray],
+    *,
+    device: torch.device | str,
+    precision: str = "fp32",
+    flip: bool = True,
+    batch_size: int | None = None,
+) -> list[np.ndarray]:
+    """Estimate the pose of every frame of every sequence.
+
+    A frame's spatial features are computed once and serve all windows that keep the frame. Memory
+    does not grow with the length of a sequence, but for the result.
+
+    Args:
+        model: on the device, in evaluation mode.
+        keypoints: one (frames, 17, C) float32 array a sequence, normalised.
+        device: where to compute.
+        precision: "fp32" or "bf16", of matrix products.
+        flip: average with the mirrored estimate of the mirrored keypoints.
+        batch_size: windows at a time, each with its mirror image; by default as many as fill the
+            processor's cache, or keep a GPU busy.
+
+    Returns:
+        One (frames, 17, 3) float32 array a sequence: metres, relative to the root, which is zero.
+    """
+    device = torch.device(device)
+    kept = model.config.number_of_kept_frames
+    generator = WindowGenerator(keypoints, None, model.config.number_of_frames, device=device)
+    total = len(generator)
+    batch_size = batch_size or BATCH_SIZE.get(device.type, BATCH_SIZE["cpu"])
+    poses = torch.empty(total, NUM_JOINTS, 3, device=device)
+    # Features of the frames from `first` on; frames before `known` have been computed.
+    features, first, known = None, 0, 0
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        for start in range(0, total, batch_size):
+            windows = torch.arange(start, min(start + batch_size, total), device=device)
+            low, high = max(0, start - kept // 2), min(total, start + len(windows) + kept // 2)
+            new = _views(generator.frames(torch.arange(known, high, device=device)), flip)
+            new = model.frame_features(new.flatten(0, 1)).unflatten(0, new.shape[:2])
+            features = new if features is None else torch.cat([features[:, low - first :], new], 1)
+            first, known = low, high
+            numbers = generator.frame_numbers(windows, kept) - first
+            coefficients = model.coefficients(generator.gather(windows)[0])
+            views = _views(coefficients.unflatten(-1, (NUM_JOINTS, -1)), flip)
+            lifted = model.lift(features[:, numbers].flatten(0, 1), views.flatten(0, 1).flatten(2))
+            poses[start : start + len(windows)] = _merge_views(lifted, flip)
+    poses[:, ROOT] = 0
+    return [part.numpy() for part in poses.cpu().split([len(sequence) for sequence in keypoints])]
+
+
+def _views(keypoints: Tensor, flip: bool) -> Tensor:
+    """Stack keypoints, or their DCT coefficients, (..., 17, C), with their mirror image."""
+    return torch.stack([keypoints, flip_keypoints(keypoints)] if flip else [keypoints])
+
+
+def _merge_views(poses: Tensor, flip: bool) -> Tensor:
+    """Average poses (2 B, 17, 3) of both views, the second mirrored back, to (B, 17, 3)."""
+    if not flip:
+        return poses
+    original, mirrored = poses.chunk(2)
+    return (original + flip_poses(mirrored)) / 2
+
+
+def evaluate(
+    model: PoseFormerV2,
+    sequences: Sequence[Sequence2d3d],
+    world: World,
+    precision: str,
+    all_metrics: bool = True,
+) -> MetricSums:
+    """Measure a model, with flip test-time augmentation; every process takes a part.
+
+    Args:
+        model: on the device of `world`; left in evaluation mode.
+        sequences: from `load_sequences`, the same in every process.
+        world: this process among the others.
+        precision: "fp32" or "bf16", of matrix products.
+        all_metrics: whether to compute more than MPJPE.
+
+    Returns:
+        The sums over all sequences, the same in every process.
+    """
+    model.eval()
+    sums = MetricSums()
+    mine = sequences[world.rank :: world.size]
+    if mine:
+        poses = predict(
+            model, [s.keypoints for s in mine], device=world.device, precision=precision
+        )
+        for sequence, predicted in zip(mine, poses):
+            sums.add(sequence.subject, sequence.action, predicted, sequence.poses, all_metrics)
+    sums.state = world.sum(sums.state)
+    return sums
+
+
+def mean_pose_mpjpe_mm(checkpoint: dict[str, Any], sequences: list[Sequence2d3d]) -> float | None:
+    """Return the MPJPE of always answering the training data's mean pose, over the actions.
+
+    It is what a lifter that ignores its input would reach; None for published checkpoints, which
+    do not hold that pose.
+    """
+    average = checkpoint.get("mean_pose")
+    if not isinstance(average, torch.Tensor) or average.shape != (NUM_JOINTS, 3):
+        return None
+    errors = defaultdict(list)
+    for s in sequences:
+        errors[action_class(s.action)].append(np.linalg.norm(s.poses - average.numpy(), axis=-1))
+    return 1000 * float(np.mean([np.concatenate(e).mean() for e in errors.values()]))

@@ -1,0 +1,150 @@
+"""Windows of 2D keypoints and their 3D targets, cut on the device from one packed tensor."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.skeleton import FLIP_PERMUTATION
+
+
+def flip_keypoints(keypoints: Tensor) -> Tensor:
+    """Mirror normalised keypoints (..., 17, 2 k) left to right.
+
+    Left and right joints change places, and x of each of the k concatenated estimators its sign.
+    """
+    flipped = _exchange_sides(keypoints)
+    flipped[..., 0::2].neg_()
+    return flipped
+
+
+def flip_poses(poses: Tensor) -> Tensor:
+    """Mirror root-relative 3D poses (..., 17, 3) left to right."""
+    flipped = _exchange_sides(poses)
+    flipped[..., 0].neg_()
+    return flipped
+
+
+def _exchange_sides(points: Tensor) -> Tensor:
+    """Return a copy of points (..., 17, channels) with left and right joints exchanged."""
+    # Choosing columns of rows takes a fifth of the time of indexing the joints.
+    columns = _exchanged_columns(points.shape[-1], points.device)
+    return points.flatten(-2).index_select(-1, columns).view(points.shape)
+
+
+@cache
+def _exchanged_columns(channels: int, device: torch.device) -> Tensor:
+    columns = torch.tensor(FLIP_PERMUTATION)[:, None] * channels + torch.arange(channels)
+    return columns.flatten().to(device)
+
+
+class WindowGenerator:
+    """Every sequence of a data set on the device, its windows addressed by index.
+
+    A sequence of n frames has n windows, one around each frame; beyond its ends its first or last
+    frame is repeated. With `stride` s only every s-th of a sequence's frames is a window's middle.
+    With `augment` sample w + len / 2 is the mirror image of sample w.
+
+    Nothing is copied for a window before a batch asks for it, so the memory is that of the
+    sequences: (17 · 2 + 17 · 3) · 4 + 24 bytes a frame, 0.57 GB for the 1,559,752 training frames
+    of Human3.6M, with one estimator.
+
+    Args:
+        keypoints: one (frames, 17, 2 k) float32 array a sequence, normalised.
+        poses: one (frames, 17, 3) float32 array a sequence, metres, root-relative; None where only
+            inputs are wanted.
+        number_of_frames: F, frames in a window; odd.
+        device: where the data lives and the batches are made.
+        augment: adds a mirrored copy of each window.
+        stride: frames from one window's middle to the next one's.
+
+    Raises:
+        ValueError: if there is no frame, or if the arrays do not fit each other.
+    """
+
+    def __init__(
+        self,
+        keypoints: Sequence[np.ndarray],
+        poses: Sequence[np.ndarray] | None,
+        number_of_frames: int,
+        *,
+        device: torch.device | str,
+        augment: bool = False,
+        stride: int = 1,
+    ) -> None:
+        lengths = [len(sequence) for sequence in keypoints]
+        if sum(lengths) == 0:
+            raise ValueError("there is no frame in the sequences")
+        if poses is not None and [len(sequence) for sequence in poses] != lengths:
+            raise ValueError("keypoints and poses differ in their numbers of frames")
+        self.device = torch.device(device)
+        self.augment = augment
+        self._keypoints = _pack(keypoints, self.device)  # (all frames, 17, 2 k)
+        self._poses = None if poses is None else _pack(poses, self.device)  # (all frames, 17, 3)
+
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        middles = np.concatenate([np.arange(a, b, stride) for a, b in zip(starts, ends)])
+        sequence = np.searchsorted(ends, middles, side="right")
+        # One row a window: its middle frame and the first and last frame of its sequence.
+        windows = np.stack([middles, starts[sequence], ends[sequence] - 1], axis=1)
+        self._windows = torch.from_numpy(windows).to(self.device)
+        self.number_of_frames = number_of_frames
+
+    def __len__(self) -> int:
+        return len(self._windows) * (2 if self.augment else 1)
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """Return the epoch's permutation of all samples, (len(self),) int64, on the device.
+
+        It depends on (seed, epoch) and the kind of device alone, so every process of a distributed
+        run and every resumed run draws the same one.
+        """
+        generator = torch.Generator(self.device)
+        generator.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
+        return torch.randperm(len(self), generator=generator, device=self.device)
+
+    def frame_numbers(self, windows: Tensor, count: int) -> Tensor:
+        """Return the (B, count) numbers of the central frames of windows (B,) int64.
+
+        Numbers count through all sequences; those of one window never leave its sequence.
+        """
+        middles, first, last = self._windows[windows].unsqueeze(-1).unbind(1)  # each (B, 1)
+        offsets = torch.arange(-(count // 2), count // 2 + 1, device=self.device)
+        return (middles + offsets).clamp(first, last)
+
+    def frames(self, numbers: Tensor) -> Tensor:
+        """Return the keypoints (..., 17, 2 k) of frames with these numbers (...)."""
+        # A row of 34 numbers is copied faster than 17 pairs.
+        rows = self._keypoints.flatten(1).index_select(0, numbers.flatten())
+        return rows.view(*numbers.shape, *self._keypoints.shape[1:])
+
+    def gather(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Cut samples from the sequences.
+
+        Args:
+            indices: (B,) int64, on the device.
+
+        Returns:
+            windows (B, F, 17, 2 k), and the middle frames' poses (B, 17, 3) or None.
+        """
+        mirrored = indices >= len(self._windows)
+        windows = indices % len(self._windows)
+        inputs = self.frames(self.frame_numbers(windows, self.number_of_frames))
+        if self.augment:
+            inputs = torch.where(mirrored[:, None, None, None], flip_keypoints(inputs), inputs)
+        if self._poses is None:
+            return inputs, None
+        targets = self._poses[self._windows[windows, 0]]
+        if self.augment:
+            targets = torch.where(mirrored[:, None, None], flip_poses(targets), targets)
+        return inputs, targets
+
+
+def _pack(sequences: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """Concatenate arrays (frames, 17, channels) to one float32 tensor on the device."""
+    if len({sequence.shape[1:] for sequence in sequences}) != 1:
+        raise ValueError("the sequences differ in their joints or channels")
+    return torch.from_numpy(np.concatenate(sequences).astype(np.float32, copy=False)).to(device)

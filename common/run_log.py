@@ -1,0 +1,129 @@
+"""The record of a training: `log.jsonl` in the checkpoint folder, and a Weights & Biases run."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from common.command_line import InputError, warn
+from common.npz_io import atomic_output
+
+LOG_NAME = "log.jsonl"
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a `log.jsonl`, one for each epoch.
+
+    Raises:
+        InputError: if the file is missing or a line of it is not a JSON object.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; training writes it")
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}: line {number} is not JSON ({error})") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{path}: line {number} is not a JSON object")
+        records.append(record)
+    return records
+
+
+class RunLog:
+    """Writes one line an epoch to `log.jsonl` and the same figures to Weights & Biases.
+
+    Args:
+        folder: the checkpoint folder.
+        completed_epochs: lines of later epochs, left by a run that was killed before it saved its
+            checkpoint, are dropped; 0 begins anew.
+        wandb_run: a run of `start_wandb`, or None.
+    """
+
+    def __init__(self, folder: Path, completed_epochs: int, wandb_run: Any) -> None:
+        self.path = folder / LOG_NAME
+        self.wandb_run = wandb_run
+        earlier = read_log(self.path) if completed_epochs and self.path.is_file() else []
+        kept = [record for record in earlier if record.get("epoch", 0) <= completed_epochs]
+        with atomic_output(self.path) as temporary:
+            temporary.write_text("".join(map(_line, kept)))
+
+    def add_epoch(self, record: dict[str, Any]) -> None:
+        """Append one epoch's figures.
+
+        Args:
+            record: epoch, lr, train_mpjpe_mm, valid_mpjpe_mm (None without validation),
+                samples_per_s, seconds.
+        """
+        with self.path.open("a") as file:
+            file.write(_line(record))
+        if self.wandb_run is not None:
+            figures = {"lr": record["lr"], "loss/train": record["train_mpjpe_mm"]}
+            if record["valid_mpjpe_mm"] is not None:
+                figures["loss/valid"] = record["valid_mpjpe_mm"]
+            self.wandb_run.log(figures, step=record["epoch"])
+
+    def finish(self, checkpoints: list[Path]) -> None:
+        """Upload the checkpoints as one model artifact and close the Weights & Biases run."""
+        if self.wandb_run is None:
+            return
+        import wandb
+
+        artifact = wandb.Artifact(f"model-{self.wandb_run.id}", type="model")
+        for path in checkpoints:
+            artifact.add_file(str(path))
+        self.wandb_run.log_artifact(artifact, aliases=["final"])
+        self.close()
+
+    def close(self, exit_code: int = 0) -> None:
+        """Close the Weights & Biases run; a failed one with its exit code."""
+        if self.wandb_run is None:
+            return
+        offline, sync_dir = self.wandb_run.settings._offline, self.wandb_run.settings.sync_dir
+        self.wandb_run.finish(exit_code=exit_code)
+        if offline:
+            print(f"Weights & Biases was offline; upload the run with: wandb sync '{sync_dir}'")
+
+
+def start_wandb(
+    mode: str, *, project: str, name: str | None, run_id: str | None, config: dict[str, Any]
+) -> Any:
+    """Start a Weights & Biases run, or go on with one.
+
+    Args:
+        mode: "online", "offline", "disabled", or "auto": what WANDB_MODE says, else online where
+            the user is logged in, else offline.
+        project: its project.
+        name: its name; None for one that Weights & Biases invents.
+        run_id: id of the run to go on with; None for a new one.
+        config: plain values, shown beside the run.
+
+    Returns:
+        The run; None where it is disabled or the package is not installed.
+    """
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE", "auto")
+    if mode == "disabled":
+        return None
+    try:
+        import wandb
+    except ImportError:
+        warn("the package wandb is not installed, so this run is logged to log.jsonl alone")
+        return None
+    if mode == "auto":
+        mode = "online" if wandb.api.api_key else "offline"
+    return wandb.init(
+        mode=mode,
+        project=project,
+        name=name,
+        id=run_id,
+        # Offline, the id alone makes `wandb sync` go on with the run.
+        resume="allow" if run_id and mode == "online" else None,
+        config=config,
+        settings=wandb.Settings(silent=True),
+    )
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+
+from common.evaluation import predict
+from common.generators import flip_keypoints, flip_poses
+from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+
+
+def random_model(**config):
+    torch.manual_seed(0)
+    model = PoseFormerV2(PoseFormerConfig(embed_dim_ratio=8, depth=2, **config)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def sequences(lengths, channels):
+    random = np.random.RandomState(0)
+    return [random.uniform(-1, 1, (n, 17, channels)).astype(np.float32) for n in lengths]
+
+
+@torch.no_grad()
+def window_by_window(model, sequence, flip):
+    half = model.config.number_of_frames // 2
+    padded = np.pad(sequence, ((half, half), (0, 0), (0, 0)), mode="edge")
+    poses = []
+    for t in range(len(sequence)):
+        window = torch.from_numpy(padded[t : t + 2 * half + 1])[None]
+        pose = model(window)[0, 0]
+        if flip:
+            pose = (pose + flip_poses(model(flip_keypoints(window))[0, 0])) / 2
+        pose[0] = 0
+        poses.append(pose)
+    return torch.stack(poses).numpy()
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize(
+    ("frames", "kept", "coefficients", "channels"), [(27, 3, 3, 2), (9, 9, 4, 6), (9, 1, 3, 2)]
+)
+def test_prediction_is_that_of_window_by_window(frames, kept, coefficients, channels, flip):
+    model = random_model(
+        number_of_frames=frames,
+        number_of_kept_frames=kept,
+        number_of_kept_coeffs=coefficients,
+        in_chans=channels,
+    )
+    keypoints = sequences([40, 1, 3, 25], channels)
+    poses = predict(model, keypoints, device="cpu", flip=flip, batch_size=16)
+    for sequence, predicted in zip(keypoints, poses):
+        expected = window_by_window(model, sequence, flip)
+        assert predicted.shape == expected.shape and predicted.dtype == np.float32
+        np.testing.assert_allclose(predicted, expected, atol=1e-5)
+
+
+def test_spatial_features_are_computed_once_a_frame_and_view():
+    model = random_model(number_of_frames=27, number_of_kept_frames=9)
+    seen, compute = [], model.frame_features
+    model.frame_features = lambda frames: seen.append(len(frames)) or compute(frames)
+    predict(model, sequences([50, 20, 3], 2), device="cpu", batch_size=8)
+    assert sum(seen) == 2 * 73
+    assert max(seen) <= 2 * (8 + 4)  # a batch at a time, whatever the sequence's length
+
+
+def test_bf16_is_close_to_fp32():
+    model = random_model()
+    keypoints = sequences([30], 2)
+    (exact,) = predict(model, keypoints, device="cpu")
+    (rounded,) = predict(model, keypoints, device="cpu", precision="bf16")
+    error = np.abs(exact - rounded).max() / np.abs(exact).max()
+    assert 0 < error < 0.03

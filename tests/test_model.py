@@ -1,0 +1,210 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import reference_model
+import torch
+
+from common import attention as attention_module
+from common import model_poseformer
+from common.attention import attention, cpu_kernel
+from common.model_poseformer import (
+    PoseFormerConfig,
+    PoseFormerV2,
+    dct_matrix,
+    inverse_dct_matrix,
+    model_flops,
+)
+
+CONFIGS = (
+    "f27_k3_n3_c2_d32_l4",
+    "f27_k1_n3_c2_d32_l4",
+    "f81_k9_n9_c2_d32_l4",
+    "f243_k27_n27_c2_d32_l4",
+    "f27_k3_n3_c6_d32_l4",
+    "f9_k3_n3_c2_d16_l2",
+)
+
+
+def golden_model(golden_spec, name):
+    spec = next(spec for spec in golden_spec["configs"] if spec["name"] == name)
+    fields = [field.name for field in dataclasses.fields(PoseFormerConfig) if field.name in spec]
+    config = PoseFormerConfig(**{field: spec[field] for field in fields})
+    random, parameters = np.random.RandomState(0), {}
+    for key in sorted(spec["state_dict"]):
+        shape = spec["state_dict"][key]
+        z = random.standard_normal(shape).astype(np.float32)
+        if not key.endswith(".weight"):
+            z = 0.1 * z
+        elif z.ndim == 1:
+            z = 1 + 0.1 * z
+        else:
+            z = z / np.sqrt(np.prod(shape[1:]))
+        parameters[key] = torch.from_numpy(np.asarray(z, dtype=np.float32))
+    model = PoseFormerV2(config)
+    model.load_state_dict(parameters)
+    shape = (4, config.number_of_frames, 17, config.in_chans)
+    inputs = np.random.RandomState(1).uniform(-1, 1, shape).astype(np.float32)
+    return spec, model, torch.from_numpy(inputs)
+
+
+def relative_error(actual, expected):
+    expected = torch.as_tensor(expected)
+    return ((actual.double() - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.fixture(params=["kernel", "no compiler"])
+def either_attention(request, monkeypatch):
+    """With the compiled kernel, and on a machine that has no C compiler."""
+    if request.param == "no compiler":
+        monkeypatch.setattr(attention_module, "cpu_kernel", lambda: None)
+    elif cpu_kernel() is None:
+        pytest.skip("no C compiler")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_matches_published_network(golden, golden_spec, either_attention, name):
+    spec, model, inputs = golden_model(golden_spec, name)
+    shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
+    assert shapes == spec["state_dict"]
+    assert sum(p.numel() for p in model.parameters()) == spec["parameters"]
+    for training in (True, False):  # no dropout by default, so both are the same
+        with torch.set_grad_enabled(training):
+            output = model.train(training)(inputs)
+        assert output.shape == (4, 1, 17, 3)
+        assert relative_error(output, golden[f"out_{name}"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_bf16_is_close_to_published_network(golden, golden_spec, name):
+    _, model, inputs = golden_model(golden_spec, name)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output = model(inputs)
+    assert output.dtype == torch.float32
+    assert 1e-4 < relative_error(output, golden[f"out_{name}"]) < 0.03
+
+
+@pytest.mark.parametrize("name", ["f27_k1_n3_c2_d32_l4", "f9_k3_n3_c2_d16_l2"])
+def test_gradients_are_those_of_the_plain_formulas(golden_spec, either_attention, name):
+    _, model, inputs = golden_model(golden_spec, name)
+    exact = {k: v.detach().double().requires_grad_() for k, v in model.state_dict().items()}
+    weights = torch.from_numpy(np.random.RandomState(2).standard_normal((4, 1, 17, 3)))
+    reference = reference_model.forward(exact, inputs.double(), model.config)
+    (reference * weights).sum().backward()
+    (model(inputs) * weights).sum().backward()
+    for key, parameter in model.named_parameters():
+        assert relative_error(parameter.grad, exact[key].grad) < 1e-4, key
+
+
+@pytest.mark.parametrize(("tokens", "dim", "sequences"), [(17, 32, 37), (6, 544, 5), (54, 544, 17)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kernel_attention_matches_the_formula(tokens, dim, sequences, dtype):
+    if cpu_kernel() is None:
+        pytest.skip("no C compiler")
+    torch.manual_seed(0)
+    qkv = (2 * torch.randn(sequences, tokens, 3 * dim)).to(dtype).requires_grad_()
+    gradient = torch.randn(sequences, tokens, dim).to(dtype)
+    output = attention(qkv, heads=8)
+    exact = qkv.detach().double().requires_grad_()
+    expected = reference_model.attention(exact)
+    tolerance = 2e-6 if dtype == torch.float32 else 1e-2
+    assert output.dtype == dtype
+    assert relative_error(output, expected) < tolerance
+    (expected_gradient,) = torch.autograd.grad(expected, exact, gradient.double())
+    (actual_gradient,) = torch.autograd.grad(output, qkv, gradient)
+    assert relative_error(actual_gradient, expected_gradient) < tolerance
+
+
+def test_attention_survives_extreme_scores(either_attention):
+    qkv = torch.zeros(3, 17, 96)
+    qkv[:, :, :64] = 1e4 * torch.randn(3, 17, 64, generator=torch.manual_seed(0))
+    qkv[:, :, 64:] = torch.randn(3, 17, 32)
+    expected = reference_model.attention(qkv.double())
+    assert relative_error(attention(qkv, heads=8), expected) < 1e-4
+
+
+def test_gradcheck_of_the_whole_network_in_double_precision():
+    torch.manual_seed(0)
+    model = PoseFormerV2(PoseFormerConfig(5, 1, 2, embed_dim_ratio=8, depth=1)).double()
+    inputs = torch.randn(2, 5, 17, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(model, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("size", [1, 3, 27])
+def test_dct_is_scipys(size):
+    scipy_fft = pytest.importorskip("scipy.fft")
+    x = np.random.RandomState(0).standard_normal((size, 4))
+    np.testing.assert_allclose(dct_matrix(size).numpy() @ x, scipy_fft.dct(x, axis=0), atol=1e-5)
+    product = inverse_dct_matrix(size).double() @ dct_matrix(size).double()
+    np.testing.assert_allclose(product, np.eye(size), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("frames", "kept", "coefficients", "published"),
+    [
+        (27, 1, 1, 39.2),
+        (27, 1, 3, 77.2),
+        (27, 3, 3, 117.3),
+        (81, 9, 9, 351.7),
+        (243, 27, 27, 1054.8),
+    ],
+)
+def test_flops_are_the_published_ones(frames, kept, coefficients, published):
+    # The published figures leave out the products inside attention, up to 3.4 % of the whole.
+    flops = model_flops(PoseFormerConfig(frames, kept, coefficients)) / 1e6
+    assert published * 0.99 < flops < published * 1.035
+
+
+def test_flops_are_those_that_pytorch_counts(monkeypatch):
+    counter = pytest.importorskip("torch.utils.flop_counter")
+    config = PoseFormerConfig(9, 3, 5, embed_dim_ratio=8, depth=2)
+    # As matrix products, which the counter sees.
+    formula = lambda qkv, heads: reference_model.attention(qkv)  # noqa: E731
+    monkeypatch.setattr(model_poseformer, "attention", formula)
+    with counter.FlopCounterMode(display=False) as count, torch.no_grad():
+        PoseFormerV2(config)(torch.zeros(1, 9, 17, 2))
+    # The two weighted means are sums here, not products.
+    assert model_flops(config) - 2 * 8 * config.token_dim == count.get_total_flops()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"number_of_frames": 28}, "number_of_frames must be odd"),
+        ({"number_of_kept_frames": 2}, "number_of_kept_frames must be odd"),
+        ({"number_of_kept_frames": 29}, "number_of_kept_frames must lie between 1 and"),
+        ({"number_of_kept_coeffs": 28}, "number_of_kept_coeffs must lie between 1 and"),
+        ({"number_of_kept_coeffs": 0}, "number_of_kept_coeffs must lie between 1 and"),
+        ({"embed_dim_ratio": 12}, "embed_dim_ratio must be a multiple"),
+        ({"depth": 0}, "depth must be positive"),
+        ({"drop_rate": 1.0}, "drop_rate must lie in"),
+        ({"drop_path_rate": -0.1}, "drop_path_rate must lie in"),
+    ],
+)
+def test_config_refuses(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        PoseFormerConfig(**wrong)
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    model = PoseFormerV2(PoseFormerConfig(drop_path_rate=0.3, depth=4))
+    rates = [block.drop_path.rate for block in model.blocks]
+    np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3], atol=1e-7)
+    drop_path = model.blocks[-1].drop_path
+    x = drop_path(torch.ones(10000, 2, 3))
+    kept = x[:, 0, 0] > 0
+    assert torch.equal(
+        x, torch.where(kept[:, None, None], 1 / torch.tensor(0.7), 0.0).expand(x.shape)
+    )
+    assert abs(kept.float().mean() - 0.7) < 0.02
+    assert torch.equal(drop_path.eval()(x), x)
+
+
+def test_dropout_changes_training_alone():
+    torch.manual_seed(0)
+    model = PoseFormerV2(PoseFormerConfig(9, 3, 3, embed_dim_ratio=8, depth=1, drop_rate=0.2))
+    x = torch.randn(2, 9, 17, 2)
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
