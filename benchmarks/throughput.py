@@ -34,6 +34,7 @@ from common.training import TrainStep, build_optimizer
 # Kept frames and kept coefficients of the published model for each receptive field.
 KEPT = {27: 3, 81: 9, 243: 27}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PEAK_BATCH_SIZE = 1024  # large enough for the best rate, whatever batch is trained with
 SEQUENCE_LENGTH = 2000  # frames; Human3.6M's are 1,000 to 6,000
 # A step takes three times the products of a forward pass: one for each of the two gradients.
 TRAINING_PASSES = 3
@@ -105,7 +106,7 @@ def measure(
     config: PoseFormerConfig, precision: str, device: torch.device, batch_size: int
 ) -> dict[str, Any]:
     """Return the figures of one model in one precision."""
-    products = product_rates(config, DTYPES[precision], device, batch_size)
+    products = product_rates(config, DTYPES[precision], device)
     peak = max(products.values())
     flops = model_flops(config)
     generator = WindowGenerator(
@@ -130,14 +131,14 @@ def measure(
 
 
 def product_rates(
-    config: PoseFormerConfig, dtype: torch.dtype, device: torch.device, batch_size: int
+    config: PoseFormerConfig, dtype: torch.dtype, device: torch.device
 ) -> dict[str, float]:
     """Return GFLOP/s of the mixed blocks' products: forward, by input and by weight.
 
     These products are 96 % of the model's operations.
     """
     dim = config.token_dim
-    tokens = batch_size * (config.number_of_kept_frames + config.number_of_kept_coeffs)
+    tokens = PEAK_BATCH_SIZE * (config.number_of_kept_frames + config.number_of_kept_coeffs)
     shapes = {
         "qkv": (tokens, dim, 3 * dim),
         "proj": (tokens, dim, dim),

@@ -27,9 +27,10 @@ typedef struct {
     float scale;
 } Shape;
 
+// The larger of two; a where a is not a number, so that it spoils the loss and is noticed.
 static inline lanes larger(lanes a, lanes b) {
-    ints mask = a > b;
-    return (lanes)(((ints)a & mask) | ((ints)b & ~mask));
+    ints mask = a <= b;
+    return (lanes)(((ints)b & mask) | ((ints)a & ~mask));
 }
 
 // 2^x for x <= 0: the integer part into the exponent's bits, the fraction through e^y, |y| < 0.35.

@@ -123,6 +123,14 @@ def test_attention_survives_extreme_scores(either_attention):
     assert relative_error(attention(qkv, heads=8), expected) < 1e-4
 
 
+@pytest.mark.parametrize("part", [0, 32, 64])
+def test_attention_does_not_hide_nan(either_attention, part):
+    qkv = torch.zeros(2, 17, 96)
+    qkv[1, 3, part] = float("nan")
+    output = attention(qkv, heads=8)
+    assert output[1].isnan().any() and not output[0].isnan().any()
+
+
 def test_gradcheck_of_the_whole_network_in_double_precision():
     torch.manual_seed(0)
     model = PoseFormerV2(PoseFormerConfig(5, 1, 2, embed_dim_ratio=8, depth=1)).double()
