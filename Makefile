@@ -12,7 +12,7 @@ TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --batch-size 64
 	--learning-rate 5e-4 --drop-path 0 --stride 4 --no-eval --wandb-mode disabled --overwrite
 EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo figs test lint format clean
 
 # The main job, end to end: raw files, npz, a mixture, training, evaluation.
 demo: $(VENV)/.installed
@@ -27,6 +27,17 @@ demo: $(VENV)/.installed
 	$(TRAIN) --keypoints merge_average -c $(SAMPLE)/checkpoint/merge_average
 	$(EVALUATE) -c $(SAMPLE)/checkpoint/vitpose
 	$(EVALUATE) -c $(SAMPLE)/checkpoint/merge_average
+
+# The README's pictures, from the demo's data.
+figs: $(VENV)/.installed
+	$(PY) data/visualize.py --data-dir $(SAMPLE) --subject S9 --action Greeting --fps 25 \
+		--size 1020x300 --output figs/estimate.gif
+	$(PY) run_poseformer.py --data-dir $(SAMPLE) -c $(SAMPLE)/checkpoint/figs --epochs 10 \
+		--batch-size 64 --learning-rate 5e-4 --drop-path 0 --stride 4 --keypoints vitpose \
+		--wandb-mode disabled --overwrite --export-training-curves
+	cp $(SAMPLE)/checkpoint/figs/training_curves.png figs/
+	$(PY) run_poseformer.py --data-dir $(SAMPLE) -c $(SAMPLE)/checkpoint/figs \
+		--evaluate best_epoch.bin --render --viz-action Walking --viz-output figs/prediction.png
 
 test: $(VENV)/.installed-dev
 	$(PY) -m pytest

@@ -156,11 +156,6 @@ def train(arguments: argparse.Namespace, world: World) -> None:
                         sums = evaluate(model, test_set, world, precision, all_metrics=False)
                         valid_mpjpe = sums.mpjpe_mm()
                 is_best = state.finish_epoch(valid_mpjpe)
-                save(LAST)
-                if is_best:
-                    save(BEST)
-                if arguments.checkpoint_frequency and epoch % arguments.checkpoint_frequency == 0:
-                    save(f"epoch_{epoch}.bin")
                 if log:
                     record = {
                         "epoch": epoch,
@@ -176,6 +171,12 @@ def train(arguments: argparse.Namespace, world: World) -> None:
                         from common.curves import save_training_curves
 
                         save_training_curves(log.path, arguments.checkpoint / CURVES)
+                # After the log: a line without its checkpoint is dropped when the run is resumed.
+                save(LAST)
+                if is_best:
+                    save(BEST)
+                if arguments.checkpoint_frequency and epoch % arguments.checkpoint_frequency == 0:
+                    save(f"epoch_{epoch}.bin")
         except Interrupted as reason:
             save(LAST)
             if log:

@@ -36,10 +36,10 @@ def image_coordinates(normalized: np.ndarray, width: int, height: int) -> np.nda
 
 
 def quaternion_rotate(quaternion: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Rotate vectors by a unit quaternion: v + 2 w (q × v) + 2 q × (q × v).
+    """Rotate vectors by unit quaternions.
 
     Args:
-        quaternion: (..., 4) as (w, x, y, z), broadcast against `vectors`.
+        quaternion: (4,) as (w, x, y, z), or (..., 4), broadcast against `vectors`.
         vectors: (..., 3).
 
     Returns:
@@ -50,9 +50,19 @@ def quaternion_rotate(quaternion: np.ndarray, vectors: np.ndarray) -> np.ndarray
     """
     _check_last_dimension(quaternion, 4)
     _check_last_dimension(vectors, 3)
-    w, axis = quaternion[..., :1], quaternion[..., 1:]
-    once = np.cross(axis, vectors)
-    return vectors + 2 * (w * once + np.cross(axis, once))
+    matrix = _rotation_matrix(quaternion)
+    if matrix.ndim == 2:  # one product for all vectors
+        return vectors @ matrix.T
+    return (matrix @ vectors[..., None])[..., 0]
+
+
+def _rotation_matrix(quaternion: np.ndarray) -> np.ndarray:
+    """Return R = 1 + 2 w [q]× + 2 [q]×² (Rodrigues), (..., 3, 3), of unit quaternions (..., 4)."""
+    w, x, y, z = np.moveaxis(quaternion, -1, 0)
+    zero = np.zeros_like(w)
+    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1)
+    cross = cross.reshape(*quaternion.shape[:-1], 3, 3)
+    return np.eye(3, dtype=quaternion.dtype) + 2 * (w[..., None, None] * cross + cross @ cross)
 
 
 def quaternion_inverse(quaternion: np.ndarray) -> np.ndarray:

@@ -18,8 +18,8 @@ class World:
         rank: number of this process; 0 writes files and prints.
         size: how many processes there are.
         device: where this process computes.
-        control: a gloo group for small messages between the processors, which do not wait for
-            the GPU; None in a single process.
+        control: the group for small messages between the processors, which do not wait for the
+            GPU; None for the default group, where that is gloo.
         restarts: how often torchrun has restarted the processes.
     """
 
@@ -40,7 +40,7 @@ class World:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
-            model, device_ids=devices, gradient_as_bucket_view=True
+            model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
         )
 
     def share_of(self, batch: Tensor) -> tuple[Tensor, float]:
@@ -109,7 +109,7 @@ def start_world(gpu: str) -> World:
         rank=rank,
         size=size,
         device=device,
-        control=dist.new_group(backend="gloo"),
+        control=dist.new_group(backend="gloo") if on_gpu else None,
         restarts=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
     )
 

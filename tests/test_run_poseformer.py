@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,13 @@ from raw_trees import call
 
 import run_poseformer
 from common.distributed import World
-from common.generators import WindowGenerator
+from common.evaluation import predict
+from common.generators import WindowGenerator, flip_keypoints, flip_poses
 from common.h36m_dataset import cameras_poses, load_cameras
 from common.loss import mpjpe
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 from common.npz_io import write_positions_2d, write_positions_3d
-from common.training import TrainStep
+from common.training import TrainStep, build_optimizer
 from common.video import read_video
 
 SUBJECTS = ("S1", "S5", "S9")
@@ -398,16 +400,8 @@ def wandb_record(path):
 def test_two_processes_train_and_evaluate_like_one(train, data_dir, tmp_path):
     flags = ("-e", "2", "--drop-path", "0", "-b", "50")  # the last batch of an epoch is not full
     train(*flags, folder="one")
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"),
-        *(str(REPOSITORY / "run_poseformer.py"), *SMALL, "--precision", "fp32", "-g", "cpu"),
-        *("--data-dir", str(data_dir), "--wandb-mode", "disabled"),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*command, *flags, "-c", str(tmp_path / "two")],
-        **{"capture_output": True, "text": True, "env": environment, "timeout": 240},
-    )
+    command = torchrun(REPOSITORY / "run_poseformer.py", data_dir)
+    result = run_quietly([*command, *flags, "-c", tmp_path / "two"])
     assert result.returncode == 0, result.stderr
     one, two = (load(tmp_path / name / "last_epoch.bin") for name in ("one", "two"))
     for key, weight in one["model_pos"].items():
@@ -416,6 +410,30 @@ def test_two_processes_train_and_evaluate_like_one(train, data_dir, tmp_path):
     for a, b in zip(log_figures(tmp_path / "one"), log_figures(tmp_path / "two")):
         assert b == pytest.approx(a, rel=1e-4)
     assert result.stdout.count("epoch 1/2") == 1  # one process prints
+
+
+def test_a_restart_by_torchrun_goes_on_from_the_last_epoch(train, monkeypatch):
+    _, folder = train("-e", "1")
+    world = run_poseformer.start_world("cpu")
+    monkeypatch.setattr(run_poseformer, "start_world", lambda _: replace(world, restarts=1))
+    result, _ = train("-e", "2")  # the same command, without --resume
+    assert result.status == 0, result.stderr
+    assert [record["epoch"] for record in log_figures(folder)] == [1, 2]
+
+
+def torchrun(script, data_dir):
+    return [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"),
+        *(script, *SMALL, "--precision", "fp32", "-g", "cpu"),
+        *("--data-dir", data_dir, "--wandb-mode", "disabled"),
+    ]
+
+
+def run_quietly(command):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=environment, timeout=240
+    )
 
 
 def test_the_mean_of_the_processes_gradients_is_the_batch_s():
@@ -442,6 +460,33 @@ def test_the_mean_of_the_processes_gradients_is_the_batch_s():
         assert sorted(drawn.tolist()) == batch.tolist()  # without overlap
         mean = sum(gradient(*share) for share in shares) / size
         torch.testing.assert_close(mean, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_training_with_flips_on_mirrored_data_gives_mirrored_predictions():
+    random = np.random.default_rng(0)
+    keypoints = [random.normal(size=(n, 17, 2)).astype(np.float32) for n in (12, 20)]
+    poses = [random.normal(size=(n, 17, 3)).astype(np.float32) for n in (12, 20)]
+
+    def train_and_predict(keypoints, poses, shift):
+        torch.manual_seed(0)
+        model = PoseFormerV2(PoseFormerConfig(9, 3, 3, embed_dim_ratio=8, depth=1))
+        windows = WindowGenerator(keypoints, poses, 9, device="cpu", augment=True)
+        optimizer = build_optimizer(model, 1e-3)
+        train_step = TrainStep(model, optimizer, windows, precision="fp32")
+        for epoch in range(3):
+            for batch in ((windows.order(0, epoch) + shift) % len(windows)).split(16):
+                train_step(batch)
+        return predict(model.eval(), keypoints, device="cpu")
+
+    plain = train_and_predict(keypoints, poses, shift=0)
+    # The mirror image of a mirrored sample is the sample: the shift draws the same batches.
+    mirrored = train_and_predict(
+        [flip_keypoints(torch.tensor(k)).numpy() for k in keypoints],
+        [flip_poses(torch.tensor(p)).numpy() for p in poses],
+        shift=32,
+    )
+    for a, b in zip(plain, mirrored):
+        np.testing.assert_allclose(b, flip_poses(torch.tensor(a)).numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize(
