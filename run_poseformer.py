@@ -7,6 +7,7 @@ python run_poseformer.py --keypoints vitpose --evaluate checkpoint/vitpose/best_
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import time
@@ -19,9 +20,11 @@ import torch
 
 from common.arguments import (
     RECIPE_DEFAULTS,
+    VIDEO_FLAGS,
     estimator_names,
     fill_defaults,
     parse_arguments,
+    refuse_flags,
 )
 from common.camera import camera_to_world, image_coordinates
 from common.checkpoint import (
@@ -68,6 +71,13 @@ from common.training import (
     build_optimizer,
     resolve_precision,
     set_learning_rate,
+)
+from common.video import VIDEO_SUFFIXES, check_output
+from common.visualization import (
+    POSE_SUFFIXES,
+    export_poses,
+    render_prediction,
+    save_prediction_strip,
 )
 
 BEST, LAST, CURVES = "best_epoch.bin", "last_epoch.bin", "training_curves.png"
@@ -129,6 +139,8 @@ def train(arguments: argparse.Namespace, world: World) -> None:
             f"{parameters:,} parameters, {len(windows):,} training samples, "
             f"{number_of_frames(test_set):,} validation frames, {world.device}, {precision}"
         )
+        if state.epoch >= arguments.epochs:
+            print(f"{state.epoch} epochs are done; a higher --epochs goes on")
 
     def save(name: str) -> None:
         if world.is_main:
@@ -258,6 +270,8 @@ def start_log(
 
 def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     """Measure a checkpoint on the test subjects and print the report."""
+    if arguments.report:
+        check_output(arguments.report, (".json",))
     model, path, checkpoint = load_model(arguments, world)
     sequences = load_data(arguments, split_names(arguments.subjects_test))
     sequences = add_noise(sequences, arguments.std, arguments.seed)
@@ -279,9 +293,9 @@ def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     }
     if report["mean_pose_mpjpe_mm"] is not None:
         print(f"MPJPE of the training data's mean pose: {report['mean_pose_mpjpe_mm']:.2f} mm")
-    print(format_report(report, by_subject=arguments.by_subject))
     if arguments.latex:
         print(latex_row(report, arguments.keypoints))
+    print(format_report(report, by_subject=arguments.by_subject))
     if arguments.report:
         with atomic_output(arguments.report) as temporary:
             temporary.write_text(json.dumps(report, indent=2) + "\n")
@@ -289,8 +303,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
 
 def render_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     """Draw a checkpoint's prediction of one sequence, and export it if asked to."""
-    from common.visualization import export_poses, render_prediction, save_prediction_strip
-
+    check_render_outputs(arguments)
     model, path, _ = load_model(arguments, world)
     sequence = chosen_sequence(arguments)
     view = load_cameras()[sequence.subject][sequence.camera]
@@ -330,6 +343,20 @@ def render_checkpoint(arguments: argparse.Namespace, world: World) -> None:
             **look,
         )
     print(f"wrote {output} ({len(frames)} frames of {path.name}'s prediction)")
+
+
+def check_render_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse outputs that cannot be written, before the work is done.
+
+    Raises:
+        InputError: if an ending or a folder is wrong, or a flag of videos is given for a strip.
+    """
+    if arguments.viz_output:
+        check_output(arguments.viz_output, (*VIDEO_SUFFIXES, ".png"))
+        if arguments.viz_output.suffix.lower() == ".png":
+            refuse_flags(arguments, VIDEO_FLAGS, f"is for videos, not for {arguments.viz_output}")
+    if arguments.viz_export:
+        check_output(arguments.viz_export, POSE_SUFFIXES)
 
 
 def chosen_sequence(arguments: argparse.Namespace) -> Sequence2d3d:
@@ -408,7 +435,9 @@ def how_to_resume(state: TrainingState) -> str:
             next(words, None)
         elif not word.startswith("--resume=") and word != "--overwrite":
             kept.append(word)
-    command = shlex.join(["python", sys.argv[0], *kept, "--resume", LAST])
+    processes = os.environ.get("LOCAL_WORLD_SIZE")
+    launcher = ["torchrun", f"--nproc_per_node={processes}"] if processes else ["python"]
+    command = shlex.join([*launcher, sys.argv[0], *kept, "--resume", LAST])
     return f"stopped in epoch {state.epoch + 1} after step {state.step}; go on with: {command}"
 
 

@@ -1,11 +1,19 @@
 """The flags of `run_poseformer.py`, every one of them read by somebody."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.command_line import CHECKPOINT_DIR, DATA_DIR, ArgumentParser, InputError
+from common.command_line import (
+    CHECKPOINT_DIR,
+    DATA_DIR,
+    ArgumentParser,
+    InputError,
+    non_negative_int,
+    number,
+    positive_int,
+)
 from common.h36m_dataset import SUBJECTS, TEST_SUBJECTS, TRAIN_SUBJECTS, parse_subjects
 from common.video import parse_size
 
@@ -19,20 +27,36 @@ ARCHITECTURE_DEFAULTS = {
     "embed_dim_ratio": 32,
 }
 RECIPE_DEFAULTS = {
-    "batch_size": 1024,
-    "learning_rate": 1e-4,
+    "batch_size": 16,
+    "learning_rate": 5e-4,
     "lr_decay": 0.99,
     "dropout": 0.0,
-    "drop_path": 0.1,
+    "drop_path": 0.0,
     "keypoints": "vitpose",
     "subjects_train": ",".join(TRAIN_SUBJECTS),
+    "subjects_test": ",".join(TEST_SUBJECTS),
+    "actions": "*",
     "stride": 1,
     "subset": 1.0,
     "downsample": 1,
     "std": 0.0,
     "no_data_augmentation": False,
     "seed": 0,
+    "precision": "auto",
 }
+
+# Flags without a default that one way of using the script reads, and no other.
+EVALUATION_FLAGS = ("by_subject", "latex", "report")
+RENDER_FLAGS = (
+    "viz_output",
+    "viz_export",
+    "viz_limit",
+    "viz_size",
+    "viz_bitrate",
+    "viz_no_ground_truth",
+    "viz_video",
+)
+VIDEO_FLAGS = ("viz_size", "viz_bitrate", "viz_no_ground_truth", "viz_video")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -89,21 +113,19 @@ def _add_data_flags(parser: ArgumentParser) -> None:
         "-ste",
         "--subjects-test",
         type=_subjects,
-        default=",".join(TEST_SUBJECTS),
         metavar="S9,…",
-        help=f"test subjects, {subjects}",
+        help=f"test subjects, {subjects} (default: {','.join(TEST_SUBJECTS)})",
     )
     add(
         "-a",
         "--actions",
-        default="*",
         metavar="A,B",
         help="exact action names, * for all; 'Sitting' takes both of its takes, "
-        "'Sitting 1' that one",
+        "'Sitting 1' that one (default: *)",
     )
     add(
         "--downsample",
-        type=_positive_int,
+        type=positive_int,
         metavar="N",
         help="keep every N-th frame of the 50 Hz, in training and evaluation (default: 1)",
     )
@@ -134,29 +156,29 @@ def _add_model_flags(parser: ArgumentParser) -> None:
     add(
         "-frame",
         "--number-of-frames",
-        type=_positive_int,
+        type=positive_int,
         metavar="F",
         help=f"receptive field, odd {default('number_of_frames')}",
     )
     add(
         "-frame-kept",
         "--number-of-kept-frames",
-        type=_positive_int,
+        type=positive_int,
         metavar="f",
         help=f"central frames that enter as they are {default('number_of_kept_frames')}",
     )
     add(
         "-coeff-kept",
         "--number-of-kept-coeffs",
-        type=_positive_int,
+        type=positive_int,
         metavar="n",
         help="lowest DCT coefficients that stand for the whole window "
         f"{default('number_of_kept_coeffs')}",
     )
-    add("--depth", type=_positive_int, help=f"blocks of each kind {default('depth')}")
+    add("--depth", type=positive_int, help=f"blocks of each kind {default('depth')}")
     add(
         "--embed-dim-ratio",
-        type=_positive_int,
+        type=positive_int,
         metavar="D",
         help=f"channels a joint {default('embed_dim_ratio')}",
     )
@@ -164,17 +186,17 @@ def _add_model_flags(parser: ArgumentParser) -> None:
 
 def _add_training_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group(
-        "training", "with --resume, all but --epochs come from the checkpoint"
+        "training", "with --resume, all but --epochs and --no-eval come from the checkpoint"
     ).add_argument
 
     def default(name: str) -> str:
         return f"(default: {RECIPE_DEFAULTS[name]:g})"
 
-    add("-e", "--epochs", type=_non_negative_int, default=200)
+    add("-e", "--epochs", type=non_negative_int, default=200, metavar="N", help="in all")
     add(
         "-b",
         "--batch-size",
-        type=_positive_int,
+        type=positive_int,
         metavar="N",
         help=f"windows a step, over all processes {default('batch_size')}",
     )
@@ -202,7 +224,7 @@ def _add_training_flags(parser: ArgumentParser) -> None:
     add(
         "-s",
         "--stride",
-        type=_positive_int,
+        type=positive_int,
         metavar="N",
         help=f"frames from one training window to the next {default('stride')}",
     )
@@ -214,7 +236,7 @@ def _add_training_flags(parser: ArgumentParser) -> None:
         help="do not add mirrored windows in training",
     )
     add("--no-eval", action="store_true", help="do not validate after each epoch")
-    add("--seed", type=_non_negative_int, help=f"of weights and shuffling {default('seed')}")
+    add("--seed", type=non_negative_int, help=f"of weights and shuffling {default('seed')}")
 
 
 def _add_run_flags(parser: ArgumentParser) -> None:
@@ -223,8 +245,7 @@ def _add_run_flags(parser: ArgumentParser) -> None:
     add(
         "--precision",
         choices=("auto", "fp32", "bf16"),
-        default="auto",
-        help="of matrix products; auto is bf16 where the processor has it",
+        help="of matrix products; auto is bf16 where the processor has it (default: auto)",
     )
     add(
         "-c",
@@ -237,7 +258,7 @@ def _add_run_flags(parser: ArgumentParser) -> None:
     add(
         "-cf",
         "--checkpoint-frequency",
-        type=_non_negative_int,
+        type=non_negative_int,
         default=0,
         metavar="N",
         help="also keep epoch_N.bin every N epochs; 0 for never",
@@ -251,7 +272,7 @@ def _add_run_flags(parser: ArgumentParser) -> None:
     )
     add("--wandb-name", metavar="NAME", help="name of the Weights & Biases run")
     add("--wandb-id", metavar="ID", help="go on with this Weights & Biases run")
-    add("--wandb-project", default="poseformerv2-h36m", metavar="NAME")
+    add("--wandb-project", default="poseformerv2-h36m", metavar="NAME", help="its project")
     add(
         "--wandb-mode",
         choices=("auto", "online", "offline", "disabled"),
@@ -271,8 +292,8 @@ def _add_evaluation_flags(parser: ArgumentParser) -> None:
 def _add_render_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("render", "with --evaluate").add_argument
     add("--render", action="store_true", help="draw a prediction instead of the table")
-    add("--viz-subject", default="S9", choices=SUBJECTS, metavar="S")
-    add("--viz-action", default="Walking", metavar="NAME")
+    add("--viz-subject", default="S9", choices=SUBJECTS, metavar="S", help="whose sequence")
+    add("--viz-action", default="Walking", metavar="NAME", help='such as "Sitting 1"')
     add("--viz-camera", default="55011271", metavar="ID", help="id of the camera, or 0 to 3")
     add(
         "--viz-output",
@@ -282,11 +303,11 @@ def _add_render_flags(parser: ArgumentParser) -> None:
         "<subject>_<action>_<camera>.mp4 in the working directory)",
     )
     add("--viz-export", type=Path, metavar="FILE", help="write the poses: .npy, .json or .csv")
-    add("--viz-limit", type=_positive_int, metavar="N", help="draw N frames at most")
-    add("--viz-skip", type=_non_negative_int, default=0, metavar="N", help="leave out N frames")
+    add("--viz-limit", type=positive_int, metavar="N", help="draw N frames at most")
+    add("--viz-skip", type=non_negative_int, default=0, metavar="N", help="leave out N frames")
     add(
         "--viz-downsample",
-        type=_positive_int,
+        type=positive_int,
         default=1,
         metavar="N",
         help="draw every N-th frame",
@@ -294,7 +315,7 @@ def _add_render_flags(parser: ArgumentParser) -> None:
     add("--viz-size", type=parse_size, metavar="WxH", help="in pixels (default: fits the panels)")
     add(
         "--viz-bitrate",
-        type=_positive_int,
+        type=positive_int,
         metavar="KBIT",
         help="average kbit/s of an mp4 (default: constant quality)",
     )
@@ -303,10 +324,21 @@ def _add_render_flags(parser: ArgumentParser) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    for name in ("evaluate", "resume"):
+        if getattr(arguments, name) == "":
+            raise InputError(f"--{name} '': give the checkpoint's file")
     if arguments.resume and arguments.evaluate:
         raise InputError("--resume and --evaluate exclude each other; give one of them")
+    if arguments.resume and arguments.overwrite:
+        raise InputError("--resume goes on with a run, --overwrite replaces it; give one of them")
     if arguments.render and not arguments.evaluate:
         raise InputError("--render draws a checkpoint's prediction; add --evaluate FILE")
+    if not arguments.render:
+        refuse_flags(arguments, RENDER_FLAGS, "goes with --render; add that, or leave it out")
+    if arguments.render or not arguments.evaluate:
+        refuse_flags(arguments, EVALUATION_FLAGS, "goes with --evaluate, without --render")
+    if arguments.keypoints is not None and "" in arguments.keypoints.split("+"):
+        raise InputError(f"--keypoints '{arguments.keypoints}': an estimator's name is missing")
     if arguments.number_of_frames is not None and arguments.number_of_frames % 2 == 0:
         raise InputError(
             f"--number-of-frames {arguments.number_of_frames}: must be odd, "
@@ -314,11 +346,22 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
+def refuse_flags(arguments: argparse.Namespace, names: Sequence[str], reason: str) -> None:
+    """Refuse flags that the user gave and that would not be read.
+
+    Raises:
+        InputError: naming the first of them, with `reason`.
+    """
+    for name in names:
+        if getattr(arguments, name):
+            raise InputError(f"--{name.replace('_', '-')} {reason}")
+
+
 def estimator_names(keypoints: str) -> list[str]:
     """Return the estimators that a value of --keypoints stands for, in their order."""
     if keypoints == "concatenate":
         return ["vitpose", "pct", "moganet"]
-    return [name for name in keypoints.split("+") if name]
+    return keypoints.split("+")
 
 
 def _subjects(text: str) -> str:
@@ -326,26 +369,7 @@ def _subjects(text: str) -> str:
     return ",".join(parse_subjects(text))
 
 
-def _number(
-    convert: Callable[[str], float], holds: Callable[[float], bool], what: str
-) -> Callable[[str], float]:
-    """Return an argparse type: a number for which `holds`, described as `what`."""
-
-    def parse(text: str) -> float:
-        try:
-            value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not holds(value):
-            raise argparse.ArgumentTypeError(f"'{text}' is not {what}")
-        return value
-
-    return parse
-
-
-_positive_int = _number(int, lambda n: n > 0, "a positive whole number")
-_non_negative_int = _number(int, lambda n: n >= 0, "a whole number from 0")
-_positive_float = _number(float, lambda x: 0 < x < float("inf"), "a positive number")
-_non_negative_float = _number(float, lambda x: 0 <= x < float("inf"), "a number from 0")
-_fraction = _number(float, lambda x: 0 < x <= 1, "a part between 0 and 1")
-_rate = _number(float, lambda x: 0 <= x < 1, "a rate from 0 to below 1")
+_positive_float = number(float, lambda x: 0 < x < float("inf"), "a positive number")
+_non_negative_float = number(float, lambda x: 0 <= x < float("inf"), "a number from 0")
+_fraction = number(float, lambda x: 0 < x <= 1, "a part between 0 and 1")
+_rate = number(float, lambda x: 0 <= x < 1, "a rate from 0 to below 1")

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ CHECKPOINT_DIR = REPOSITORY / "checkpoint"
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 
 class InputError(Exception):
@@ -59,7 +61,11 @@ def warn(message: str) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`; what its user can mend becomes one line and exit status 2."""
+    """Run a script's `main`; what its user can mend becomes one line and exit status 2.
+
+    After SIGTERM, as after Ctrl-C, temporary files are removed and other processes are ended.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
     except InputError as error:
@@ -73,6 +79,37 @@ def run(main: Callable[[], None]) -> None:
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 
+def _terminate(*_: Any) -> NoReturn:
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def leave_signals_to_parent() -> None:
+    """Make a pool's process ignore Ctrl-C, which its parent answers, and end at once on SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def number(
+    convert: Callable[[str], float], holds: Callable[[float], bool], what: str
+) -> Callable[[str], float]:
+    """Return an argparse type: a number for which `holds`, described as `what`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or not holds(value):
+            raise argparse.ArgumentTypeError(f"'{text}' is not {what}")
+        return value
+
+    return parse
+
+
+positive_int = number(int, lambda n: n > 0, "a positive whole number")
+non_negative_int = number(int, lambda n: n >= 0, "a whole number from 0")
+
+
 def describe_os_error(error: OSError) -> str:
     """Return one sentence that names the file and says what to do about `error`."""
     advice = {
@@ -80,6 +117,7 @@ def describe_os_error(error: OSError) -> str:
         errno.EDQUOT: "the disk quota is used up; free some space and run again",
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.EACCES: "permission denied; choose another folder or mend its permissions",
+        errno.EEXIST: "something of this name is in the way; choose another",
         errno.EPERM: "operation not permitted; choose another folder or mend its permissions",
         errno.ENOENT: "no such file or folder",
         errno.ENOTDIR: "a part of this path is a file, not a folder",

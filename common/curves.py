@@ -46,7 +46,7 @@ def save_training_curves(log_path: Path | str, output: Path | str) -> None:
         axes.plot(epochs, valid, color=_COLORS[1], label=label, **style)
         axes.plot(epochs[best], valid[best], "o", color=_COLORS[1], markersize=7, zorder=5)
     axes.set(xlabel="epoch", ylabel="MPJPE (mm)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.legend(frameon=False, labelcolor=INK)
     _save(figure, output)
 

@@ -162,7 +162,8 @@ def _stack(poses: list, frames: np.ndarray, people: tuple[int, ...] = ()) -> np.
                 f"frame {frame}: keypoints are {_describe(pose)}, expected ({expected}), "
                 "the same in every frame"
             )
-    return np.array(poses, dtype=np.float32).reshape(len(poses), *shape[-2:])
+    with np.errstate(over="ignore"):  # what float32 cannot hold is found to be infinite
+        return np.array(poses, dtype=np.float32).reshape(len(poses), *shape[-2:])
 
 
 def _describe(array: np.ndarray) -> str:

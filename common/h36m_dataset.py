@@ -265,11 +265,13 @@ def select_actions(path: Path, available: Any, actions: Sequence[str] | None) ->
     """Return the names in `available` that `actions` selects; exact names, never prefixes.
 
     Raises:
-        InputError: if one of `actions` selects nothing.
+        InputError: if one of `actions` selects nothing, or there is none.
     """
     if actions is None:
         return list(available)
     wanted = [canonical_action(action) for action in actions]
+    if not wanted:
+        raise InputError(f"no action is named; there are: {', '.join(ACTIONS)}")
     chosen = [name for name in available if {name, action_class(name)} & set(wanted)]
     for action in wanted:
         if not any(action in (name, action_class(name)) for name in chosen):

@@ -314,8 +314,14 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
 
     Yields:
         The path to write to, with the same suffix.
+
+    Raises:
+        InputError: if `path` is a folder.
+        OSError: naming `path`, as on a full or read-only disk.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder, not a file; give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         descriptor, name = tempfile.mkstemp(
@@ -365,7 +371,13 @@ def write_npz(path: Path | str, **arrays: Any) -> None:
 
 
 def npz_path(data_dir: Path, filename: str) -> Path:
-    """Return where an output goes: in `data_dir` unless absolute, always with suffix npz."""
+    """Return where an output goes: in `data_dir` unless absolute, always with suffix npz.
+
+    Raises:
+        InputError: if `filename` names no file.
+    """
+    if Path(filename).name in ("", ".."):
+        raise InputError(f"output '{filename}': give the name of a file, such as data.npz")
     path = data_dir / filename
     return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
 
@@ -477,6 +489,8 @@ def _check_array(where: str, array: Any, joints: int, channels: tuple[int, ...])
         raise InputError(f"{where}: expected numbers, got {array.dtype}")
     if len(array) == 0:
         raise InputError(f"{where}: has no frames")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():
         raise InputError(f"{where}: holds NaN or infinite coordinates")
-    return array.astype(np.float32, copy=False)
+    return array

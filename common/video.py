@@ -5,6 +5,7 @@ drawn, so two cores are at work, and memory does not grow with the number of fra
 """
 
 import errno
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,7 +38,7 @@ def check_output(path: Path | str, suffixes: Sequence[str]) -> Path:
     if path.is_dir():
         raise InputError(f"{path}: this is a folder, not a file; give the name of a file")
     if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: no such folder; create it or choose another --output")
+        raise InputError(f"{path.parent}: no such folder; create it or choose another")
     return path
 
 
@@ -167,7 +168,9 @@ def _ffmpeg_error(path: Path, log: BinaryIO) -> Exception:
     lines = log.read().decode(errors="replace").strip().splitlines()
     if any("No space left on device" in line for line in lines):
         return OSError(errno.ENOSPC, "No space left on device", str(path))
-    return InputError(f"{path}: ffmpeg failed: {lines[0] if lines else 'it says nothing'}")
+    # A line begins with the part of ffmpeg that wrote it and its address: "[in#0 @ 0x55…] ".
+    reason = re.sub(r"^(\[[^]]*\] )+", "", lines[0]) if lines else "it says nothing"
+    return InputError(f"{path}: ffmpeg failed: {reason}; choose another video or format")
 
 
 def _ffmpeg_executable() -> str:

@@ -12,10 +12,9 @@ Figures that come from these files say nothing about people, and must not be pub
 
 import os
 import shutil
-import signal
 import sys
 import tempfile
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +29,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.actions import Arena, perform
 from common.camera import project, world_to_camera
-from common.command_line import DATA_DIR, ArgumentParser, InputError, progress, run
+from common.command_line import (
+    DATA_DIR,
+    ArgumentParser,
+    InputError,
+    leave_signals_to_parent,
+    non_negative_int,
+    positive_int,
+    progress,
+    run,
+)
 from common.h36m_dataset import (
     ACTIONS,
     CAMERA_IDS,
@@ -158,9 +166,9 @@ def parse_arguments() -> Namespace:
         help="the files go into preprocess/ in this folder; an earlier sample is replaced",
     )
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--frames", type=_positive, default=100, help="length of each sequence")
+    size.add_argument("--frames", type=positive_int, default=100, help="length of each sequence")
     size.add_argument("--full", action="store_true", help="lengths as in Human3.6M, 527k frames")
-    parser.add_argument("--seed", type=_not_negative, default=0, help="same seed, same files")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="same seed, same files")
     parser.add_argument(
         "--subjects",
         type=parse_subjects,
@@ -169,18 +177,6 @@ def parse_arguments() -> Namespace:
         help="which subjects",
     )
     return parser.parse_args()
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
-    return int(text)
-
-
-def _not_negative(text: str) -> int:
-    if not text.isdecimal():
-        raise ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
-    return int(text)
 
 
 # --- which files, and how long ------------------------------------------------------------------
@@ -247,7 +243,7 @@ def write_clips(folder: Path, clips: Sequence[Clip], seed: int) -> int:
     write = partial(write_clip, folder, seed)
     # The longest first, so that no core waits for another at the end.
     ordered = sorted(clips, key=lambda clip: -clip.frames)
-    with ProcessPoolExecutor(os.cpu_count(), initializer=_ignore_interrupts) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), initializer=leave_signals_to_parent) as pool:
         try:
             finished = pool.map(write, ordered)
             for _ in progress(finished, total=len(clips), desc="sample", unit="file"):
@@ -256,11 +252,6 @@ def write_clips(folder: Path, clips: Sequence[Clip], seed: int) -> int:
             pool.shutdown(cancel_futures=True)
             raise
     return sum(clip.frames for clip in clips)
-
-
-def _ignore_interrupts() -> None:
-    """Leave it to the parent process to answer Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def write_clip(folder: Path, seed: int, clip: Clip) -> None:

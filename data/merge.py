@@ -33,13 +33,19 @@ def main() -> None:
     replaced = parse_replacements(arguments.replace)
     detectors = choose_detectors(arguments.strategy, arguments.detectors, replaced)
     weighted = arguments.strategy == "weighted_average"
-    estimators = read_estimators(arguments.data_dir, detectors, "_w_conf" if weighted else "")
-    logits = split_names(arguments.logits)
+    logits = choose_logits(arguments.logits, detectors)
+    suffix = "_w_conf" if weighted else ""
+    paths = {n: keypoints_path(arguments.data_dir, "h36m", n + suffix) for n in detectors}
+    filename = arguments.output_filename
+    if filename is None:
+        filename = f"data_2d_h36m_merge_{arguments.strategy}.npz"
+    output = npz_path(arguments.data_dir, filename)
+    if output in paths.values():
+        raise InputError(f"{output}: is one of the files to be mixed; choose another name")
+    estimators = read_estimators(paths)
     if weighted:
         check_confidences(estimators, logits)
     report_cuts(estimators)
-    filename = arguments.output_filename or f"data_2d_h36m_merge_{arguments.strategy}.npz"
-    output = npz_path(arguments.data_dir, filename)
     write_positions_2d(output, mix(estimators, replaced, weighted, logits))
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
 
@@ -70,7 +76,6 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--logits",
-        default=LOGITS_DETECTORS,
         metavar="A,B,…",
         help="weighted_average alone: estimators whose confidences are logits, which are divided "
         f"by their maximum over the sequence (default: {LOGITS_DETECTORS})",
@@ -93,6 +98,8 @@ def parse_arguments() -> argparse.Namespace:
         arguments.replace = arguments.replace or MANUAL_REPLACE
     elif arguments.replace:
         parser.error(f"--replace goes with --strategy manual, not with {arguments.strategy}")
+    if arguments.logits is not None and arguments.strategy != "weighted_average":
+        parser.error(f"--logits goes with weighted_average, not with {arguments.strategy}")
     return arguments
 
 
@@ -138,7 +145,7 @@ def choose_detectors(strategy: str, given: str | None, replaced: dict[int, str])
         InputError: if one is named twice, has no part in the mixture, or there is but one.
     """
     default = MANUAL_DETECTORS if strategy == "manual" else AVERAGED_DETECTORS
-    detectors = split_names(given or default)
+    detectors = split_names(default if given is None else given)
     if len(set(detectors)) < len(detectors):
         raise InputError(f"--detectors {given}: an estimator is named twice")
     if strategy == "manual":
@@ -155,8 +162,26 @@ def choose_detectors(strategy: str, given: str | None, replaced: dict[int, str])
     return detectors
 
 
-def read_estimators(data_dir: Path, detectors: list[str], suffix: str) -> dict[str, Positions2d]:
+def choose_logits(given: str | None, detectors: list[str]) -> list[str]:
+    """Return the estimators whose confidences are logits.
+
+    Raises:
+        InputError: if one that is given is not among the estimators.
+    """
+    logits = split_names(LOGITS_DETECTORS if given is None else given)
+    unknown = [name for name in logits if name not in detectors]
+    if given is not None and unknown:
+        raise InputError(
+            f"--logits {given}: {', '.join(unknown)} is not among {', '.join(detectors)}"
+        )
+    return logits
+
+
+def read_estimators(paths: dict[str, Path]) -> dict[str, Positions2d]:
     """Read the estimators' npz files.
+
+    Args:
+        paths: {estimator: its file}.
 
     Returns:
         {estimator: positions}, all of the same subjects and actions.
@@ -164,7 +189,6 @@ def read_estimators(data_dir: Path, detectors: list[str], suffix: str) -> dict[s
     Raises:
         InputError: if a file is missing or bad, or subjects or actions differ.
     """
-    paths = {name: keypoints_path(data_dir, "h36m", name + suffix) for name in detectors}
     estimators = {name: read_positions_2d(path) for name, path in paths.items()}
     sequences = {
         name: {f"{subject} {action}" for subject, action, _ in each_sequence(positions)}

@@ -6,7 +6,6 @@ without a detection are filled, and COCO's keypoints become Human3.6M's joints.
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +18,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.command_line import DATA_DIR, ArgumentParser, InputError, progress, run, warn
+from common.command_line import (
+    DATA_DIR,
+    ArgumentParser,
+    InputError,
+    leave_signals_to_parent,
+    non_negative_int,
+    progress,
+    run,
+    warn,
+)
 from common.detections import FilledSequence, fill_gaps, read_detections
 from common.h36m_dataset import (
     CAMERA_IDS,
@@ -93,7 +101,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--max-gap",
-        type=int,
+        type=non_negative_int,
         default=20,
         metavar="FRAMES",
         help="warn of a file in which more frames than these, in succession, have no detection",
@@ -219,10 +227,7 @@ def convert(files: list[RawFile], layout: str, keep_conf: bool) -> list[FilledSe
     paths = [file.path for file in files]
     try:
         with ProcessPoolExecutor(
-            min(os.cpu_count() or 1, MAX_PROCESSES),
-            # Ctrl-C reaches every process; this one alone answers it.
-            initializer=signal.signal,
-            initargs=(signal.SIGINT, signal.SIG_IGN),
+            min(os.cpu_count() or 1, MAX_PROCESSES), initializer=leave_signals_to_parent
         ) as pool:
             sequences = pool.map(convert_one, paths, chunksize=8)
             return list(progress(sequences, total=len(paths), desc="sequences", unit="file"))

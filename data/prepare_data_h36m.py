@@ -196,8 +196,10 @@ def read_world_positions(path: Path) -> np.ndarray:
         )
     if pose.dtype.kind != "f":
         raise InputError(f"{path}: {VARIABLE} is {pose.dtype}, expected float32 or float64")
-    if not np.isfinite(pose).all():
-        frame = np.flatnonzero(~np.isfinite(pose).all(axis=1))[0]
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(pose.astype(np.float32)).all(axis=1)
+    if not finite.all():
+        frame = np.flatnonzero(~finite)[0]
         raise InputError(f"{path}: holds NaN or infinite coordinates, first in frame {frame}")
     return pose.reshape(-1, NUM_JOINTS_32, 3).astype(np.float64) / 1000
 

@@ -16,7 +16,16 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.camera import camera_to_world
-from common.command_line import DATA_DIR, ArgumentParser, InputError, run, warn
+from common.command_line import (
+    DATA_DIR,
+    ArgumentParser,
+    InputError,
+    non_negative_int,
+    number,
+    positive_int,
+    run,
+    warn,
+)
 from common.curves import save_errors
 from common.h36m_dataset import CAMERA_IDS, FPS, Camera, canonical_action, load_cameras
 from common.npz_io import read_positions_2d, read_positions_3d
@@ -133,22 +142,23 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="also draw the 2D error over time and by joint, beside the output as ..._errors.png",
     )
-    add("--skip", type=int, default=0, help="leave out this many frames at the beginning")
-    add("--limit", type=int, help="draw at most this many frames")
+    add(
+        "--skip",
+        type=non_negative_int,
+        default=0,
+        help="leave out this many frames at the beginning",
+    )
+    add("--limit", type=positive_int, help="draw at most this many frames")
     add("--debug", action="store_true", help=f"draw at most {DEBUG_FRAMES} frames")
-    add("--fps", type=float, default=FPS, help="frames a second, when shown")
+    frame_rate = number(float, lambda x: 0 < x <= 1000, "a frame rate above 0, to 1000")
+    add("--fps", type=frame_rate, default=FPS, help="frames a second, when shown")
     add(
         "--size",
         type=parse_size,
         metavar="WIDTHxHEIGHT",
         help="of the video in pixels (default: 1700x400 for three panels)",
     )
-    args = parser.parse_args()
-    if args.skip < 0 or (args.limit is not None and args.limit < 1):
-        parser.error("--skip must be at least 0 and --limit at least 1")
-    if not 0 < args.fps <= 1000:
-        parser.error("--fps must lie between 0 and 1000")
-    return args
+    return parser.parse_args()
 
 
 def load_footage(args: argparse.Namespace, camera: int) -> Footage:

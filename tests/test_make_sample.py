@@ -1,5 +1,9 @@
 import importlib.util
+import os
 import pickle
+import subprocess
+import sys
+import time
 
 import cdflib
 import numpy as np
@@ -450,6 +454,7 @@ def test_transpose_has_frames_without_a_detection(sample):
     [
         ["--frames", "0"],
         ["--frames", "many"],
+        ["--frames", "1.5"],
         ["--seed", "-1"],
         ["--subjects", "S2"],
         ["--full", "--frames", "10"],
@@ -461,6 +466,20 @@ def test_bad_flags_are_one_line(run_script, tmp_path, arguments):
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and len(result.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sigterm_leaves_neither_files_nor_processes(tmp_path):
+    arguments = [REPOSITORY / "data/make_sample.py", "--data-dir", tmp_path, "--frames", "500"]
+    process = subprocess.Popen([sys.executable, *arguments], start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("preprocess/.sample-*/cdf_files/*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    assert list(tmp_path.rglob("*")) == [tmp_path / "preprocess"]
+    with pytest.raises(ProcessLookupError):  # nobody is left in its group
+        os.killpg(process.pid, 0)
 
 
 @pytest.mark.parametrize("folder", ["cdf_files", "h36m_pct"])

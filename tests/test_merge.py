@@ -293,6 +293,22 @@ def test_confidences_that_do_not_exist_are_named(with_earlier_output):
         )
 
 
+@pytest.mark.parametrize(
+    ("strategy", "flags", "message"),
+    [
+        ("average", ("--output-filename", "data_2d_h36m_pct"), "one of the files to be mixed"),
+        ("average", ("--output-filename", ""), "give the name of a file"),
+        ("average", ("--detectors", ""), "two estimators or more"),
+        ("average", ("--logits", "pct"), "--logits goes with weighted_average"),
+        ("weighted_average", ("--logits", "pct,nobody"), "nobody is not among pct, moganet"),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused(with_earlier_output, strategy, flags, message):
+    data_dir, _ = with_earlier_output
+    with untouched(data_dir):
+        assert_one_line_error(merge(data_dir, strategy, *flags), message)
+
+
 def test_a_full_disk_leaves_the_earlier_output(with_earlier_output, monkeypatch):
     data_dir, _ = with_earlier_output
 

@@ -392,6 +392,7 @@ BAD_2D = {
     "expected a list of 4 cameras": {"S1": {"Walking": [np.zeros((2, 17, 2))] * 3}},
     r"camera 2: expected an array \(frames, 17, 2 or 3\)": change_2d(camera_2=np.zeros((2, 16, 2))),
     "camera 1: holds NaN or infinite": change_2d(camera_1=np.full((2, 17, 2), np.nan)),
+    "camera 2: holds NaN or infinite": change_2d(camera_2=np.full((2, 17, 2), 1e39)),
     "camera 3: has no frames": change_2d(camera_3=np.zeros((0, 17, 2))),
     "expected numbers": change_2d(camera_0=np.full((2, 17, 2), "a")),
     "some arrays have a confidence": change_2d(camera_0=np.zeros((3, 17, 3))),
@@ -515,3 +516,11 @@ def test_an_output_goes_to_the_data_folder_unless_absolute(tmp_path):
     assert npz_path(tmp_path, "a.npz") == tmp_path / "a.npz"
     assert npz_path(tmp_path, "a.b") == tmp_path / "a.b.npz"
     assert npz_path(Path("elsewhere"), str(tmp_path / "a.npz")) == tmp_path / "a.npz"
+    for nothing in ("", ".", "..", "a/.."):
+        with pytest.raises(InputError, match="give the name of a file"):
+            npz_path(tmp_path, nothing)
+
+
+def test_a_folder_is_not_replaced(tmp_path):
+    with pytest.raises(InputError, match="this is a folder"), atomic_output(tmp_path):
+        raise AssertionError("must not be entered")

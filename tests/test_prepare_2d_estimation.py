@@ -156,6 +156,7 @@ BAD_CONTENT = {
     "frame number 'a' is no integer": {"a": POSE[None]},
     "NaN or infinite coordinates, first in frame 4": [person(f, 0.5, NAN) for f in (4, 6)],
     "NaN or infinite coordinates, first in frame 2": np.stack([POSE, POSE, POSE * np.inf]),
+    "NaN or infinite coordinates, first in frame 1": np.stack([POSE, np.float64(POSE) * 1e39]),
     "frame 0: keypoints are (17, 3), expected (1, 17, 2 or 3)": {0: POSE},
     "frame 3: keypoints are (2, 17, 3), expected (1, 17, 2 or 3)": {3: np.stack([POSE, POSE])},
     "frame 0: keypoints are (3,), expected (17, 2 or 3)": np.zeros((17, 3)),
@@ -458,7 +459,13 @@ def test_a_full_disk_leaves_the_earlier_output(detector, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--detector", "a", "--layout", "mpii"], ["--detector", "a", "--keep"]]
+    "arguments",
+    [
+        [],
+        ["--detector", "a", "--layout", "mpii"],
+        ["--detector", "a", "--keep"],
+        ["--detector", "a", "--max-gap", "-1"],
+    ],
 )
 def test_bad_usage_is_one_line(arguments):
     assert_one_line_error(call(main, *arguments))

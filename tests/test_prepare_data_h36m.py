@@ -331,6 +331,10 @@ BAD_FILES = {
     "Pose is (1, 2, 95)": {"pose": np.zeros((2, 95), np.float32)},
     "NaN or infinite coordinates, first in frame 1": {"pose": NAN},
     "NaN or infinite coordinates, first in frame 0": {"pose": INFINITE},
+    "coordinates, first in frame 1": {
+        "pose": np.array([[0.0] * 96, [1e39] * 96]),
+        "data_type": CDF_DOUBLE,
+    },
     "int32, expected float32 or float64": {"pose": np.zeros((2, 96), np.int32), "data_type": 4},
     "not a CDF file": {"content": b""},
     "damaged": {"content": b"\xcd\xf3\x00\x01\x00\x00\xff\xff" + bytes(50)},

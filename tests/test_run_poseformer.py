@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,6 +149,17 @@ def test_a_signal_within_an_epoch_loses_nothing(train, uninterrupted, monkeypatc
     assert result.status == 0, result.stderr
     assert_same_training(load(uninterrupted / "last_epoch.bin"), load(folder / "last_epoch.bin"))
     assert log_figures(folder) == log_figures(uninterrupted)
+
+
+def test_resuming_keeps_to_the_actions(train):
+    first, _ = train("-e", "1", "-a", "Walking")
+    second, folder = train("-e", "2", "--resume", "last_epoch.bin")
+    # 2 subjects, a sequence, 4 cameras, 20 frames and their mirror images
+    assert "320 training samples" in first.stdout
+    assert "320 training samples" in second.stdout
+    third, _ = train("-e", "2", "--resume", "last_epoch.bin")
+    assert "2 epochs are done" in third.stdout
+    assert len(log_figures(folder)) == 2
 
 
 def test_a_signal_during_validation_loses_nothing(train, uninterrupted, monkeypatch):
@@ -375,16 +387,15 @@ def test_wandb_s_own_record_holds_config_figures_and_model(train, tmp_path, monk
 
 
 def wandb_record(path):
-    """Read an offline run's file with the package's own reader."""
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
-
-    store = DataStore()
-    store.open_for_scan(str(path))
+    """Read an offline run's file, which is complete a moment after the run was closed."""
+    deadline = time.monotonic() + 30
+    records = wandb_records(path)
+    while not records or records[-1].WhichOneof("record_type") != "exit":
+        assert time.monotonic() < deadline, f"{path} is not complete"
+        time.sleep(0.1)
+        records = wandb_records(path)
     config, history, artifacts, run_id = {}, [], [], None
-    while data := store.scan_data():
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    for record in records:
         if record.WhichOneof("record_type") == "run":
             run_id = record.run.run_id
             config |= {u.key: json.loads(u.value_json) for u in record.run.config.update}
@@ -395,6 +406,20 @@ def wandb_record(path):
             names = {entry.path for entry in record.artifact.manifest.contents}
             artifacts.append((record.artifact.type, names))
     return config, history, artifacts, run_id
+
+
+def wandb_records(path):
+    """Read the records that a file holds so far with the package's own reader."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store = DataStore()
+    store.open_for_scan(str(path))
+    records = []
+    while data := store.scan_data():
+        records.append(wandb_internal_pb2.Record())
+        records[-1].ParseFromString(data)
+    return records
 
 
 def test_two_processes_train_and_evaluate_like_one(train, data_dir, tmp_path):
@@ -508,6 +533,20 @@ def test_training_with_flips_on_mirrored_data_gives_mirrored_predictions():
         (("--evaluate", "absent.bin"), "absent.bin: no such checkpoint"),
         (("--resume", "absent.bin"), "absent.bin: no such checkpoint"),
         (("--evaluate", "a", "--resume", "b"), "exclude each other"),
+        (("--resume", "a", "--overwrite"), "give one of them"),
+        (("--evaluate", ""), "--evaluate '': give the checkpoint's file"),
+        (("--evaluate", "a", "--viz-limit", "3"), "--viz-limit goes with --render"),
+        (("--evaluate", "a", "--render", "--latex"), "--latex goes with --evaluate"),
+        (("--report", "a.json"), "--report goes with --evaluate"),
+        (("--evaluate", "a", "--report", "a.txt"), "the ending must be .json"),
+        (("--evaluate", "a", "--render", "--viz-output", "a.avi"), "the ending must be .mp4"),
+        (("--evaluate", "a", "--render", "--viz-export", "no/a.csv"), "no: no such folder"),
+        (
+            ("--evaluate", "a", "--render", "--viz-output", "a.png", "--viz-video", "a.mp4"),
+            "--viz-video is for videos",
+        ),
+        (("-k", "vitpose+"), "an estimator's name is missing"),
+        (("-a", ","), "no action is named"),
         (("--data-dir", "nowhere"), "data_3d_h36m.npz: no such file"),
         (("--no-such-flag",), "unrecognized arguments: --no-such-flag"),
     ],

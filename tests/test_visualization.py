@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common import curves
 from common.camera import project, world_to_camera
 from common.command_line import InputError
 from common.curves import save_errors, save_training_curves
@@ -460,6 +461,16 @@ def test_training_curves_without_validation_and_from_bad_logs(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         save_training_curves(tmp_path / "none.jsonl", output)
     assert not output.exists()
+
+
+def test_epochs_are_whole_numbers_on_the_curves(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(curves, "_save", lambda figure, _: figures.append(figure))
+    for epochs in (1, 2, 30):
+        write_log(tmp_path / "log.jsonl", [50.0] * epochs)
+        save_training_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
+        ticks = figures[-1].axes[0].get_xticks()
+        np.testing.assert_array_equal(ticks, np.round(ticks))
 
 
 def test_strip_and_errors_are_drawn(walk, tmp_path):

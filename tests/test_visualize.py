@@ -112,7 +112,7 @@ def test_debug_draws_the_first_200_frames(tmp_path, run_script):
         (["--output", "."], ["the ending must be"]),
         (["--output", "/proc/a.mp4"], ["/proc/a.mp4"]),  # nobody can write there
         (["--skip", "12"], ["--skip 12 leaves nothing of 12 frames"]),
-        (["--limit", "0"], ["--limit at least 1"]),
+        (["--limit", "0"], ["--limit", "positive whole number"]),
         (["--size", "333x200"], ["must be even"]),
         (["--fps", "0"], ["--fps"]),
         (["--fps", "100", "--output", "a.gif"], ["at most 50 frames a second"]),
