@@ -189,9 +189,17 @@ class TrainStep:
             for _ in range(_WARM_UP_STEPS):
                 self.optimizer.zero_grad(set_to_none=True)
                 self._backward(self._indices)
+            self._load_optimizer_kernels()
         torch.cuda.current_stream(self.generator.device).wait_stream(stream)
         self.optimizer.zero_grad(set_to_none=True)  # gradients then belong to the graph
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._loss = self._step(self._indices)
         self._graph = graph
+
+    def _load_optimizer_kernels(self) -> None:
+        """Step another optimizer once: a capture must not be the first use of a kernel."""
+        scratch = nn.Linear(1, 1, device=self.generator.device)
+        for parameter in scratch.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        build_optimizer(scratch, 0.0).step()
