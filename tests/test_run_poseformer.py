@@ -429,9 +429,15 @@ def test_two_processes_train_and_evaluate_like_one(train, data_dir, tmp_path):
     result = run_quietly([*command, *flags, "-c", tmp_path / "two"])
     assert result.returncode == 0, result.stderr
     one, two = (load(tmp_path / name / "last_epoch.bin") for name in ("one", "two"))
-    for key, weight in one["model_pos"].items():
-        # AdamW's first steps move a weight by the learning rate, however small its gradient.
-        torch.testing.assert_close(two["model_pos"][key], weight, rtol=1e-3, atol=1e-4)
+    torch.manual_seed(0)
+    start = PoseFormerV2(PoseFormerConfig(**one["config"])).state_dict()
+    # Of all weights together: AdamW moves a single one by the learning rate, however small its
+    # gradient, and so shows rounding in those that hardly have one.
+    moves = [
+        torch.cat([(run["model_pos"][key] - start[key]).flatten() for key in start])
+        for run in (one, two)
+    ]
+    assert torch.dist(*moves) < 0.01 * moves[0].norm()
     for a, b in zip(log_figures(tmp_path / "one"), log_figures(tmp_path / "two")):
         assert b == pytest.approx(a, rel=1e-4)
     assert result.stdout.count("epoch 1/2") == 1  # one process prints
