@@ -40,10 +40,10 @@ from common.epoch import TrainingState, train_epoch
 from common.evaluation import evaluate, mean_pose_mpjpe_mm, predict
 from common.generators import WindowGenerator
 from common.h36m_dataset import (
-    CAMERA_IDS,
     FPS,
     Sequence2d3d,
     add_noise,
+    camera_index,
     canonical_action,
     downsample,
     keypoints_path,
@@ -365,16 +365,10 @@ def chosen_sequence(arguments: argparse.Namespace) -> Sequence2d3d:
     Raises:
         InputError: if there is none; the message says what there is.
     """
-    cameras = {camera: i for i, camera in enumerate(CAMERA_IDS)}
-    cameras |= {str(i): i for i in range(len(CAMERA_IDS))}
-    if arguments.viz_camera not in cameras:
-        raise InputError(
-            f"--viz-camera {arguments.viz_camera}: no such camera; there are: "
-            f"{', '.join(CAMERA_IDS)}, or 0 to {len(CAMERA_IDS) - 1}"
-        )
+    camera = camera_index(arguments.viz_camera)
     arguments.actions = arguments.viz_action
     takes = load_data(arguments, [arguments.viz_subject])
-    takes = [take for take in takes if take.camera == cameras[arguments.viz_camera]]
+    takes = [take for take in takes if take.camera == camera]
     # "Walking" alone is a take's whole name in some subjects' data, beside "Walking 1".
     return min(takes, key=lambda take: take.action != canonical_action(arguments.viz_action))
 

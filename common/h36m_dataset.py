@@ -94,6 +94,19 @@ def wrong_takes(sequences: Iterable[str]) -> list[str]:
     )
 
 
+def camera_index(camera: str) -> int:
+    """Return the index of a camera that is given by its id or its index.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if camera in CAMERA_IDS:
+        return CAMERA_IDS.index(camera)
+    if camera.isdecimal() and int(camera) < len(CAMERA_IDS):
+        return int(camera)
+    raise InputError(f"no camera '{camera}'; there are {', '.join(CAMERA_IDS)}, or 0 to 3")
+
+
 def parse_subjects(text: str) -> tuple[str, ...]:
     """Return the subjects named in "S1,S5", in the order of `SUBJECTS`.
 

@@ -12,44 +12,11 @@ import numpy as np
 
 FPS = 50
 
-JOINT_NAMES_32 = (
-    "Hips",
-    "RightUpLeg",
-    "RightLeg",
-    "RightFoot",
-    "RightToeBase",
-    "RightToeSite",
-    "LeftUpLeg",
-    "LeftLeg",
-    "LeftFoot",
-    "LeftToeBase",
-    "LeftToeSite",
-    "Spine",
-    "Spine1",
-    "Neck",
-    "Head",
-    "HeadSite",
-    "LeftShoulder",
-    "LeftArm",
-    "LeftForeArm",
-    "LeftHand",
-    "LeftHandThumb",
-    "LeftThumbSite",
-    "L_Wrist_End",
-    "LeftWristSite",
-    "RightShoulder",
-    "RightArm",
-    "RightForeArm",
-    "RightHand",
-    "RightHandThumb",
-    "RightThumbSite",
-    "R_Wrist_End",
-    "RightWristSite",
-)
+# Human3.6M's 32 joints: 0 hips; 1-5 right and 6-10 left leg (hip, knee, foot, toe base, toe end);
+# 11 spine, 12 upper spine, 13 neck, 14 head, 15 its top; 16-23 left and 24-31 right arm (shoulder,
+# arm, forearm, hand, thumb, its end, wrist's end, its end).
 PARENTS_32 = (-1, 0, 1, 2, 3, 4, 0, 6, 7, 8, 9, 0, 11, 12, 13, 14, 12, 16, 17, 18, 19, 20, 19, 22)
 PARENTS_32 += (12, 24, 25, 26, 27, 28, 27, 30)
-# (joint, the joint that it coincides with), as in Human3.6M's files.
-COINCIDENT_JOINTS = ((11, 0), (16, 13), (24, 13), (20, 19), (23, 22), (28, 27), (31, 30))
 LEFT, RIGHT = 1, -1
 SIDES = (LEFT, RIGHT)
 _LEG_JOINTS = {LEFT: slice(6, 11), RIGHT: slice(1, 6)}

@@ -27,7 +27,14 @@ from common.command_line import (
     warn,
 )
 from common.curves import save_errors
-from common.h36m_dataset import CAMERA_IDS, FPS, Camera, canonical_action, load_cameras
+from common.h36m_dataset import (
+    CAMERA_IDS,
+    FPS,
+    Camera,
+    camera_index,
+    canonical_action,
+    load_cameras,
+)
 from common.npz_io import read_positions_2d, read_positions_3d
 from common.skeleton import JOINTS_32_TO_17
 from common.video import VIDEO_SUFFIXES, check_output, parse_size
@@ -72,7 +79,7 @@ class Footage:
 def main() -> None:
     """Read the files, draw the video and, with --errors, the errors' picture."""
     args = parse_arguments()
-    camera = find_camera(args.camera)
+    camera = camera_index(args.camera)
     name = (args.subject, canonical_action(args.action), CAMERA_IDS[camera])
     output = args.output or Path("_".join(name).replace(" ", "_") + ".mp4")
     check_output(output, VIDEO_SUFFIXES)  # before the files are read, which takes longer
@@ -204,19 +211,6 @@ def find_file(path: Path, data_dir: Path) -> Path:
             f"{path}: no such file, neither here nor in {data_dir}, which holds {there_are}"
         )
     return data_dir / path
-
-
-def find_camera(camera: str) -> int:
-    """Return the index of a camera that is given by its id or its index.
-
-    Raises:
-        InputError: if there is none.
-    """
-    if camera in CAMERA_IDS:
-        return CAMERA_IDS.index(camera)
-    if camera.isdecimal() and int(camera) < len(CAMERA_IDS):
-        return int(camera)
-    raise InputError(f"no camera '{camera}'; there are {', '.join(CAMERA_IDS)}, or 0 to 3")
 
 
 def find_view(subject: str, camera: int) -> Camera:
