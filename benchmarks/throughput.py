@@ -23,10 +23,10 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.attention import cpu_kernel
 from common.command_line import ArgumentParser, InputError, run
 from common.evaluation import predict
 from common.generators import WindowGenerator
+from common.kernels import cpu_kernels
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2, model_flops
 from common.npz_io import atomic_output
 from common.training import TrainStep, build_optimizer
@@ -90,7 +90,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
         name = f"{processor_name()}, {torch.get_num_threads()} threads"
         name += f", {torch.backends.cpu.get_cpu_capability()}"
         name += " with AMX" if torch.cpu._is_amx_tile_supported() else ""
-        attention = "compiled kernel" if cpu_kernel() else "PyTorch (no C compiler)"
+        attention = "compiled kernel" if cpu_kernels() else "PyTorch (no C compiler)"
     return {"machine": name, "torch": torch.__version__, "attention": attention}
 
 

@@ -15,7 +15,7 @@ from common.model_poseformer import PoseFormerV2
 from common.report import MetricSums
 from common.skeleton import NUM_JOINTS, ROOT
 
-BATCH_SIZE = {"cpu": 256, "cuda": 8192}  # windows
+BATCH_SIZE = {"cpu": 512, "cuda": 8192}  # windows
 
 
 @torch.no_grad()

@@ -9,10 +9,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.attention import attention
+from common.kernels import Branch, add_norm, attention, gelu, linear
 
 NUM_JOINTS = 17
 NUM_HEADS = 8
@@ -99,12 +98,18 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop the branch x (B, …) of each sample alone, and scale up those that stay."""
+    def forward(self, branch: Branch) -> Branch:
+        """Draw the factor of each sample's branch: nought, or more than one for those kept."""
         if self.rate == 0 or not self.training:
-            return x
+            return branch
         keep = 1 - self.rate
-        return x * x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+        factor = torch.empty(branch.value.shape[1], device=branch.value.device)
+        return branch._replace(factor=factor.bernoulli_(keep).div_(keep))
+
+
+def _dropped(branch: Branch, drop: nn.Dropout) -> Branch:
+    """Apply dropout to a branch, whose bias must then be added before."""
+    return Branch(drop(branch.complete())) if drop.p and drop.training else branch
 
 
 class Attention(nn.Module):
@@ -116,9 +121,9 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix tokens (B, T, D) of each sample."""
-        return self.drop(self.proj(attention(self.qkv(x), NUM_HEADS)))
+    def forward(self, x: Tensor) -> Branch:
+        """Mix the tokens (T, B, D) of each sample."""
+        return _dropped(linear(attention(x, self.qkv, NUM_HEADS), self.proj), self.drop)
 
 
 class Mlp(nn.Module):
@@ -130,9 +135,9 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(MLP_RATIO * dim, dim)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform tokens (…, D), each alone."""
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+    def forward(self, x: Tensor) -> Branch:
+        """Transform tokens (T, B, D), each alone."""
+        return _dropped(linear(self.drop(gelu(x, self.fc1)), self.fc2), self.drop)
 
 
 class FrequencyMlp(Mlp):
@@ -143,9 +148,13 @@ class FrequencyMlp(Mlp):
         self.register_buffer("dct", dct_matrix(number_of_tokens), persistent=False)
         self.register_buffer("inverse_dct", inverse_dct_matrix(number_of_tokens), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform the sequences of tokens (B, T, D) in the frequency domain."""
-        return self.inverse_dct @ super().forward(self.dct @ x)
+    def forward(self, x: Tensor) -> Branch:
+        """Transform the sequences of tokens (T, B, D) in the frequency domain."""
+        value, bias, _ = super().forward((self.dct @ x.flatten(1)).view_as(x))
+        value = (self.inverse_dct @ value.flatten(1)).view_as(x)
+        if bias is not None:  # the same for all coefficients, not for all tokens
+            bias = self.inverse_dct.sum(1, keepdim=True) * bias
+        return Branch(value, bias)
 
 
 class SpatialBlock(nn.Module):
@@ -159,10 +168,14 @@ class SpatialBlock(nn.Module):
         self.mlp = Mlp(dim, drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform joints' tokens (N, 17, d)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, branch: Branch | None) -> tuple[Tensor, Branch]:
+        """Transform joints' tokens (17, N, d), to which a branch is yet to be added.
+
+        The last branch of a block is left to the next one, which adds and normalises in one go.
+        """
+        x, (y,) = add_norm(x, branch, [self.norm1])
+        x, (y,) = add_norm(x, self.drop_path(self.attn(y)), [self.norm2])
+        return x, self.drop_path(self.mlp(y))
 
 
 class MixedBlock(nn.Module):
@@ -177,22 +190,24 @@ class MixedBlock(nn.Module):
         self, dim: int, number_of_tokens: int, drop_rate: float, drop_path_rate: float
     ) -> None:
         super().__init__()
-        self.half = number_of_tokens // 2
+        second_half = number_of_tokens - number_of_tokens // 2
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, drop_rate)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp1 = Mlp(dim, drop_rate)
         self.norm3 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp2 = FrequencyMlp(dim, drop_rate, number_of_tokens - self.half)
+        self.mlp2 = FrequencyMlp(dim, drop_rate, second_half)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform frequencies' and frames' tokens (B, n + f, D)."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        first, second = x.tensor_split([self.half], dim=1)
-        first = first + self.drop_path(self.mlp1(self.norm2(first)))
-        second = second + self.drop_path(self.mlp2(self.norm3(second)))
-        return torch.cat([first, second], dim=1)
+    def forward(self, x: Tensor, branch: Branch | None) -> tuple[Tensor, Branch]:
+        """Transform frequencies' and frames' tokens (n + f, B, D), as `SpatialBlock` does."""
+        x, (y,) = add_norm(x, branch, [self.norm1])
+        x, (first, second) = add_norm(x, self.drop_path(self.attn(y)), [self.norm2, self.norm3])
+        first, second = self.mlp1(first), self.mlp2(second)
+        value, bias = torch.cat([first.value, second.value]), second.bias
+        if bias is not None:
+            bias = torch.cat([first.bias.expand(len(first.value), -1), bias])
+        return x, self.drop_path(Branch(value, bias))
 
 
 class WeightedMean(nn.Conv1d):
@@ -202,9 +217,10 @@ class WeightedMean(nn.Conv1d):
         super().__init__(number_of_tokens, 1, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sum tokens (B, T, D) to (B, D), in the precision of the weights."""
-        # A sum, as the convolution takes 30 times as long on a CPU.
-        return (x.to(self.weight.dtype) * self.weight).sum(1) + self.bias
+        """Sum tokens (T, B, D) to (B, D), in the precision of the weights."""
+        # A product, as the convolution takes 30 times as long on a CPU.
+        x = x.to(self.weight.dtype)
+        return (self.weight.view(1, -1) @ x.flatten(1)).view(x.shape[1:]) + self.bias
 
 
 def _in_float32(layer: nn.Module, x: Tensor) -> Tensor:
@@ -257,12 +273,13 @@ class PoseFormerV2(nn.Module):
 
         A frame's token does not depend on the window, so evaluation computes it once.
         """
-        N, J, _ = frames.shape
-        x = _in_float32(self.Joint_embedding, frames) + self.Spatial_pos_embed
-        x = _to_compute_dtype(self.pos_drop(x))
+        x = _in_float32(self.Joint_embedding, frames.transpose(0, 1))
+        x = self.pos_drop(x + self.Spatial_pos_embed.transpose(0, 1))
+        x, branch = _to_compute_dtype(x), None  # (17, N, d)
         for block in self.Spatial_blocks:
-            x = block(x)
-        return self.Spatial_norm(x).view(N, J * x.shape[-1])
+            x, branch = block(x, branch)
+        _, (x,) = add_norm(x, branch, [self.Spatial_norm])
+        return x.transpose(0, 1).flatten(1)
 
     def coefficients(self, windows: Tensor) -> Tensor:
         """Return the first n DCT coefficients (B, n, 17 C) of windows (B, F, 17, C)."""
@@ -274,18 +291,20 @@ class PoseFormerV2(nn.Module):
 
         The frame tokens are those of `frame_features`, the coefficients those of `coefficients`.
         """
-        B, f, _ = features.shape
-        n = coefficients.shape[1]
+        n, f = coefficients.shape[1], features.shape[1]
         frames = self.pos_drop(features + self.Temporal_pos_embed)
         frequencies = _in_float32(self.Freq_embedding, coefficients) + self.Temporal_pos_embed_
-        x = _to_compute_dtype(
-            torch.cat([self.pos_drop(frequencies), frames], dim=1)
-        )  # (B, n + f, 17 d)
+        x = torch.cat([self.pos_drop(frequencies).transpose(0, 1), frames.transpose(0, 1)])
+        x, branch = _to_compute_dtype(x), None  # (n + f, B, 17 d)
         for block in self.blocks:
-            x = block(x)
-        frequencies, frames = self.Temporal_norm(x).split([n, f], dim=1)
-        means = [self.weighted_mean(frequencies), self.weighted_mean_(frames)]
-        return _in_float32(self.head, torch.cat(means, dim=-1)).view(B, NUM_JOINTS, 3)
+            x, branch = block(x, branch)
+        _, (x,) = add_norm(x, branch, [self.Temporal_norm])
+        frequencies, frames = x.split([n, f])
+        means = [
+            _in_float32(self.weighted_mean, frequencies),
+            _in_float32(self.weighted_mean_, frames),
+        ]
+        return _in_float32(self.head, torch.cat(means, dim=-1)).view(-1, NUM_JOINTS, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Estimate the middle frame's pose (B, 1, 17, 3), metres, from windows (B, F, 17, C)."""

@@ -84,3 +84,14 @@ def real_chain(real_mocap, run_script, tmp_path_factory):
         run_here(merge.main, "--strategy", strategy)
     assert not list(elsewhere.iterdir())
     return data_dir, outputs
+
+
+@pytest.fixture(params=["kernels", "no compiler"])
+def either_way(request, monkeypatch):
+    """With the compiled kernels, and on a machine that has no C compiler."""
+    from common import kernels
+
+    if request.param == "no compiler":
+        monkeypatch.setattr(kernels, "cpu_kernels", lambda: None)
+    elif kernels.cpu_kernels() is None:
+        pytest.skip("no C compiler")
