@@ -348,12 +348,21 @@ void gelu(const void *x, const float *bias, const void *gradient, void *out, flo
 }
 
 // Addition and layer norm. A row is one token of one sequence; its channels are a multiple of 16.
-// Each token has its own parameters.
 
 typedef struct {
-    long sequences, channels;
-    const float *branch_bias, *factor, *weight, *bias;  // the factor is each sequence's, or null
+    long tokens, sequences, channels;
+    long norms;   // one, or one for the first half of the tokens, rounded down, and one for the rest
+    long biases;  // of the branch: one, or one for each token
+    const float *weight, *bias, *branch_bias, *factor;  // the factor is each sequence's, or null
 } Layer;
+
+static inline long norm_of(const Layer *s, long row) {
+    return s->norms == 2 && row / s->sequences >= s->tokens / 2;
+}
+
+static inline long bias_of(const Layer *s, long row) {
+    return s->biases == 1 ? 0 : row / s->sequences;
+}
 
 // sum = x + factor * (branch + its bias), and its norm, of rows from `begin` to `end`.
 static inline void add_norm_rows(const Layer *s, long begin, long end, float eps, const void *x,
@@ -362,13 +371,14 @@ static inline void add_norm_rows(const Layer *s, long begin, long end, float eps
     const long D = s->channels;
     lanes row[D / LANES];
     for (long r = begin; r < end; r++) {
-        const long p = r / s->sequences * D;
+        const float *weight = s->weight + norm_of(s, r) * D, *bias = s->bias + norm_of(s, r) * D;
+        const float *added = s->branch_bias + bias_of(s, r) * D;
         const float scale = s->factor ? s->factor[r % s->sequences] : 1.0f;
         lanes mean = {}, square = {};
         for (long c = 0; c < D; c += LANES) {
             lanes v = get(x, r * D + c, is_bf16);
             if (branch) {
-                v += scale * (get(branch, r * D + c, is_bf16) + get(s->branch_bias, p + c, 0));
+                v += scale * (get(branch, r * D + c, is_bf16) + get(added, c, 0));
                 v = rounded(v, is_bf16);
                 put(sum, r * D + c, v, is_bf16);
             }
@@ -379,33 +389,35 @@ static inline void add_norm_rows(const Layer *s, long begin, long end, float eps
         const float inverse = 1.0f / sqrtf(total(square) / D + eps);
         for (long c = 0; c < D; c += LANES)
             put(norm, r * D + c,
-                (row[c / LANES] - m) * inverse * get(s->weight, p + c, 0) + get(s->bias, p + c, 0),
-                is_bf16);
+                (row[c / LANES] - m) * inverse * get(weight, c, 0) + get(bias, c, 0), is_bf16);
         statistics[2 * r] = m;
         statistics[2 * r + 1] = inverse;
     }
 }
 
 // Its gradients: by x into `dx`, by the branch into `dbranch` where there is a factor (else it is
-// that by x), by weight, bias and the branch's bias added to the three arrays of `sums`.
-static inline void add_norm_rows_backward(const Layer *s, long begin, long end, long size,
-                                          const void *sum, const void *dsum, const void *dnorm,
+// that by x), by weight, bias and the branch's bias added to `sums`, in this order.
+static inline void add_norm_rows_backward(const Layer *s, long begin, long end, const void *sum,
+                                          const void *dsum, const void *dnorm,
                                           const float *statistics, void *dx, void *dbranch,
                                           float *sums, const int is_bf16) {
     const long D = s->channels;
     lanes g[D / LANES], z[D / LANES];
     for (long r = begin; r < end; r++) {
-        const long p = r / s->sequences * D;
+        const long n = norm_of(s, r);
+        const float *weight = s->weight + n * D;
+        float *dweight = sums + n * D, *dbias = dweight + s->norms * D;
+        float *dbranch_bias = sums + (2 * s->norms + bias_of(s, r)) * D;
         const float m = statistics[2 * r], inverse = statistics[2 * r + 1];
         lanes mean = {}, product = {};
         for (long c = 0; c < D; c += LANES) {
             const lanes d = get(dnorm, r * D + c, is_bf16);
-            const lanes n = (get(sum, r * D + c, is_bf16) - m) * inverse;
-            add_to(sums, p + c, d * n);
-            add_to(sums, size + p + c, d);
-            z[c / LANES] = n;
-            mean += g[c / LANES] = d * get(s->weight, p + c, 0);
-            product += g[c / LANES] * n;
+            const lanes normal = (get(sum, r * D + c, is_bf16) - m) * inverse;
+            add_to(dweight, c, d * normal);
+            add_to(dbias, c, d);
+            z[c / LANES] = normal;
+            mean += g[c / LANES] = d * get(weight, c, 0);
+            product += g[c / LANES] * normal;
         }
         const float a = total(mean) / D, b = total(product) / D;
         for (long c = 0; c < D; c += LANES) {
@@ -414,17 +426,18 @@ static inline void add_norm_rows_backward(const Layer *s, long begin, long end, 
             put(dx, r * D + c, d, is_bf16);
             if (s->factor) d *= s->factor[r % s->sequences];
             if (dbranch) put(dbranch, r * D + c, d, is_bf16);
-            add_to(sums, 2 * size + p + c, d);
+            add_to(dbranch_bias, c, d);
         }
     }
 }
 
-// Branch, factor and statistics (tokens, sequences, 2) aside, arrays are (tokens, sequences,
-// channels), parameters (tokens, channels). Branch and factor (sequences) may be null.
+// Weight and bias are (norms, channels), the branch's bias (biases, channels), statistics (tokens,
+// sequences, 2). Branch and factor (sequences) may be null; without a branch the sum is not written.
 void add_norm(const void *x, const void *branch, const float *branch_bias, const float *factor,
               const float *weight, const float *bias, void *sum, void *norm, float *statistics,
-              long tokens, long sequences, long channels, long is_bf16, float eps, int threads) {
-    const Layer s = {sequences, channels, branch_bias, factor, weight, bias};
+              long norms, long biases, long tokens, long sequences, long channels, long is_bf16,
+              float eps, int threads) {
+    const Layer s = {tokens, sequences, channels, norms, biases, weight, bias, branch_bias, factor};
     const long rows = tokens * sequences;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long k = 0; k < threads; k++) {
@@ -434,23 +447,24 @@ void add_norm(const void *x, const void *branch, const float *branch_bias, const
     }
 }
 
-// `dparameters` (threads, 3, tokens, channels): weight, bias, the branch's bias. `dsum` may be null.
+// `dparameters` (threads, 2 norms + biases, channels): by weight, bias and the branch's bias. `dsum`
+// may be null; `dbranch` is, where there is no factor.
 void add_norm_backward(const void *sum, const void *dsum, const void *dnorm, const float *factor,
                        const float *weight, const float *statistics, void *dx, void *dbranch,
-                       float *dparameters, long tokens, long sequences, long channels, long is_bf16,
-                       int threads) {
-    const Layer s = {sequences, channels, NULL, factor, weight, NULL};
-    const long rows = tokens * sequences, size = tokens * channels;
+                       float *dparameters, long norms, long biases, long tokens, long sequences,
+                       long channels, long is_bf16, int threads) {
+    const Layer s = {tokens, sequences, channels, norms, biases, weight, NULL, NULL, factor};
+    const long rows = tokens * sequences;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (long k = 0; k < threads; k++) {
         const long begin = k * rows / threads, end = (k + 1) * rows / threads;
-        float *sums = dparameters + k * 3 * size;
+        float *sums = dparameters + k * (2 * norms + biases) * channels;
         if (is_bf16)
-            add_norm_rows_backward(&s, begin, end, size, sum, dsum, dnorm, statistics, dx, dbranch,
-                                   sums, 1);
+            add_norm_rows_backward(&s, begin, end, sum, dsum, dnorm, statistics, dx, dbranch, sums,
+                                   1);
         else
-            add_norm_rows_backward(&s, begin, end, size, sum, dsum, dnorm, statistics, dx, dbranch,
-                                   sums, 0);
+            add_norm_rows_backward(&s, begin, end, sum, dsum, dnorm, statistics, dx, dbranch, sums,
+                                   0);
     }
 }
 

@@ -28,6 +28,15 @@ from torch import Tensor, nn
 
 _SOURCE = Path(__file__).with_suffix(".c")
 _LANES = 16  # numbers in a register of `kernels.c`
+# Its functions' arguments: pointers, longs, floats, ints.
+_SIGNATURES = {
+    "attention": "ppppp llllll f i",
+    "gelu": "ppppp lll i",
+    "add_norm": "ppppppppp llllll f i",
+    "add_norm_backward": "ppppppppp llllll i",
+    "transpose": "pp ll i",
+}
+_TYPES = {"p": ctypes.c_void_p, "l": ctypes.c_long, "f": ctypes.c_float, "i": ctypes.c_int}
 
 _Context = torch.autograd.function.FunctionCtx
 
@@ -105,14 +114,12 @@ def add_norm(
     parts = [len(x)] if len(norms) == 1 else [len(x) // 2, len(x) - len(x) // 2]
     if _kernels_take(x, norms[0]) and (branch is None or branch.value.dtype == x.dtype):
         weight, bias = (
-            torch.cat([p.expand(tokens, -1) for p, tokens in zip(parameters, parts)])
+            parameters[0][None] if len(norms) == 1 else torch.stack(parameters)
             for parameters in zip(*((norm.weight, norm.bias) for norm in norms))
         )
         value, branch_bias, factor = branch or Branch(None)
-        if value is not None and branch_bias is None:
-            branch_bias = weight.new_zeros(1, weight.shape[1])
-        if branch_bias is not None:
-            branch_bias = branch_bias.expand_as(weight)
+        if branch_bias is None:
+            branch_bias = torch.zeros_like(weight[:1])
         x, normed = _AddNorm.apply(x, value, branch_bias, factor, weight, bias, norms[0].eps)
         return x, normed.split(parts)
     if branch is not None:
@@ -147,7 +154,8 @@ class _Product(torch.autograd.Function):
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         rows, gradient = x.flatten(0, 1), gradient.flatten(0, 1)
-        if weight.shape[0] > weight.shape[1]:  # the narrower matrix takes less time to transpose
+        (fan_out, fan_in), count = weight.shape, len(rows)
+        if count * fan_out > count * fan_in + fan_out * fan_in:  # more numbers to transpose
             dweight = _transpose(_transpose(rows) @ gradient)
         else:
             dweight = _transpose(gradient) @ rows
@@ -213,31 +221,28 @@ class _Attention(torch.autograd.Function):
 
 
 class _AddNorm(torch.autograd.Function):
-    """`add_norm` with parameters (tokens, channels)."""
+    """`add_norm` with weight and bias (norms, channels), branch bias (tokens or 1, channels)."""
 
     @staticmethod
     def forward(
         ctx: _Context,
         x: Tensor,
         branch: Tensor | None,
-        branch_bias: Tensor | None,
+        branch_bias: Tensor,
         factor: Tensor | None,
         weight: Tensor,
         bias: Tensor,
         eps: float,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.sizes = (*x.shape, x.dtype == torch.bfloat16)
         x = x.contiguous()
-        if branch is not None:
-            branch, branch_bias = branch.contiguous(), branch_bias.contiguous()
+        ctx.sizes = (len(weight), len(branch_bias), *x.shape, x.dtype == torch.bfloat16)
+        branch = None if branch is None else branch.contiguous()
         added = x if branch is None else torch.empty_like(x)
         normed, statistics = torch.empty_like(x), torch.empty(*x.shape[:2], 2)
+        parameters = (branch_bias.contiguous(), factor, weight, bias)
         outputs = (added, normed, statistics)
-        _call(
-            *("add_norm", x, branch, branch_bias, factor, weight, bias),
-            *(*outputs, *ctx.sizes, eps),
-        )
+        _call("add_norm", x, branch, *parameters, *outputs, *ctx.sizes, eps)
         ctx.save_for_backward(added, factor, weight, statistics)
         return added, normed
 
@@ -246,14 +251,16 @@ class _AddNorm(torch.autograd.Function):
         ctx: _Context, dadded: Tensor | None, dnormed: Tensor
     ) -> tuple[Tensor | None, ...]:
         added, factor, weight, statistics = ctx.saved_tensors
-        dx, dparameters = torch.empty_like(added), _sums(3, *weight.shape)
+        norms, biases = ctx.sizes[:2]
+        dx, dparameters = torch.empty_like(added), _sums(2 * norms + biases, weight.shape[1])
         dbranch = None if factor is None else torch.empty_like(added)
-        dadded = None if dadded is None else dadded.contiguous()
+        gradients = (None if dadded is None else dadded.contiguous(), dnormed.contiguous())
+        outputs = (dx, dbranch, dparameters)
         _call(
-            *("add_norm_backward", added, dadded, dnormed.contiguous(), factor, weight),
-            *(statistics, dx, dbranch, dparameters, *ctx.sizes),
+            *("add_norm_backward", added, *gradients, factor, weight, statistics),
+            *(*outputs, *ctx.sizes),
         )
-        dweight, dbias, dbranch_bias = dparameters.sum(0)
+        dweight, dbias, dbranch_bias = dparameters.sum(0).split([norms, norms, biases])
         if not ctx.needs_input_grad[1]:
             return dx, None, None, None, dweight, dbias, None
         return dx, dx if dbranch is None else dbranch, dbranch_bias, None, dweight, dbias, None
@@ -274,14 +281,9 @@ def _sums(*shape: int) -> Tensor:
 
 
 def _call(name: str, *arguments: Tensor | float | None) -> int:
-    """Call a function of `kernels.c` with addresses, longs and floats, and PyTorch's threads."""
-    kinds = {float: ctypes.c_float, int: ctypes.c_long, bool: ctypes.c_long}
-    converted = [kinds[type(a)](a) if type(a) in kinds else _address(a) for a in arguments]
-    return getattr(cpu_kernels(), name)(*converted, ctypes.c_int(torch.get_num_threads()))
-
-
-def _address(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    """Call a function of `kernels.c` with its arguments and PyTorch's number of threads."""
+    addresses = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+    return getattr(cpu_kernels(), name)(*addresses, torch.get_num_threads())
 
 
 def _kernels_take(x: Tensor, layer: nn.Module) -> bool:
@@ -302,7 +304,7 @@ def cpu_kernels() -> ctypes.CDLL | None:
         command = [*compiler.split(), *flags, str(_SOURCE), "-o", str(library), "-lm"]
         try:
             subprocess.run(command, capture_output=True, check=True)
-            return ctypes.CDLL(str(library))
+            kernels = ctypes.CDLL(str(library))
         except (OSError, subprocess.CalledProcessError):
             print(
                 f"{compiler} does not compile {_SOURCE.name}: without a C compiler training on a "
@@ -310,3 +312,6 @@ def cpu_kernels() -> ctypes.CDLL | None:
                 file=sys.stderr,
             )
             return None
+    for name, types in _SIGNATURES.items():
+        getattr(kernels, name).argtypes = [_TYPES[t] for t in types.replace(" ", "")]
+    return kernels
