@@ -1,6 +1,5 @@
 """Pictures of figures over time: training curves, and an estimator's 2D error."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from common.command_line import InputError
 from common.npz_io import atomic_output
 from common.panels import FAINT_INK, INK
+from common.run_log import read_log
 from common.skeleton import JOINT_NAMES
 from common.video import check_output
 
@@ -35,7 +35,7 @@ def save_training_curves(log_path: Path | str, output: Path | str) -> None:
         OSError: if the disk is full or read-only.
     """
     output = check_output(output, (".png",))
-    epochs, train, valid = _read_log(Path(log_path))
+    epochs, train, valid = _errors_by_epoch(Path(log_path))
     figure, axes = _figure(6.4, 3.8)
     marker = "o" if len(epochs) < 25 else None
     style = {"linewidth": 1.8, "marker": marker, "markersize": 3.5}
@@ -51,23 +51,20 @@ def save_training_curves(log_path: Path | str, output: Path | str) -> None:
     _save(figure, output)
 
 
-def _read_log(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _errors_by_epoch(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (epochs,) each: the epoch's number, and both errors in mm, NaN where there is none."""
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-        records = {int(line["epoch"]): line for line in lines}
-        errors = [
-            [np.nan if record.get(key) is None else float(record[key]) for key in _LOG_KEYS]
-            for _, record in sorted(records.items())
-        ]
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; training writes it") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a training log (a line is damaged: {error})") from error
+    records = read_log(path)
     if not records:
         raise InputError(f"{path}: holds no epoch yet")
+    try:
+        errors = [
+            [np.nan if record.get(key) is None else float(record[key]) for key in _LOG_KEYS]
+            for record in records
+        ]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: not a training log ({error})") from error
     train, valid = np.array(errors).T
-    return np.array(sorted(records)), train, valid
+    return np.array([record["epoch"] for record in records]), train, valid
 
 
 def save_errors(

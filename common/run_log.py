@@ -12,23 +12,22 @@ LOG_NAME = "log.jsonl"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a `log.jsonl`, one for each epoch.
+    """Return the records of a `log.jsonl`: of each epoch the last, in their order.
+
+    What stands behind the last end of a line is a record that was cut short; it is left out.
 
     Raises:
-        InputError: if the file is missing or a line of it is not a JSON object.
+        InputError: if the file is missing or a line of it is no record of an epoch.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; training writes it")
-    records = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: line {number} is not JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise InputError(f"{path}: line {number} is not a JSON object")
-        records.append(record)
-    return records
+    try:
+        text = path.read_text()
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        records = {int(record["epoch"]): record for record in map(json.loads, lines)}
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; training writes it") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a training log (a line is damaged: {error})") from error
+    return [records[epoch] for epoch in sorted(records)]
 
 
 class RunLog:
@@ -45,7 +44,7 @@ class RunLog:
         self.path = folder / LOG_NAME
         self.wandb_run = wandb_run
         earlier = read_log(self.path) if completed_epochs and self.path.is_file() else []
-        kept = [record for record in earlier if record.get("epoch", 0) <= completed_epochs]
+        kept = [record for record in earlier if record["epoch"] <= completed_epochs]
         with atomic_output(self.path) as temporary:
             temporary.write_text("".join(map(_line, kept)))
 

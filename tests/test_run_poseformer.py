@@ -133,6 +133,15 @@ def test_two_epochs_and_two_more_are_four(train, uninterrupted):
     assert log_figures(folder) == log_figures(uninterrupted)
 
 
+def test_a_log_line_cut_short_by_a_kill_does_not_stop_a_resume(train, uninterrupted):
+    _, folder = train("-e", "2", *RANDOM)
+    with (folder / "log.jsonl").open("a") as log:
+        log.write('{"epoch": 3, "lr": 0.0')
+    result, _ = train("-e", "4", "--resume", "last_epoch.bin")
+    assert result.status == 0, result.stderr
+    assert log_figures(folder) == log_figures(uninterrupted)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_within_an_epoch_loses_nothing(train, uninterrupted, monkeypatch, number, status):
     with monkeypatch.context() as patch:
