@@ -83,15 +83,15 @@ def parse_arguments() -> Any:
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
-    """Name the processor, the software and which attention runs."""
+    """Name the processor, the software and what computes between the products."""
     if device.type == "cuda":
-        name, attention = torch.cuda.get_device_name(device), "PyTorch"
+        name, layers = torch.cuda.get_device_name(device), "PyTorch's"
     else:
         name = f"{processor_name()}, {torch.get_num_threads()} threads"
         name += f", {torch.backends.cpu.get_cpu_capability()}"
         name += " with AMX" if torch.cpu._is_amx_tile_supported() else ""
-        attention = "compiled kernel" if cpu_kernels() else "PyTorch (no C compiler)"
-    return {"machine": name, "torch": torch.__version__, "attention": attention}
+        layers = "compiled" if cpu_kernels() else "PyTorch's, for want of a C compiler"
+    return {"machine": name, "torch": torch.__version__, "kernels": layers}
 
 
 def processor_name() -> str:

@@ -15,7 +15,7 @@ from common.model_poseformer import PoseFormerV2
 from common.report import MetricSums
 from common.skeleton import NUM_JOINTS, ROOT
 
-BATCH_SIZE = {"cpu": 512, "cuda": 8192}  # windows
+BATCH_TOKENS = {"cpu": 3072, "cuda": 49152}  # tokens of the mixed blocks at a time
 
 
 @torch.no_grad()
@@ -39,8 +39,8 @@ def predict(
         device: where to compute.
         precision: "fp32" or "bf16", of matrix products.
         flip: average with the mirrored estimate of the mirrored keypoints.
-        batch_size: windows at a time, each with its mirror image; by default as many as fill the
-            processor's cache, or keep a GPU busy.
+        batch_size: windows at a time, each with its mirror image; by default as few as keep all
+            cores, or a GPU, busy.
 
     Returns:
         One (frames, 17, 3) float32 array a sequence: metres, relative to the root, which is zero.
@@ -49,7 +49,9 @@ def predict(
     kept = model.config.number_of_kept_frames
     generator = WindowGenerator(keypoints, None, model.config.number_of_frames, device=device)
     total = len(generator)
-    batch_size = batch_size or BATCH_SIZE.get(device.type, BATCH_SIZE["cpu"])
+    tokens = kept + model.config.number_of_kept_coeffs
+    at_once = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+    batch_size = batch_size or max(1, at_once // tokens)
     poses = torch.empty(total, NUM_JOINTS, 3, device=device)
     # Features of the frames from `first` on; frames before `known` have been computed.
     features, first, known = None, 0, 0

@@ -4,7 +4,7 @@
 //
 // Arrays are float32 or bfloat16, (tokens, sequences, channels), parameters and their gradients
 // float32; all arithmetic is float32. `threads` threads share the work. Where gradients by
-// parameters are summed, each thread has its own array, which was nought before.
+// parameters are summed, each thread has its own array, which is nought before the call.
 #include <limits.h>
 #include <math.h>
 #include <stdint.h>
@@ -26,8 +26,8 @@ typedef float float4 __attribute__((vector_size(16)));
 typedef float float8 __attribute__((vector_size(32)));
 
 #ifdef __GLIBC__
-// Let the allocator keep what is freed: memory fresh from the system costs a fault every 4 KiB, 6 %
-// of a training step.
+// Let the allocator keep what is freed, here and in all of the process: memory fresh from the system
+// costs a fault every 4 KiB, 6 % of a training step.
 __attribute__((constructor)) static void keep_freed_memory(void) {
     mallopt(M_MMAP_MAX, 0);
     mallopt(M_TRIM_THRESHOLD, INT_MAX);
@@ -69,11 +69,13 @@ static inline void put(void *to, long i, lanes value, const int is_bf16) {
 static inline void add_to(float *to, long i, lanes value) { put(to, i, get(to, i, 0) + value, 0); }
 
 static inline float total(lanes v) {
-    const float8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                     __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-    const float4 b =
-        __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
-    return (b[0] + b[1]) + (b[2] + b[3]);
+    float8 eight[2];
+    float4 four[2];
+    memcpy(eight, &v, sizeof v);
+    eight[0] += eight[1];
+    memcpy(four, eight, sizeof four);
+    four[0] += four[1];
+    return (four[0][0] + four[0][1]) + (four[0][2] + four[0][3]);
 }
 
 // a where it holds, else b.
@@ -99,8 +101,13 @@ static inline lanes exp2_lanes(lanes x) {
     return (lanes)((ints)p + ((ints)shifted << 23));
 }
 
+#ifdef __clang__
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (ints){__VA_ARGS__})
+#endif
 #define SHUFFLE(a, b, i) \
-    __builtin_shufflevector(a, b, i, i + 16, i + 1, i + 17, i + 2, i + 18, i + 3, i + 19, i + 4, \
+    PICK(a, b, i, i + 16, i + 1, i + 17, i + 2, i + 18, i + 3, i + 19, i + 4, \
                             i + 20, i + 5, i + 21, i + 6, i + 22, i + 7, i + 23)
 
 // Transpose 16 by 16 numbers: four perfect shuffles of 16 registers.
@@ -353,7 +360,7 @@ typedef struct {
     long tokens, sequences, channels;
     long norms;   // one, or one for the first half of the tokens, rounded down, and one for the rest
     long biases;  // of the branch: one, or one for each token
-    const float *weight, *bias, *branch_bias, *factor;  // the factor is each sequence's, or null
+    const float *weight, *bias, *branch_bias, *factor;  // the factor is each row's, or null
 } Layer;
 
 static inline long norm_of(const Layer *s, long row) {
@@ -373,7 +380,7 @@ static inline void add_norm_rows(const Layer *s, long begin, long end, float eps
     for (long r = begin; r < end; r++) {
         const float *weight = s->weight + norm_of(s, r) * D, *bias = s->bias + norm_of(s, r) * D;
         const float *added = s->branch_bias + bias_of(s, r) * D;
-        const float scale = s->factor ? s->factor[r % s->sequences] : 1.0f;
+        const float scale = s->factor ? s->factor[r] : 1.0f;
         lanes mean = {}, square = {};
         for (long c = 0; c < D; c += LANES) {
             lanes v = get(x, r * D + c, is_bf16);
@@ -424,7 +431,7 @@ static inline void add_norm_rows_backward(const Layer *s, long begin, long end, 
             lanes d = (g[c / LANES] - a - z[c / LANES] * b) * inverse;
             if (dsum) d += get(dsum, r * D + c, is_bf16);
             put(dx, r * D + c, d, is_bf16);
-            if (s->factor) d *= s->factor[r % s->sequences];
+            if (s->factor) d *= s->factor[r];
             if (dbranch) put(dbranch, r * D + c, d, is_bf16);
             add_to(dbranch_bias, c, d);
         }
@@ -432,7 +439,7 @@ static inline void add_norm_rows_backward(const Layer *s, long begin, long end, 
 }
 
 // Weight and bias are (norms, channels), the branch's bias (biases, channels), statistics (tokens,
-// sequences, 2). Branch and factor (sequences) may be null; without a branch the sum is not written.
+// sequences, 2). Branch and factor (tokens, sequences) may be null; without a branch the sum is not written.
 void add_norm(const void *x, const void *branch, const float *branch_bias, const float *factor,
               const float *weight, const float *bias, void *sum, void *norm, float *statistics,
               long norms, long biases, long tokens, long sequences, long channels, long is_bf16,

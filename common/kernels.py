@@ -14,6 +14,7 @@ compiler. On a GPU, and without a compiler, PyTorch does all the work.
 import ctypes
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -47,7 +48,7 @@ class Branch(NamedTuple):
     Attributes:
         value: (tokens, sequences, channels).
         bias: (tokens or 1, channels) to add, or None.
-        factor: (sequences,) to scale by, or None.
+        factor: (tokens or 1, sequences) to scale by, or None.
     """
 
     value: Tensor
@@ -59,7 +60,7 @@ class Branch(NamedTuple):
         value = self.value
         if self.bias is not None:
             value = value + self.bias[:, None].to(value.dtype)
-        return value if self.factor is None else value * self.factor[:, None].to(value.dtype)
+        return value if self.factor is None else value * self.factor[..., None].to(value.dtype)
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Branch:
@@ -112,7 +113,8 @@ def add_norm(
         The sum, and its normalised tokens, one tensor for each norm.
     """
     parts = [len(x)] if len(norms) == 1 else [len(x) // 2, len(x) - len(x) // 2]
-    if _kernels_take(x, norms[0]) and (branch is None or branch.value.dtype == x.dtype):
+    same = branch is None or (branch.value.dtype, branch.value.shape) == (x.dtype, x.shape)
+    if same and _kernels_take(x, norms[0]):
         weight, bias = (
             parameters[0][None] if len(norms) == 1 else torch.stack(parameters)
             for parameters in zip(*((norm.weight, norm.bias) for norm in norms))
@@ -120,6 +122,8 @@ def add_norm(
         value, branch_bias, factor = branch or Branch(None)
         if branch_bias is None:
             branch_bias = torch.zeros_like(weight[:1])
+        if factor is not None:
+            factor = factor.expand(x.shape[:2]).contiguous()
         x, normed = _AddNorm.apply(x, value, branch_bias, factor, weight, bias, norms[0].eps)
         return x, normed.split(parts)
     if branch is not None:
@@ -217,7 +221,7 @@ class _Attention(torch.autograd.Function):
         group = next(g for g in range(1, heads + 1) if heads % g == 0 and g * channels >= _LANES)
         sizes = (heads, channels, group, T, B, qkv.dtype == torch.bfloat16, channels**-0.5)
         if _call("attention", qkv, bias, gradient, out, dbias, *sizes):
-            raise MemoryError("no memory for the attention of one head")
+            raise MemoryError("no memory for the attention of 16 sequences")
 
 
 class _AddNorm(torch.autograd.Function):
@@ -239,29 +243,34 @@ class _AddNorm(torch.autograd.Function):
         ctx.sizes = (len(weight), len(branch_bias), *x.shape, x.dtype == torch.bfloat16)
         branch = None if branch is None else branch.contiguous()
         added = x if branch is None else torch.empty_like(x)
-        normed, statistics = torch.empty_like(x), torch.empty(*x.shape[:2], 2)
+        normed = torch.empty_like(x)
+        statistics = torch.empty(*x.shape[:2], 2, dtype=torch.float32)
         parameters = (branch_bias.contiguous(), factor, weight, bias)
         outputs = (added, normed, statistics)
         _call("add_norm", x, branch, *parameters, *outputs, *ctx.sizes, eps)
         ctx.save_for_backward(added, factor, weight, statistics)
+        ctx.has_branch = branch is not None
         return added, normed
 
     @staticmethod
     def backward(
-        ctx: _Context, dadded: Tensor | None, dnormed: Tensor
+        ctx: _Context, dadded: Tensor | None, dnormed: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         added, factor, weight, statistics = ctx.saved_tensors
         norms, biases = ctx.sizes[:2]
         dx, dparameters = torch.empty_like(added), _sums(2 * norms + biases, weight.shape[1])
         dbranch = None if factor is None else torch.empty_like(added)
-        gradients = (None if dadded is None else dadded.contiguous(), dnormed.contiguous())
+        gradients = (
+            None if dadded is None else dadded.contiguous(),
+            torch.zeros_like(added) if dnormed is None else dnormed.contiguous(),
+        )
         outputs = (dx, dbranch, dparameters)
         _call(
             *("add_norm_backward", added, *gradients, factor, weight, statistics),
             *(*outputs, *ctx.sizes),
         )
         dweight, dbias, dbranch_bias = dparameters.sum(0).split([norms, norms, biases])
-        if not ctx.needs_input_grad[1]:
+        if not ctx.has_branch:
             return dx, None, None, None, dweight, dbias, None
         return dx, dx if dbranch is None else dbranch, dbranch_bias, None, dweight, dbias, None
 
@@ -277,7 +286,7 @@ def _transpose(x: Tensor) -> Tensor:
 
 def _sums(*shape: int) -> Tensor:
     """Return room for what each thread sums up."""
-    return torch.zeros(torch.get_num_threads(), *shape)
+    return torch.zeros(torch.get_num_threads(), *shape, dtype=torch.float32)
 
 
 def _call(name: str, *arguments: Tensor | float | None) -> int:
@@ -290,28 +299,30 @@ def _kernels_take(x: Tensor, layer: nn.Module) -> bool:
     """Return whether x and a layer's parameters are such as `kernels.c` works on."""
     fits = x.dtype in (torch.float32, torch.bfloat16) and layer.weight.dtype == torch.float32
     fits = fits and x.shape[-1] % _LANES == 0 and len(layer.bias) % _LANES == 0
+    if torch.is_autocast_enabled("cpu"):
+        fits = fits and x.dtype == torch.get_autocast_dtype("cpu")  # as the products will be
     return fits and x.device.type == "cpu" and cpu_kernels() is not None
 
 
 @cache
 def cpu_kernels() -> ctypes.CDLL | None:
     """Compile and load `kernels.c`; None, and a line on stderr, where that is not possible."""
-    compiler = os.environ.get("CC", "cc")
+    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
     native = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
     flags = ["-O3", native, "-fno-math-errno", "-fopenmp", "-fPIC", "-shared"]
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder, "kernels.so")
-        command = [*compiler.split(), *flags, str(_SOURCE), "-o", str(library), "-lm"]
-        try:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            library = Path(folder, "kernels.so")
+            command = [*compiler, *flags, str(_SOURCE), "-o", str(library), "-lm"]
             subprocess.run(command, capture_output=True, check=True)
             kernels = ctypes.CDLL(str(library))
-        except (OSError, subprocess.CalledProcessError):
-            print(
-                f"{compiler} does not compile {_SOURCE.name}: without a C compiler training on a "
-                "CPU takes up to twice as long",
-                file=sys.stderr,
-            )
-            return None
+    except (OSError, subprocess.CalledProcessError):
+        print(
+            f"no {_SOURCE.name} that runs here could be made with {compiler[0]}: without a C "
+            "compiler training on a CPU takes up to twice as long",
+            file=sys.stderr,
+        )
+        return None
     for name, types in _SIGNATURES.items():
         getattr(kernels, name).argtypes = [_TYPES[t] for t in types.replace(" ", "")]
     return kernels

@@ -102,8 +102,8 @@ class DropPath(nn.Module):
         """Draw the factor of each sample's branch: nought, or more than one for those kept."""
         if self.rate == 0 or not self.training:
             return branch
-        keep = 1 - self.rate
-        factor = torch.empty(branch.value.shape[1], device=branch.value.device)
+        keep, value = 1 - self.rate, branch.value
+        factor = torch.empty(1, value.shape[1], device=value.device, dtype=torch.float32)
         return branch._replace(factor=factor.bernoulli_(keep).div_(keep))
 
 
@@ -203,11 +203,19 @@ class MixedBlock(nn.Module):
         """Transform frequencies' and frames' tokens (n + f, B, D), as `SpatialBlock` does."""
         x, (y,) = add_norm(x, branch, [self.norm1])
         x, (first, second) = add_norm(x, self.drop_path(self.attn(y)), [self.norm2, self.norm3])
-        first, second = self.mlp1(first), self.mlp2(second)
-        value, bias = torch.cat([first.value, second.value]), second.bias
-        if bias is not None:
-            bias = torch.cat([first.bias.expand(len(first.value), -1), bias])
-        return x, self.drop_path(Branch(value, bias))
+        return x, _joined(self.drop_path(self.mlp1(first)), self.drop_path(self.mlp2(second)))
+
+
+def _joined(first: Branch, second: Branch) -> Branch:
+    """Return one branch for the tokens of two, which have a bias or a factor both or neither."""
+
+    def join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        if a is None:
+            return None
+        return torch.cat([a.expand(len(first.value), -1), b.expand(len(second.value), -1)])
+
+    value = torch.cat([first.value, second.value])
+    return Branch(value, join(first.bias, second.bias), join(first.factor, second.factor))
 
 
 class WeightedMean(nn.Conv1d):
@@ -274,7 +282,7 @@ class PoseFormerV2(nn.Module):
         A frame's token does not depend on the window, so evaluation computes it once.
         """
         x = _in_float32(self.Joint_embedding, frames.transpose(0, 1))
-        x = self.pos_drop(x + self.Spatial_pos_embed.transpose(0, 1))
+        x = self.pos_drop(x + self.Spatial_pos_embed.view(NUM_JOINTS, 1, -1))
         x, branch = _to_compute_dtype(x), None  # (17, N, d)
         for block in self.Spatial_blocks:
             x, branch = block(x, branch)

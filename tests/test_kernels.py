@@ -100,7 +100,7 @@ def test_add_norm_is_addition_and_layer_norm(
         torch.nn.init.normal_(parameter)
     x, value = (random_tokens(tokens, 5, dim, dtype=dtype) for _ in range(2))
     bias = random_tokens(tokens, dim) if with_bias else None
-    factor = torch.tensor([0.0, 2.0, 2.0, 0.0, 2.0]) if with_factor else None
+    factor = 2.0 * (torch.rand(tokens if with_bias else 1, 5) < 0.6) if with_factor else None
     parts = [tokens // 2, tokens - tokens // 2] if norms == 2 else [tokens]
 
     def both(x, value, bias, layers):
@@ -110,7 +110,7 @@ def test_add_norm_is_addition_and_layer_norm(
 
     def exact():
         branch = value.double() + (bias.double()[:, None] if with_bias else 0)
-        added = x.double() + branch * (factor.double()[:, None] if with_factor else 1)
+        added = x.double() + branch * (factor.double()[..., None] if with_factor else 1)
         norms = (
             F.layer_norm(part, (dim,), layer.weight.double(), layer.bias.double(), 1e-6)
             for part, layer in zip(added.split(parts), layers)
@@ -153,24 +153,58 @@ def test_gelu_and_norm_do_not_hide_what_is_not_a_number(either_way):
         assert output[1, 2].isnan().all() and output[0].isfinite().all()
 
 
-def test_is_the_same_each_time(either_way):
+def all_layers(dtype):
+    """Return gradients through all layers, of 1,700 tokens, by the input and all parameters."""
     torch.manual_seed(0)
-    layer, norm = random_layer(32, 96), torch.nn.LayerNorm(32)
-    x = random_tokens(17, 100, 32, dtype=torch.bfloat16)
-
-    def gradients():
-        with torch.autocast("cpu", torch.bfloat16):
-            y, (normed,) = add_norm(x, linear(gelu(x, layer), random_projection), [norm])
-            output = attention(normed, layer, heads=8) + y
-        return torch.autograd.grad(output.float().sum(), [x, *layer.parameters()])
-
-    random_projection = random_layer(96, 32)
-    first = gradients()
-    assert all(torch.equal(a, b) for _ in range(3) for a, b in zip(first, gradients()))
+    layers = [random_layer(32, 96), random_layer(96, 32), random_layer(32, 96)]
+    norms = [torch.nn.LayerNorm(32), torch.nn.LayerNorm(32)]
+    x = random_tokens(17, 100, 32, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        y, normed = add_norm(x, linear(gelu(x, layers[0]), layers[1]), norms)
+        output = attention(torch.cat(normed), layers[2], heads=8) + y
+    parameters = [p for layer in [*layers, *norms] for p in layer.parameters()]
+    return torch.autograd.grad(output.float().pow(2).sum(), [x, *parameters])
 
 
-def test_says_once_that_there_is_no_compiler(monkeypatch, capfd):
-    monkeypatch.setenv("CC", "no-such-compiler")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_is_the_same_each_time(either_way, dtype):
+    first = all_layers(dtype)
+    assert all(torch.equal(a, b) for _ in range(3) for a, b in zip(first, all_layers(dtype)))
+
+
+def test_threads_share_the_work(either_way):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = all_layers(torch.float32)
+        torch.set_num_threads(3)
+        together = all_layers(torch.float32)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(relative_error(a, b.double()) < 1e-5 for a, b in zip(together, alone))
+
+
+def test_a_bias_learns_where_all_else_is_frozen(either_way):
+    torch.manual_seed(0)
+    x, value, bias = torch.randn(2, 4, 16), torch.randn(2, 4, 16), random_tokens(1, 16)
+    _, (normed,) = add_norm(x, Branch(value, bias), [torch.nn.LayerNorm(16)])
+    (gradient,) = torch.autograd.grad(normed.pow(3).sum(), bias)
+    exact = bias.detach().double().requires_grad_()
+    expected = F.layer_norm(x.double() + value.double() + exact, (16,), eps=1e-5).pow(3).sum()
+    assert relative_error(gradient, torch.autograd.grad(expected, exact)[0]) < 1e-4
+
+
+def test_the_sum_alone_may_be_used(either_way):
+    x, value = random_tokens(2, 4, 16), random_tokens(2, 4, 16)
+    added, _ = add_norm(x, Branch(value), [torch.nn.LayerNorm(16)])
+    assert all(
+        torch.equal(g, torch.ones(2, 4, 16)) for g in torch.autograd.grad(added.sum(), [x, value])
+    )
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false -x"])
+def test_says_once_that_there_is_no_compiler(monkeypatch, capfd, compiler):
+    monkeypatch.setenv("CC", compiler)
     cpu_kernels.cache_clear()
     try:
         x, layer = torch.zeros(2, 1, 32), torch.nn.Linear(32, 96)

@@ -165,6 +165,19 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert drop_path.eval()(Branch(x)).factor is None
 
 
+def test_drop_path_draws_for_each_half_of_the_tokens():
+    torch.manual_seed(0)
+    block = PoseFormerV2(PoseFormerConfig(drop_path_rate=0.5, depth=2)).blocks[-1]
+    torch.nn.init.zeros_(block.attn.proj.weight)
+    torch.nn.init.zeros_(block.attn.proj.bias)
+    x = torch.randn(6, 1000, 544)
+    added, branch = block(x, None)
+    assert torch.equal(added, x)
+    first, second = (half.abs().sum((0, 2)) > 0 for half in branch.complete().split(3))
+    assert abs(first.float().mean() - 0.5) < 0.06
+    assert abs((first == second).float().mean() - 0.5) < 0.06
+
+
 def test_dropout_changes_training_alone():
     torch.manual_seed(0)
     model = PoseFormerV2(PoseFormerConfig(9, 3, 3, embed_dim_ratio=8, depth=1, drop_rate=0.2))

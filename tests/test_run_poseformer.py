@@ -450,6 +450,7 @@ def test_two_processes_train_and_evaluate_like_one(train, data_dir, tmp_path):
     for a, b in zip(log_figures(tmp_path / "one"), log_figures(tmp_path / "two")):
         assert b == pytest.approx(a, rel=1e-4)
     assert result.stdout.count("epoch 1/2") == 1  # one process prints
+    assert "UserWarning" not in result.stderr
 
 
 def test_a_restart_by_torchrun_goes_on_from_the_last_epoch(train, monkeypatch):
