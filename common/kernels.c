@@ -87,8 +87,9 @@ static inline lanes choose(ints holds, lanes a, lanes b) {
 static inline lanes larger(lanes a, lanes b) { return choose(a <= b, b, a); }
 
 // 2^x for x <= 0: the integer part into the exponent's bits, the fraction through e^y, |y| < 0.35.
+// Below 2^-60 it is nought: float32 would not notice what it is added to, and products of such
+// numbers are soon denormal, on which matrix products take ten times as long.
 static inline lanes exp2_lanes(lanes x) {
-    x = larger(x, (lanes){} - 126.0f);
     const lanes shifted = x + 12582912.0f;  // 1.5 * 2^23 rounds to an integer, kept in the low bits
     const lanes y = (x - (shifted - 12582912.0f)) * 0.69314718f;
     lanes p = y * (1.0f / 5040) + 1.0f / 720;
@@ -98,7 +99,7 @@ static inline lanes exp2_lanes(lanes x) {
     p = p * y + 0.5f;
     p = p * y + 1.0f;
     p = p * y + 1.0f;
-    return (lanes)((ints)p + ((ints)shifted << 23));
+    return choose(x < -60.0f, (lanes){}, (lanes)((ints)p + ((ints)shifted << 23)));
 }
 
 #ifdef __clang__
