@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 import numpy as np
 
+from common.h36m_dataset import FPS
 from common.motion import (
-    FPS,
     LEFT,
     RIGHT,
     SIDES,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FPS = 50
+from common.h36m_dataset import FPS
 
 # Human3.6M's 32 joints: 0 hips; 1-5 right and 6-10 left leg (hip, knee, foot, toe base, toe end);
 # 11 spine, 12 upper spine, 13 neck, 14 head, 15 its top; 16-23 left and 24-31 right arm (shoulder,

@@ -168,7 +168,7 @@ def parse_arguments() -> Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--frames", type=positive_int, default=100, help="length of each sequence")
     size.add_argument("--full", action="store_true", help="lengths as in Human3.6M, 527k frames")
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="same seed, same files")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="same seed, same sample")
     parser.add_argument(
         "--subjects",
         type=parse_subjects,

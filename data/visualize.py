@@ -194,7 +194,7 @@ def load_footage(args: argparse.Namespace, camera: int) -> Footage:
     chosen = slice(frames.start, frames.stop)
     return Footage(
         camera=view,
-        estimates_px={name: e[chosen] for name, e in zip(estimator_names(paths), estimates)},
+        estimates_px={name: e[chosen] for name, e in zip(panel_names(paths), estimates)},
         truth_px=truth[chosen],
         poses_m=poses[chosen],
         frame_numbers=frames,
@@ -269,7 +269,7 @@ def choose_frames(args: argparse.Namespace, lengths: dict[str, int]) -> range:
     return frames
 
 
-def estimator_names(paths: list[Path]) -> list[str]:
+def panel_names(paths: list[Path]) -> list[str]:
     """Return what stands above the panels: the estimator, or the file's name where that is new."""
     keys = [path.stem.removeprefix("data_2d_h36m_").removesuffix("_w_conf") for path in paths]
     names = [ESTIMATORS.get(key, key) for key in keys]

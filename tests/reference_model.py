@@ -65,3 +65,9 @@ def forward(p, x, config):
     ]
     z = norm(p, "head.0", torch.cat(means, -1).flatten(1), 1e-5)
     return linear(p, "head.1", z).view(B, 1, J, 3)
+
+
+def relative_error(actual, expected):
+    """Return the largest error as a part of the largest number that is expected."""
+    expected = torch.as_tensor(expected)
+    return ((actual.double() - expected).abs().max() / expected.abs().max()).item()

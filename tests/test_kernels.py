@@ -10,10 +10,6 @@ from common.kernels import Branch, add_norm, attention, cpu_kernels, gelu, linea
 DTYPES = [torch.float32, torch.bfloat16]
 
 
-def relative_error(actual, expected):
-    return ((actual.double() - expected).abs().max() / expected.abs().max()).item()
-
-
 def random_tokens(*shape, dtype=torch.float32):
     return torch.randn(*shape).to(dtype).requires_grad_()
 
@@ -40,11 +36,11 @@ def assert_same(compute, exact, inputs, tolerance):
         output = compute()
     expected = exact()
     assert output.dtype == dtype and output.shape == expected.shape
-    assert relative_error(output, expected) < tolerance
+    assert reference_model.relative_error(output, expected) < tolerance
     gradient = torch.randn(output.shape).to(dtype)
     expected_gradients = torch.autograd.grad(expected, inputs, gradient.double())
     for a, b in zip(torch.autograd.grad(output, inputs, gradient), expected_gradients):
-        assert relative_error(a, b) < tolerance
+        assert reference_model.relative_error(a, b) < tolerance
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -132,7 +128,10 @@ def test_attention_survives_extreme_scores(either_way):
     layer, x = random_layer(32, 96, 2.0), torch.randn(17, 3, 32)
     with torch.no_grad():
         layer.weight[:64] *= 100
-    assert relative_error(attention(x, layer, heads=8), exact_attention(x, layer)) < 1e-3
+    assert (
+        reference_model.relative_error(attention(x, layer, heads=8), exact_attention(x, layer))
+        < 1e-3
+    )
 
 
 @pytest.mark.parametrize("part", [0, 32, 64])
@@ -181,7 +180,9 @@ def test_threads_share_the_work(either_way):
         together = all_layers(torch.float32)
     finally:
         torch.set_num_threads(threads)
-    assert all(relative_error(a, b.double()) < 1e-5 for a, b in zip(together, alone))
+    assert all(
+        reference_model.relative_error(a, b.double()) < 1e-5 for a, b in zip(together, alone)
+    )
 
 
 def test_a_bias_learns_where_all_else_is_frozen(either_way):
@@ -191,7 +192,7 @@ def test_a_bias_learns_where_all_else_is_frozen(either_way):
     (gradient,) = torch.autograd.grad(normed.pow(3).sum(), bias)
     exact = bias.detach().double().requires_grad_()
     expected = F.layer_norm(x.double() + value.double() + exact, (16,), eps=1e-5).pow(3).sum()
-    assert relative_error(gradient, torch.autograd.grad(expected, exact)[0]) < 1e-4
+    assert reference_model.relative_error(gradient, torch.autograd.grad(expected, exact)[0]) < 1e-4
 
 
 def test_the_sum_alone_may_be_used(either_way):

@@ -47,11 +47,6 @@ def golden_model(golden_spec, name):
     return spec, model, torch.from_numpy(inputs)
 
 
-def relative_error(actual, expected):
-    expected = torch.as_tensor(expected)
-    return ((actual.double() - expected).abs().max() / expected.abs().max()).item()
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_matches_published_network(golden, golden_spec, either_way, name):
     spec, model, inputs = golden_model(golden_spec, name)
@@ -62,7 +57,7 @@ def test_matches_published_network(golden, golden_spec, either_way, name):
         with torch.set_grad_enabled(training):
             output = model.train(training)(inputs)
         assert output.shape == (4, 1, 17, 3)
-        assert relative_error(output, golden[f"out_{name}"]) < 1e-5
+        assert reference_model.relative_error(output, golden[f"out_{name}"]) < 1e-5
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -71,7 +66,7 @@ def test_bf16_is_close_to_published_network(golden, golden_spec, name):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         output = model(inputs)
     assert output.dtype == torch.float32
-    assert 1e-4 < relative_error(output, golden[f"out_{name}"]) < 0.03
+    assert 1e-4 < reference_model.relative_error(output, golden[f"out_{name}"]) < 0.03
 
 
 @pytest.mark.parametrize("name", ["f27_k1_n3_c2_d32_l4", "f9_k3_n3_c2_d16_l2"])
@@ -83,7 +78,7 @@ def test_gradients_are_those_of_the_plain_formulas(golden_spec, either_way, name
     (reference * weights).sum().backward()
     (model(inputs) * weights).sum().backward()
     for key, parameter in model.named_parameters():
-        assert relative_error(parameter.grad, exact[key].grad) < 1e-4, key
+        assert reference_model.relative_error(parameter.grad, exact[key].grad) < 1e-4, key
 
 
 def test_gradcheck_of_the_whole_network_in_double_precision():
