@@ -34,10 +34,12 @@ from common.checkpoint import (
     model_state,
     save_checkpoint,
 )
-from common.command_line import InputError, run, split_names
+from common.console import InputError, run, split_names
 from common.distributed import World, start_world
 from common.epoch import TrainingState, train_epoch
 from common.evaluation import evaluate, mean_pose_mpjpe_mm, predict
+from common.export import POSE_SUFFIXES, export_poses
+from common.files import atomic_output, check_output
 from common.generators import WindowGenerator
 from common.h36m_dataset import (
     FPS,
@@ -56,7 +58,6 @@ from common.h36m_dataset import (
 )
 from common.interruption import Interrupted, Interruption
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
-from common.npz_io import atomic_output
 from common.report import format_report, latex_row
 from common.run_log import LOG_NAME, RunLog, start_wandb
 from common.settings import (
@@ -72,10 +73,8 @@ from common.training import (
     resolve_precision,
     set_learning_rate,
 )
-from common.video import VIDEO_SUFFIXES, check_output
+from common.video import VIDEO_SUFFIXES
 from common.visualization import (
-    POSE_SUFFIXES,
-    export_poses,
     render_prediction,
     save_prediction_strip,
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.command_line import DATA_DIR, ArgumentParser, InputError, run
+from common.console import DATA_DIR, ArgumentParser, InputError, run
 
 MERGE_STRATEGIES = ("manual", "average", "weighted_average")
 MERGED_DETECTORS = {"vitpose", "pct", "moganet"}

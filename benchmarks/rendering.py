@@ -18,13 +18,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.actions import Arena, perform
 from common.camera import project, world_to_camera
-from common.command_line import ArgumentParser, run
+from common.console import ArgumentParser, run
 from common.h36m_dataset import FPS, load_cameras
-from common.motion import make_body
 from common.skeleton import JOINTS_32_TO_17
 from common.visualization import render_estimates
+from data.synthetic.actions import Arena, perform
+from data.synthetic.body import make_body
 
 SIZE = (1700, 400)
 LIMIT_S = {".mp4": 15, ".gif": 30}

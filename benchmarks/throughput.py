@@ -23,12 +23,12 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.command_line import ArgumentParser, InputError, run
+from common.console import ArgumentParser, InputError, run
 from common.evaluation import predict
+from common.files import atomic_output
 from common.generators import WindowGenerator
 from common.kernels import cpu_kernels
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2, model_flops
-from common.npz_io import atomic_output
 from common.training import TrainStep, build_optimizer
 
 # Kept frames and kept coefficients of the published model for each receptive field.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.command_line import (
+from common.console import (
     CHECKPOINT_DIR,
     DATA_DIR,
     ArgumentParser,

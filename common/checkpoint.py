@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.command_line import CHECKPOINT_DIR, InputError, warn
+from common.console import CHECKPOINT_DIR, InputError, warn
+from common.files import atomic_output
 from common.model_poseformer import PoseFormerConfig
-from common.npz_io import DAMAGED_FILE_ERRORS, atomic_output
+from common.safe_pickle import DAMAGED_FILE_ERRORS
 
 _DATA_PARALLEL_PREFIX = "module."
 _PLAIN_TYPES = (bool, int, float, str, type(None))

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from common.command_line import InputError
-from common.npz_io import atomic_output
+from common.console import InputError
+from common.files import atomic_output, check_output
 from common.panels import FAINT_INK, INK
 from common.run_log import read_log
 from common.skeleton import JOINT_NAMES
-from common.video import check_output
 
 # Okabe and Ito's palette, which colour-blind people tell apart.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#3C3C3C")

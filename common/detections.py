@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.command_line import InputError
+from common.console import InputError
 from common.npz_io import read_npy
 
 NUM_KEYPOINTS = 17

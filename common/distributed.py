@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.command_line import InputError
+from common.console import InputError
 
 
 @dataclass(frozen=True)

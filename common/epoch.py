@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.command_line import InputError, progress
+from common.console import InputError, progress
 from common.distributed import World
 from common.interruption import Interruption
 from common.training import TrainStep

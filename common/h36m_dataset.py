@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from common.camera import normalize_screen_coordinates, world_to_camera
-from common.command_line import InputError, split_names
+from common.console import InputError, split_names
 from common.npz_io import Positions2d, Positions3d, read_positions_2d, read_positions_3d
 from common.skeleton import JOINTS_32_TO_17, ROOT
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.command_line import InputError
+from common.console import InputError
 from common.h36m_dataset import (
     ACTION_ABBREVIATIONS,
     ACTIONS,

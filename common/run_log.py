@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from common.command_line import InputError, warn
-from common.npz_io import atomic_output
+from common.console import InputError, warn
+from common.files import atomic_output
 
 LOG_NAME = "log.jsonl"
 

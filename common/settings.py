@@ -14,7 +14,7 @@ from common.arguments import (
     fill_defaults,
 )
 from common.checkpoint import check_flags, infer_config, load_into, model_state
-from common.command_line import InputError, warn
+from common.console import InputError, warn
 from common.distributed import World
 from common.epoch import TrainingState
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2

@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from common.command_line import InputError, progress
-from common.npz_io import atomic_output
+from common.console import InputError, progress
+from common.files import atomic_output, check_output
 
 VIDEO_SUFFIXES = (".mp4", ".gif")
 # gif counts in hundredths of a second, and browsers slow down what is shown for one hundredth.
@@ -24,22 +24,6 @@ MAX_GIF_FPS = 50
 _GIF_COLORS = 128
 _PALETTE_FRAMES = 8
 _PIPE_BYTES = 1 << 20  # the largest that Linux grants everybody
-
-
-def check_output(path: Path | str, suffixes: Sequence[str]) -> Path:
-    """Return `path` if a file can be meant by it, before any work is done for it.
-
-    Raises:
-        InputError: if its ending is none of `suffixes`, or its folder is missing.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in suffixes:
-        raise InputError(f"{path}: the ending must be {' or '.join(suffixes)}")
-    if path.is_dir():
-        raise InputError(f"{path}: this is a folder, not a file; give the name of a file")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: no such folder; create it or choose another")
-    return path
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -27,9 +27,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.actions import Arena, perform
 from common.camera import project, world_to_camera
-from common.command_line import (
+from common.console import (
     DATA_DIR,
     ArgumentParser,
     InputError,
@@ -51,7 +50,8 @@ from common.h36m_dataset import (
     load_cameras,
     parse_subjects,
 )
-from common.motion import Body, Motion, make_body
+from data.synthetic.actions import Arena, perform
+from data.synthetic.body import Body, Motion, make_body
 
 # The numbers that the two files of an action carry; None where the name has no number.
 _USUAL_NUMBERS = (None, 1)

@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.command_line import DATA_DIR, ArgumentParser, InputError, run, split_names, warn
+from common.console import DATA_DIR, ArgumentParser, InputError, run, split_names, warn
 from common.fusion import cut_to_shortest, replace_joints, weighted_mean, weights_from_logits
 from common.h36m_dataset import CAMERA_IDS, each_sequence, keypoints_path
 from common.npz_io import Positions2d, npz_path, read_positions_2d, write_positions_2d

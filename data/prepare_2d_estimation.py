@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.command_line import (
+from common.console import (
     DATA_DIR,
     ArgumentParser,
     InputError,

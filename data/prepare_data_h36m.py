@@ -13,7 +13,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.camera import project, world_to_camera
-from common.command_line import DATA_DIR, ArgumentParser, InputError, progress, run, warn
+from common.console import DATA_DIR, ArgumentParser, InputError, progress, run, warn
+from common.files import atomic_output
 from common.h36m_dataset import (
     ACTIONS,
     CORRUPT_SEQUENCE,
@@ -29,7 +30,6 @@ from common.h36m_dataset import (
 from common.npz_io import (
     Positions2d,
     Positions3d,
-    atomic_output,
     npz_path,
     write_positions_2d,
     write_positions_3d,

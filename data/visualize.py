@@ -16,7 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.camera import camera_to_world
-from common.command_line import (
+from common.console import (
     DATA_DIR,
     ArgumentParser,
     InputError,
@@ -27,6 +27,7 @@ from common.command_line import (
     warn,
 )
 from common.curves import save_errors
+from common.files import check_output
 from common.h36m_dataset import (
     CAMERA_IDS,
     FPS,
@@ -37,7 +38,7 @@ from common.h36m_dataset import (
 )
 from common.npz_io import read_positions_2d, read_positions_3d
 from common.skeleton import JOINTS_32_TO_17
-from common.video import VIDEO_SUFFIXES, check_output, parse_size
+from common.video import VIDEO_SUFFIXES, parse_size
 from common.visualization import render_estimates
 
 DEBUG_FRAMES = 200

@@ -9,7 +9,7 @@ from unittest import mock
 
 import numpy as np
 
-from common.command_line import run
+from common.console import run
 from common.h36m_dataset import CAMERA_IDS
 
 # As in the dataset: the takes' numbers differ, and two actions have names of their own.

@@ -20,7 +20,7 @@ from common.checkpoint import (
     model_state,
     save_checkpoint,
 )
-from common.command_line import InputError
+from common.console import InputError
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 
 CONFIG = PoseFormerConfig(

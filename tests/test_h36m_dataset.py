@@ -6,7 +6,7 @@ import pytest
 from raw_trees import RAW_ACTIONS, random_keypoints, world_poses
 
 from common import h36m_dataset
-from common.command_line import InputError
+from common.console import InputError
 from common.h36m_dataset import (
     ACTIONS,
     CAMERA_IDS,

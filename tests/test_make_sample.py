@@ -20,8 +20,8 @@ from common.h36m_dataset import (
     action_class,
     load_cameras,
 )
-from common.motion import make_body, two_bones
 from common.skeleton import JOINTS_32_TO_17
+from data.synthetic.body import make_body, two_bones
 
 _spec = importlib.util.spec_from_file_location("make_sample", REPOSITORY / "data/make_sample.py")
 make_sample = importlib.util.module_from_spec(_spec)

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from raw_trees import random_keypoints, untouched, world_poses
 
-from common import npz_io
-from common.command_line import InputError
+from common import files
+from common.console import InputError
+from common.files import atomic_output
 from common.npz_io import (
-    atomic_output,
     npz_path,
     read_npy,
     read_npz,
@@ -507,7 +507,7 @@ def test_a_success_replaces_the_file_and_creates_the_folder(tmp_path):
             temporary.write_bytes(content)
         assert path.read_bytes() == content
     assert [p.name for p in path.parent.iterdir()] == ["a.bin"]
-    mask = npz_io._umask()
+    mask = files._umask()
     assert path.stat().st_mode & 0o777 == 0o666 & ~mask
 
 

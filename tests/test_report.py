@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.command_line import InputError
+from common.console import InputError
 from common.h36m_dataset import ACTIONS
 from common.loss import auc, mpjpe, mpjve, n_mpjpe, p_mpjpe, pck
 from common.report import METRICS, MetricSums, format_report, latex_row

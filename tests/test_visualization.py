@@ -8,15 +8,15 @@ from PIL import Image
 
 from common import curves
 from common.camera import project, world_to_camera
-from common.command_line import InputError
+from common.console import InputError
 from common.curves import save_errors, save_training_curves
+from common.export import export_poses
 from common.h36m_dataset import load_cameras
 from common.panels import SIDE_COLORS, ImagePanel, View, WorldPanel, equal_scales, image_limits
 from common.skeleton import JOINT_NAMES, LEFT_JOINTS, RIGHT_JOINTS, SIDES
 from common.video import parse_size, read_video, write_video
 from common.visualization import (
     Scene,
-    export_poses,
     render_estimates,
     render_prediction,
     save_prediction_strip,

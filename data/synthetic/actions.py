@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from common.h36m_dataset import FPS
-from common.motion import (
+from data.synthetic.body import (
     LEFT,
     RIGHT,
     SIDES,

@@ -1,0 +1,1 @@
+"""The moving body behind `make_sample.py`."""
