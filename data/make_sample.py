@@ -46,27 +46,18 @@ from common.h36m_dataset import (
 from data.synthetic.estimators import ESTIMATORS, write_estimates
 from data.synthetic.scene import Clip, make_motion
 
-# The numbers that the two files of an action carry; None where the name has no number.
-_USUAL_NUMBERS = (None, 1)
+# The numbers that the two files of an action have, None where the name has no number: (None, 1),
+# except for these.
 _OTHER_NUMBERS = {
-    (1, 2): {
-        "S1": ("Sitting",),
-        "S5": ("Directions", "Greeting", "Waiting"),
-        "S6": ("Eating", "Sitting"),
-        "S7": ("Waiting", "Walking"),
-        "S8": ("WalkTogether",),
-        "S9": ("Discussion",),
-        "S11": ("Discussion",),
-    },
-    (2, 3): {"S5": ("Discussion",), "S11": ("Phoning",)},
-    (None, 2): {
-        "S1": ("Eating", "SittingDown"),
-        "S5": ("Photo",),
-        "S6": ("Posing",),
-        "S7": ("Phoning",),
-        "S11": ("Greeting", "Smoking"),
-    },
-    (None, 3): {"S6": ("Waiting",)},
+    (
+        1,
+        2,
+    ): "S1 Sitting, S5 Directions, S5 Greeting, S5 Waiting, S6 Eating, S6 Sitting, S7 Waiting, "
+    "S7 Walking, S8 WalkTogether, S9 Discussion, S11 Discussion",
+    (2, 3): "S5 Discussion, S11 Phoning",
+    (None, 2): "S1 Eating, S1 SittingDown, S5 Photo, S6 Posing, S7 Phoning, S11 Greeting, "
+    "S11 Smoking",
+    (None, 3): "S6 Waiting",
 }
 _S1_SPELLING = {"Photo": "TakingPhoto", "WalkDog": "WalkingDog"}
 
@@ -109,13 +100,8 @@ def parse_arguments() -> Namespace:
     size.add_argument("--frames", type=positive_int, default=100, help="length of each sequence")
     size.add_argument("--full", action="store_true", help="lengths as in Human3.6M, 527k frames")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="same seed, same sample")
-    parser.add_argument(
-        "--subjects",
-        type=parse_subjects,
-        default=",".join(SUBJECTS),
-        metavar="S1,S5,…",
-        help="which subjects",
-    )
+    subjects = {"type": parse_subjects, "default": ",".join(SUBJECTS), "metavar": "S1,S5,…"}
+    parser.add_argument("--subjects", **subjects, help="which subjects")
     return parser.parse_args()
 
 
@@ -127,8 +113,9 @@ def file_names(subject: str) -> list[str]:
     names = []
     for action in ACTIONS:
         spelled = _S1_SPELLING.get(action, action) if subject == "S1" else action
-        other = (n for n, who in _OTHER_NUMBERS.items() if action in who.get(subject, ()))
-        for number in next(other, _USUAL_NUMBERS):
+        here = f"{subject} {action}"
+        others = (n for n, where in _OTHER_NUMBERS.items() if here in where.split(", "))
+        for number in next(others, (None, 1)):
             names.append(spelled if number is None else f"{spelled} {number}")
     return names
 
@@ -142,12 +129,7 @@ def plan_clips(subjects: Sequence[str], frames: int | None, seed: int) -> Iterat
 
 @cache
 def full_lengths() -> dict[tuple[str, str], int]:
-    """Return {(subject, file name): frames}, plausible, with sums as in Human3.6M.
-
-    The training subjects' lengths add up to a quarter of `TRAIN_FRAMES`, the test subjects' to a
-    quarter of `TEST_FRAMES`, since those are counted over four cameras and without the sequence
-    that the field leaves out.
-    """
+    """Return {(subject, file name): frames}: plausible lengths that add up as in Human3.6M."""
     lengths = {}
     rng = np.random.default_rng(36)
     for subjects, total in ((TRAIN_SUBJECTS, TRAIN_FRAMES), (TEST_SUBJECTS, TEST_FRAMES)):

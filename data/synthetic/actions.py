@@ -12,7 +12,7 @@ from common.h36m_dataset import FPS
 from data.synthetic.body import SIDES, Body, HandMove, Performance, Reach
 from data.synthetic.curves import ease
 from data.synthetic.kinematics import Motion, animate
-from data.synthetic.stage import HANG, ON_THIGH, Arena, Stage
+from data.synthetic.stage import BEFORE_CHEST, HANG, ON_THIGH, Arena, Stage
 
 # Performed before and after a clip, so that it begins and ends in the middle of an action.
 _MARGIN_S = 2.0
@@ -29,7 +29,6 @@ AT_EAR = Reach("head", (0.11, 0.125, -0.03), (0.4, 0.6, -0.8))
 AT_MOUTH = Reach("head", (0.17, 0.05, -0.15), (0.1, 0.7, -0.8))
 AT_CHIN = Reach("head", (0.17, 0.02, -0.16), (0.3, 0.4, -1.0))
 AT_CAMERA = Reach("head", (0.25, 0.08, -0.05), (0.0, 0.7, -0.9))
-BEFORE_CHEST = Reach("shoulder", (0.50, -0.12, -0.38), (-0.3, 0.6, -0.8))
 WATCH = Reach("shoulder", (0.48, -0.22, -0.12), (0.1, 0.7, -0.8))
 RAISED = Reach("shoulder", (0.25, 0.35, 0.50), (-0.1, 0.8, -0.7))
 BOW = Reach("shoulder", (0.30, 0.0, -0.62), (-0.6, 0.7, -0.3))
@@ -44,18 +43,7 @@ SPREAD = Reach("shoulder", (0.15, 0.92, 0.0), (-0.7, 0.0, -0.7))
 
 
 def perform(action: str, body: Body, arena: Arena, frames: int, rng: np.random.Generator) -> Motion:
-    """Perform an action.
-
-    Args:
-        action: one of `ACTIONS`.
-        body: who.
-        arena: where the body may walk.
-        frames: length of the clip at 50 Hz.
-        rng: source of chance; the same state gives the same clip.
-
-    Returns:
-        `frames` frames of motion.
-    """
+    """Let a body perform one of `ACTIONS` inside an arena, for so many frames at 50 Hz."""
     margin = round(_MARGIN_S * FPS)
     t = (np.arange(frames + 2 * margin) - margin) / FPS
     motion = animate(ACTIONS[action](Stage(rng, t, body, arena)))
@@ -88,7 +76,7 @@ def directions(stage: Stage) -> Performance:
     if rng.random() < 0.5:
         person.hand_motion[side] += stage.beat(0.05, 1.5)
     else:
-        person.hands[-side] = stage.gestures(4, lambda: stage.one_of([HANG, ON_HIP, BEFORE_CHEST]))
+        person.hands[-side] = stage.gestures(4, [HANG, ON_HIP, BEFORE_CHEST])
     return person
 
 
@@ -97,7 +85,7 @@ def discussion(stage: Stage) -> Performance:
     person = stage.standing(pause=3.5, far=0.15)
     size = stage.body.gesture
     for side in SIDES:
-        person.hands[side] = stage.gestures(1.4, lambda: stage.near(BEFORE_CHEST, 0.17 * size))
+        person.hands[side] = stage.gestures(1.4, [BEFORE_CHEST], 0.17 * size)
         person.hand_motion[side] += stage.beat(0.04 * size, 1.6)
     person.gaze = stage.look(1.8, 0.55)
     person.trunk += 0.06 * stage.wobble(0.5, 3)
@@ -108,9 +96,8 @@ def eating(stage: Stage) -> Performance:
     """Sit at a table: one hand goes to the mouth and back, the other holds the plate."""
     person = stage.seated()
     side = stage.body.handed
-    rest = [ON_TABLE, ON_TABLE, BEFORE_CHEST, ON_THIGH]
     person.hands[side] = stage.to_and_fro(ON_TABLE, AT_MOUTH, 3.6, 0.5)
-    person.hands[-side] = stage.gestures(6, lambda: stage.one_of(rest))
+    person.hands[-side] = stage.gestures(6, [ON_TABLE, ON_TABLE, BEFORE_CHEST, ON_THIGH])
     person.gaze[:, 1] += 0.25
     person.trunk[:, 1] += 0.12
     return person
@@ -148,9 +135,7 @@ def phoning(stage: Stage) -> Performance:
     person.hands[side] = [HandMove(stage.near(AT_EAR, 0.01))]
     person.hand_motion[side] *= 0.5
     rest = [ON_THIGH, ON_LAP] if seated else [HANG, IN_POCKET, ON_HIP]
-    person.hands[-side] = stage.gestures(
-        2.5, lambda: stage.one_of([*rest, stage.near(BEFORE_CHEST, 0.12)])
-    )
+    person.hands[-side] = stage.gestures(2.5, rest, talk=0.12)
     person.gaze += np.array([0, 0.12, -side * 0.12])
     return person
 
@@ -219,10 +204,7 @@ def sitting(stage: Stage) -> Performance:
     """Sit on a chair, shift about, talk a little."""
     person = stage.seated()
     rest = [ON_THIGH, ON_LAP, CROSSED, AT_CHIN, ON_THIGH]
-    for side in SIDES:
-        person.hands[side] = stage.gestures(
-            2.8, lambda: stage.one_of([*rest, stage.near(BEFORE_CHEST, 0.12)], 0.02)
-        )
+    person.hands = {side: stage.gestures(2.8, rest, 0.02, talk=0.12) for side in SIDES}
     person.gaze = stage.look(2.2, 0.5)
     person.trunk[:, [0, 2]] += 0.08 * stage.wobble(0.25, 2)
     return person
@@ -271,7 +253,7 @@ def smoking(stage: Stage) -> Performance:
     side = stage.body.handed
     person.hands[side] = stage.to_and_fro(CIGARETTE, AT_MOUTH, 5.5, 1.3, lasting=0.9)
     rest = [ON_THIGH, ON_LAP] if seated else [HANG, IN_POCKET, CROSSED]
-    person.hands[-side] = stage.gestures(8, lambda: stage.one_of(rest))
+    person.hands[-side] = stage.gestures(8, rest)
     person.gaze[:, 1] -= 0.1
     return person
 
@@ -294,7 +276,7 @@ def walk_dog(stage: Stage) -> Performance:
     """Walk unevenly behind a dog, which pulls one arm forward by its leash."""
     person = stage.walking(pace=0.85, hesitation=0.22)
     side = stage.body.handed
-    person.hands[side] = stage.gestures(2.5, lambda: stage.near(LEASH, 0.09))
+    person.hands[side] = stage.gestures(2.5, [LEASH], 0.09)
     pulls = sum(stage.swell(time, 0.9) for time in stage.moments(2.5))
     sideways = 0.12 * stage.wobble(0.4)[:, 0]
     person.hand_motion[side] += np.stack([0.14 * pulls, sideways, -0.05 * pulls], axis=-1)
@@ -315,10 +297,8 @@ def walk_together(stage: Stage) -> Performance:
     turned = stage.keyed(times, 0.6, stage.rng.choice([0.1, 0.8, 1.0], len(times) + 1))
     person.gaze[:, 0] = 0.2 * person.gaze[:, 0] + partner * 0.75 * turned
     person.trunk[:, 0] += partner * 0.2 * turned
-    person.hands[partner] = stage.gestures(
-        2.2, lambda: stage.one_of([HANG, stage.near(BEFORE_CHEST, 0.12)])
-    )
-    person.hands[-partner] = stage.gestures(8, lambda: stage.one_of([HANG, IN_POCKET]))
+    person.hands[partner] = stage.gestures(2.2, [HANG], talk=0.12)
+    person.hands[-partner] = stage.gestures(8, [HANG, IN_POCKET])
     return person
 
 

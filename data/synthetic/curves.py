@@ -38,31 +38,18 @@ def keyed(
     values: np.ndarray,
     profile: Callable[[np.ndarray], np.ndarray] = ease,
 ) -> np.ndarray:
-    """Move from value to value, each time along a profile from 0 to 1.
+    """Return (frames, ...) that moves from value to value, each time along a profile.
 
     Args:
         t: (frames,), seconds.
-        starts: (moves,), when each move begins.
-        durations: (moves,), how long it takes, or one for all; moves may overlap.
+        starts: (moves,), when each move begins; moves may overlap.
+        durations: (moves,), how long it takes, or one for all.
         values: (moves + 1, ...), before the first move and after each.
-        profile: what a move looks like; by default a minimum-jerk one.
-
-    Returns:
-        (frames, ...).
+        profile: goes from 0 to 1 as the move does.
     """
     values = np.asarray(values, dtype=np.float64)
     progress = profile((t[:, None] - np.asarray(starts)) / np.asarray(durations))
     return values[0] + np.tensordot(progress, np.diff(values, axis=0), axes=1)
-
-
-def wobble(
-    rng: np.random.Generator, t: np.ndarray, frequency: float, channels: int = 1
-) -> np.ndarray:
-    """Return smooth noise of unit variance, (frames, channels), with power up to `frequency` Hz."""
-    frequencies = frequency * rng.uniform(0.1, 1, (6, channels))
-    phases = rng.uniform(0, 2 * np.pi, (6, channels))
-    waves = np.sin(2 * np.pi * frequencies * t[:, None, None] + phases)
-    return waves.sum(axis=1) / np.sqrt(3)
 
 
 def smooth(x: np.ndarray, seconds: float) -> np.ndarray:

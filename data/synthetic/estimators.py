@@ -100,11 +100,8 @@ def see(motion: Motion, camera: Camera) -> View:
 def hidden_by_body(in_camera: np.ndarray) -> np.ndarray:
     """Return how far each keypoint is hidden, (frames, 17), 0 to 1.
 
-    A keypoint is hidden where its line of sight passes through one of the spheres that make up
-    trunk, head and legs, and the sphere is nearer to the camera.
-
-    Args:
-        in_camera: (frames, 37, 3), joints and face in camera coordinates, metres.
+    It is where one of the spheres that make up trunk, head and legs crosses its line of sight.
+    Given are joints and face in camera coordinates, (frames, 37, 3), metres.
     """
     keypoints = in_camera[:, _COCO_JOINTS]
     squared = np.sum(keypoints**2, axis=-1)
@@ -188,9 +185,7 @@ def _episodes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return when something goes on that begins at random and lasts 1 to `longest` frames.
 
-    Returns:
-        A mask, and the frame in which the episode, or the last one before, began; of `shape`, the
-        first dimension being time.
+    That is a mask, and the frame in which the last episode began; of `shape`, time first.
     """
     begins = rng.random(shape) < rate
     frame = np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))

@@ -1,16 +1,17 @@
 """What all actions are made of: where the body stands or walks, what idle bodies and hands do."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from common.h36m_dataset import FPS
 from data.synthetic.body import LEFT, RIGHT, SIDES, Body, HandMove, Performance, Reach, Step
-from data.synthetic.curves import bump, interpolate, keyed, wobble
+from data.synthetic.curves import bump, interpolate, keyed
 
 HANG = Reach("shoulder", (0.05, 0.11, -0.972), (-1.0, 0.3, 0.0), swing=1.0)
 ON_THIGH = Reach("hip", (0.30, 0.14, 0.12), (-0.7, 0.6, -0.4))
+BEFORE_CHEST = Reach("shoulder", (0.50, -0.12, -0.38), (-0.3, 0.6, -0.8))
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,6 @@ class Arena:
     def place(self, disk: np.ndarray) -> np.ndarray:
         """Map points (..., 2) of the unit disk to the floor."""
         return self.centre + disk @ self.axes.T
-
-    def rounder(self, longest: float) -> "Arena":
-        """Return an ellipse inside this one, no longer than `longest` times its width."""
-        lengths = np.linalg.norm(self.axes, axis=0)
-        return self.scaled(np.minimum(longest * lengths.min() / lengths, 1))
 
     def scaled(self, factor: np.ndarray | float) -> "Arena":
         """Return an ellipse around the same centre, with semi-axes `factor` times as long."""
@@ -63,8 +59,11 @@ class Stage:
         return keyed(self.t, starts, durations, values)
 
     def wobble(self, frequency: float, channels: int = 1) -> np.ndarray:
-        """Return smooth noise of unit variance, (frames, channels); see `curves.wobble`."""
-        return wobble(self.rng, self.t, frequency, channels)
+        """Return smooth noise of unit variance, (frames, channels), up to `frequency` Hz."""
+        frequencies = frequency * self.rng.uniform(0.1, 1, (6, channels))
+        phases = self.rng.uniform(0, 2 * np.pi, (6, channels))
+        waves = np.sin(2 * np.pi * frequencies * self.t[:, None, None] + phases)
+        return waves.sum(axis=1) / np.sqrt(3)
 
     def swell(self, start: float, lasting: float) -> np.ndarray:
         """Return (frames,): 0, up to 1 and back to 0 within `lasting` seconds from `start`."""
@@ -139,8 +138,18 @@ class Stage:
         """Return a place near one of these."""
         return self.near(reaches[self.rng.integers(len(reaches))], scatter)
 
-    def gestures(self, pause: float, choose: Callable[[], Reach]) -> list[HandMove]:
-        """Return moves of one hand, about `pause` seconds apart, each to what `choose` returns."""
+    def gestures(
+        self, pause: float, reaches: Sequence[Reach], scatter: float = 0.03, talk: float = 0.0
+    ) -> list[HandMove]:
+        """Return moves of one hand, about `pause` seconds apart, each to one of the reaches.
+
+        Where `talk` is given, one more choice is a place that far before the chest.
+        """
+
+        def choose() -> Reach:
+            spoken = [self.near(BEFORE_CHEST, talk)] if talk else []
+            return self.one_of([*reaches, *spoken], scatter)
+
         times = self.moments(pause / self.body.tempo)
         lasting = self.rng.uniform(0.55, 0.85, len(times)) / self.body.tempo
         moves = [HandMove(choose(), time, lasts) for time, lasts in zip(times, lasting)]
@@ -157,23 +166,15 @@ class Stage:
         return moves
 
     def both_hands(
-        self,
-        times: Sequence[float],
-        durations: Sequence[float],
-        pairs: Sequence[tuple[Reach, Reach]],
-        scatter: float,
-        first: int,
+        self, times: list[float], durations: list[float], pairs: list, scatter: float, first: int
     ) -> dict[int, list[HandMove]]:
         """Return moves of both hands from pair to pair; `first` is the side of a pair's first."""
         chosen = [pairs[self.rng.integers(len(pairs))] for _ in range(len(times) + 1)]
-        when = [(0.0, 1.0), *zip(times, durations)]
-        return {
-            side: [
-                HandMove(self.near(pair[i], scatter), *start_and_duration)
-                for pair, start_and_duration in zip(chosen, when)
-            ]
-            for i, side in enumerate((first, -first))
-        }
+        hands = {}
+        for side, reaches in zip((first, -first), zip(*chosen)):
+            begin, *then = (self.near(reach, scatter) for reach in reaches)
+            hands[side] = [HandMove(begin), *map(HandMove, then, times, durations)]
+        return hands
 
     def beat(self, size: float, frequency: float) -> np.ndarray:
         """Return small quick movements of a hand, (frames, 3), that come and go."""
@@ -246,7 +247,9 @@ class Stage:
         radius = 0.82 + wave + 0.06 * np.cos(0.37 * psi)
         direction = self.rng.choice((-1, 1))
         course = radius[:, None] * np.stack([np.cos(psi), direction * np.sin(psi)], axis=-1)
-        xy = self.arena.rounder(1.35).place(course)
+        lengths = np.linalg.norm(self.arena.axes, axis=0)
+        round_arena = self.arena.scaled(np.minimum(1.35 * lengths.min() / lengths, 1))
+        xy = round_arena.place(course)
         tangent = np.gradient(xy, axis=0)
         length = np.hypot(*tangent.T)
         heading = np.unwrap(np.arctan2(tangent[:, 1], tangent[:, 0]))
