@@ -24,8 +24,8 @@ from common.h36m_dataset import FPS, load_cameras
 from common.skeleton import JOINTS_32_TO_17
 from common.visualization import render_estimates
 from data.synthetic.actions import perform
+from data.synthetic.actor import Arena
 from data.synthetic.body import make_body
-from data.synthetic.stage import Arena
 
 SIZE = (1700, 400)
 LIMIT_S = {".mp4": 15, ".gif": 30}

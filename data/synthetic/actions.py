@@ -1,7 +1,7 @@
 """Human3.6M's 15 actions as an articulated body performs them, each time in another way.
 
-To add an action, write a function that begins with an idle body (`stage.standing`, `walking` or
-`seated`), changes what it does, and returns it; then name the function in `ACTIONS`.
+To add an action, write a function that lets the actor `stand`, `walk` or `sit`, then changes the
+actor's movements (`Actor._idle` lists them); and name the function in `ACTIONS`.
 """
 
 from dataclasses import replace
@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from common.h36m_dataset import FPS
-from data.synthetic.body import SIDES, Body, HandMove, Performance, Reach
+from data.synthetic.actor import BEFORE_CHEST, HANG, ON_THIGH, Actor, Arena
+from data.synthetic.body import SIDES, Body, HandMove, Reach
 from data.synthetic.curves import ease
 from data.synthetic.kinematics import Motion, animate
-from data.synthetic.stage import BEFORE_CHEST, HANG, ON_THIGH, Arena, Stage
 
 # Performed before and after a clip, so that it begins and ends in the middle of an action.
 _MARGIN_S = 2.0
@@ -46,15 +46,17 @@ def perform(action: str, body: Body, arena: Arena, frames: int, rng: np.random.G
     """Let a body perform one of `ACTIONS` inside an arena, for so many frames at 50 Hz."""
     margin = round(_MARGIN_S * FPS)
     t = (np.arange(frames + 2 * margin) - margin) / FPS
-    motion = animate(ACTIONS[action](Stage(rng, t, body, arena)))
+    actor = Actor(rng, t, body, arena)
+    ACTIONS[action](actor)
+    motion = animate(actor)
     clip = slice(margin, margin + frames)
     return Motion(motion.joints[clip], motion.face[clip])
 
 
-def directions(stage: Stage) -> Performance:
+def directions(actor: Actor) -> None:
     """Point the way with a straight arm, looking there, then back."""
-    person = stage.standing(pause=4)
-    rng, side = stage.rng, stage.body.handed
+    actor.stand(pause=4)
+    rng, side = actor.rng, actor.handed
 
     def pointing() -> Reach:
         bearing, up = rng.uniform(-0.5, 1.4), rng.uniform(-0.25, 0.35)
@@ -63,151 +65,142 @@ def directions(stage: Stage) -> Performance:
         return Reach("shoulder", offset, (-0.4, 0.4, -1.0))
 
     moves, looks = [HandMove(pointing())], [0.0]
-    times = stage.moments(2.4 / stage.body.tempo)
+    times = actor.moments(2.4 / actor.body.tempo)
     for time in times:
-        reach = stage.one_of([HANG, BEFORE_CHEST]) if rng.random() < 0.3 else pointing()
+        reach = actor.one_of([HANG, BEFORE_CHEST]) if rng.random() < 0.3 else pointing()
         moves.append(HandMove(reach, time, rng.uniform(0.6, 0.9)))
         bearing = np.arctan2(side * reach.offset[1], reach.offset[0])
         looks.append(float(np.clip(bearing, -1.3, 1.3)) if reach.offset[2] > -0.35 else 0.0)
-    person.hands[side] = moves
-    turns = stage.keyed(times, 0.7, looks)
-    person.trunk[:, 0] += 0.3 * turns
-    person.gaze[:, 0] += 0.5 * turns
+    actor.hands[side] = moves
+    turns = actor.keyed(times, 0.7, looks)
+    actor.trunk[:, 0] += 0.3 * turns
+    actor.gaze[:, 0] += 0.5 * turns
     if rng.random() < 0.5:
-        person.hand_motion[side] += stage.beat(0.05, 1.5)
+        actor.hand_motion[side] += actor.beat(0.05, 1.5)
     else:
-        person.hands[-side] = stage.gestures(4, [HANG, ON_HIP, BEFORE_CHEST])
-    return person
+        actor.hands[-side] = actor.gestures(4, [HANG, ON_HIP, BEFORE_CHEST])
 
 
-def discussion(stage: Stage) -> Performance:
+def discussion(actor: Actor) -> None:
     """Talk with both hands, turning from one listener to another."""
-    person = stage.standing(pause=3.5, far=0.15)
-    size = stage.body.gesture
+    actor.stand(pause=3.5, far=0.15)
+    size = actor.body.gesture
     for side in SIDES:
-        person.hands[side] = stage.gestures(1.4, [BEFORE_CHEST], 0.17 * size)
-        person.hand_motion[side] += stage.beat(0.04 * size, 1.6)
-    person.gaze = stage.look(1.8, 0.55)
-    person.trunk += 0.06 * stage.wobble(0.5, 3)
-    return person
+        actor.hands[side] = actor.gestures(1.4, [BEFORE_CHEST], 0.17 * size)
+        actor.hand_motion[side] += actor.beat(0.04 * size, 1.6)
+    actor.gaze = actor.look(1.8, 0.55)
+    actor.trunk += 0.06 * actor.wobble(0.5, 3)
 
 
-def eating(stage: Stage) -> Performance:
+def eating(actor: Actor) -> None:
     """Sit at a table: one hand goes to the mouth and back, the other holds the plate."""
-    person = stage.seated()
-    side = stage.body.handed
-    person.hands[side] = stage.to_and_fro(ON_TABLE, AT_MOUTH, 3.6, 0.5)
-    person.hands[-side] = stage.gestures(6, [ON_TABLE, ON_TABLE, BEFORE_CHEST, ON_THIGH])
-    person.gaze[:, 1] += 0.25
-    person.trunk[:, 1] += 0.12
-    return person
+    actor.sit()
+    side = actor.handed
+    actor.hands[side] = actor.to_and_fro(ON_TABLE, AT_MOUTH, 3.6, 0.5)
+    actor.hands[-side] = actor.gestures(6, [ON_TABLE, ON_TABLE, BEFORE_CHEST, ON_THIGH])
+    actor.gaze[:, 1] += 0.25
+    actor.trunk[:, 1] += 0.12
 
 
-def greeting(stage: Stage) -> Performance:
+def greeting(actor: Actor) -> None:
     """Wave, bow, hold out a hand."""
-    person = stage.standing(pause=5, far=0.2)
-    rng, t, side = stage.rng, stage.t, stage.body.handed
+    actor.stand(pause=5, far=0.2)
+    rng, t, side = actor.rng, actor.t, actor.handed
     reaches = {"wave": RAISED, "bow": BOW, "handshake": HANDSHAKE}
     moves, wave = [HandMove(HANG)], np.zeros(len(t))
     for time in np.arange(t[0] + rng.uniform(0.8, 1.6), t[-1], 4.2):
         kind = rng.choice(["wave", "wave", "bow", "handshake"])
         stay = rng.uniform(1.6, 2.4)
-        moves.append(HandMove(stage.near(reaches[kind], 0.06), time, 0.7))
+        moves.append(HandMove(actor.near(reaches[kind], 0.06), time, 0.7))
         moves.append(HandMove(HANG, time + 0.7 + stay, 0.8))
         if kind == "wave":
-            wave += stage.swell(time + 0.3, stay + 0.8)
+            wave += actor.swell(time + 0.3, stay + 0.8)
         elif kind == "bow":
-            person.trunk[:, 1] += rng.uniform(0.4, 0.8) * stage.swell(time, stay + 1.2)
+            actor.trunk[:, 1] += rng.uniform(0.4, 0.8) * actor.swell(time, stay + 1.2)
     phase = 2 * np.pi * rng.uniform(1.4, 1.9) * t
-    sideways = 0.11 * stage.body.gesture * np.sin(phase)
-    person.hands[side] = moves
-    person.hand_motion[side] += wave[:, None] * (
+    sideways = 0.11 * actor.body.gesture * np.sin(phase)
+    actor.hands[side] = moves
+    actor.hand_motion[side] += wave[:, None] * (
         np.stack([0 * phase, sideways, 0.02 * np.cos(2 * phase)], axis=-1)
     )
-    return person
 
 
-def phoning(stage: Stage) -> Performance:
+def phoning(actor: Actor) -> None:
     """Hold a telephone to the ear, pacing up and down or seated, the other hand talking along."""
-    seated = stage.rng.random() < 0.35
-    person = stage.seated() if seated else stage.standing(pause=2.5, far=0.6)
-    side = stage.body.handed if stage.rng.random() < 0.8 else -stage.body.handed
-    person.hands[side] = [HandMove(stage.near(AT_EAR, 0.01))]
-    person.hand_motion[side] *= 0.5
+    seated = actor.rng.random() < 0.35
+    actor.sit() if seated else actor.stand(pause=2.5, far=0.6)
+    side = actor.handed if actor.rng.random() < 0.8 else -actor.handed
+    actor.hands[side] = [HandMove(actor.near(AT_EAR, 0.01))]
+    actor.hand_motion[side] *= 0.5
     rest = [ON_THIGH, ON_LAP] if seated else [HANG, IN_POCKET, ON_HIP]
-    person.hands[-side] = stage.gestures(2.5, rest, talk=0.12)
-    person.gaze += np.array([0, 0.12, -side * 0.12])
-    return person
+    actor.hands[-side] = actor.gestures(2.5, rest, talk=0.12)
+    actor.gaze += np.array([0, 0.12, -side * 0.12])
 
 
-def photo(stage: Stage) -> Performance:
+def photo(actor: Actor) -> None:
     """Hold a camera before the eyes, stoop and turn to frame a picture, look at it."""
-    person = stage.standing(pause=3, far=0.25)
-    rng, times = stage.rng, stage.moments(2.8)
+    actor.stand(pause=3, far=0.25)
+    rng, times = actor.rng, actor.moments(2.8)
     poses = len(times) + 1
     lasting = rng.uniform(0.8, 1.2, len(times))
-    person.height = stage.keyed(times, lasting, rng.choice([1, 0.98, 0.86, 0.72], poses))
-    person.shift[:, 0] -= 0.35 * (1 - person.height)
+    actor.height = actor.keyed(times, lasting, rng.choice([1, 0.98, 0.86, 0.72], poses))
+    actor.shift[:, 0] -= 0.35 * (1 - actor.height)
     lean = rng.uniform(-0.05, 0.35, poses)
     turn, tilt = rng.normal(0, 0.12, (poses, 2)).T
-    person.trunk += stage.keyed(times, lasting, np.column_stack([turn, lean, tilt]))
-    person.trunk[:, 1] += 1.2 * (1 - person.height)
-    person.gaze = 0.25 * person.gaze
+    actor.trunk += actor.keyed(times, lasting, np.column_stack([turn, lean, tilt]))
+    actor.trunk[:, 1] += 1.2 * (1 - actor.height)
+    actor.gaze = 0.25 * actor.gaze
     reaches = [BEFORE_CHEST if rng.random() < 0.25 else AT_CAMERA for _ in times]
     for side in SIDES:
-        moves = [HandMove(stage.near(reach, 0.01), t, 0.8) for reach, t in zip(reaches, times)]
-        person.hands[side] = [HandMove(AT_CAMERA), *moves]
-    return person
+        moves = [HandMove(actor.near(reach, 0.01), t, 0.8) for reach, t in zip(reaches, times)]
+        actor.hands[side] = [HandMove(AT_CAMERA), *moves]
 
 
-def posing(stage: Stage) -> Performance:
+def posing(actor: Actor) -> None:
     """Strike a pose, hold it still, strike another."""
-    person = stage.standing(pause=5, far=0.1)
-    rng, times = stage.rng, stage.moments(2.6)
+    actor.stand(pause=5, far=0.1)
+    rng, times = actor.rng, actor.moments(2.6)
     poses = len(times) + 1
     lasting = rng.uniform(0.8, 1.2, len(times))
     arms = [ON_HIP, OVERHEAD, BEHIND_HEAD, FLEXED, SPREAD, CROSSED, AT_CHIN, HANG]
     # Crossed arms take two.
     pairs = [(a, b) for a in arms for b in arms if (a is CROSSED) == (b is CROSSED)]
-    person.hands = stage.both_hands(times, lasting, pairs, 0.02, first=SIDES[0])
+    actor.hands = actor.both_hands(times, lasting, pairs, 0.02, first=SIDES[0])
     angles = np.clip(rng.standard_normal((poses, 3)), -1.5, 1.5)
-    person.trunk += stage.keyed(times, lasting, angles * np.array([0.3, 0.08, 0.12]))
-    person.gaze = stage.keyed(times, lasting, angles[:, ::-1] * np.array([0.35, 0.15, 0.12]))
-    person.shift[:, 1] += stage.keyed(times, lasting, rng.uniform(-0.07, 0.07, poses))
-    person.height = stage.keyed(times, lasting, rng.choice([1, 0.99, 0.93], poses))
-    person.stance *= rng.uniform(1.0, 1.6)
-    return person
+    actor.trunk += actor.keyed(times, lasting, angles * np.array([0.3, 0.08, 0.12]))
+    actor.gaze = actor.keyed(times, lasting, angles[:, ::-1] * np.array([0.35, 0.15, 0.12]))
+    actor.shift[:, 1] += actor.keyed(times, lasting, rng.uniform(-0.07, 0.07, poses))
+    actor.height = actor.keyed(times, lasting, rng.choice([1, 0.99, 0.93], poses))
+    actor.stance *= rng.uniform(1.0, 1.6)
 
 
-def purchases(stage: Stage) -> Performance:
+def purchases(actor: Actor) -> None:
     """Walk along shelves with a basket, reach high and low, put things into the basket."""
-    person = stage.standing(pause=3.2, far=0.45)
-    rng, side = stage.rng, stage.body.handed
-    moves, bend = [HandMove(BEFORE_CHEST)], np.zeros(len(stage.t))
-    for time in stage.moments(3.2):
+    actor.stand(pause=3.2, far=0.45)
+    rng, side = actor.rng, actor.handed
+    moves, bend = [HandMove(BEFORE_CHEST)], np.zeros(len(actor.t))
+    for time in actor.moments(3.2):
         low = rng.random() < 0.45
         up = rng.uniform(-0.75, -0.4) if low else rng.uniform(-0.25, 0.45)
         shelf = Reach("shoulder", (0.72, rng.uniform(-0.2, 0.3), up), (-0.5, 0.6, -0.7))
         moves.append(HandMove(shelf, time, 0.8))
-        moves.append(HandMove(stage.near(replace(BASKET, swing=0), 0.04), time + 1.2, 0.8))
-        bend += (0.75 if low else 0.12) * stage.swell(time - 0.2, 2.4)
+        moves.append(HandMove(actor.near(replace(BASKET, swing=0), 0.04), time + 1.2, 0.8))
+        bend += (0.75 if low else 0.12) * actor.swell(time - 0.2, 2.4)
     bend = np.minimum(bend, 1.1)
-    person.hands = {side: moves, -side: [HandMove(BASKET)]}
-    person.trunk[:, 1] += bend
-    person.height = 1 - 0.2 * bend**2
-    person.shift[:, 0] -= 0.16 * bend
-    person.gaze[:, 1] += 0.3 * bend + 0.1
-    return person
+    actor.hands = {side: moves, -side: [HandMove(BASKET)]}
+    actor.trunk[:, 1] += bend
+    actor.height = 1 - 0.2 * bend**2
+    actor.shift[:, 0] -= 0.16 * bend
+    actor.gaze[:, 1] += 0.3 * bend + 0.1
 
 
-def sitting(stage: Stage) -> Performance:
+def sitting(actor: Actor) -> None:
     """Sit on a chair, shift about, talk a little."""
-    person = stage.seated()
+    actor.sit()
     rest = [ON_THIGH, ON_LAP, CROSSED, AT_CHIN, ON_THIGH]
-    person.hands = {side: stage.gestures(2.8, rest, 0.02, talk=0.12) for side in SIDES}
-    person.gaze = stage.look(2.2, 0.5)
-    person.trunk[:, [0, 2]] += 0.08 * stage.wobble(0.25, 2)
-    return person
+    actor.hands = {side: actor.gestures(2.8, rest, 0.02, talk=0.12) for side in SIDES}
+    actor.gaze = actor.look(2.2, 0.5)
+    actor.trunk[:, [0, 2]] += 0.08 * actor.wobble(0.25, 2)
 
 
 # Height of the pelvis, how far it is behind the feet, pitch of the trunk, where the hands are.
@@ -218,11 +211,11 @@ _SEATS = (
 )
 
 
-def sitting_down(stage: Stage) -> Performance:
+def sitting_down(actor: Actor) -> None:
     """Sit down on a chair or on the floor, or squat, and stand up again."""
-    person = stage.standing(pause=1e9)
-    person.ground = stage.stay(0.65)
-    rng, t = stage.rng, stage.t
+    actor.stand(pause=1e9)
+    actor.ground = actor.place(0.65)
+    rng, t = actor.rng, actor.t
     moves = [HandMove(HANG)]
     down, behind, pitch = np.zeros((3, len(t)))
     time = t[0] + rng.uniform(0.2, 1.8)
@@ -234,72 +227,67 @@ def sitting_down(stage: Stage) -> Performance:
         down += (1 - height) * progress
         behind += back * progress
         pitch += lean * progress
-        pitch += 0.65 * (stage.swell(time, lasting) + stage.swell(leave - 0.15, lasting))
-        reach = stage.one_of(reaches, 0.01)
+        pitch += 0.65 * (actor.swell(time, lasting) + actor.swell(leave - 0.15, lasting))
+        reach = actor.one_of(reaches, 0.01)
         moves.append(HandMove(reach, time + 0.25 * lasting, 0.8 * lasting))
         moves.append(HandMove(HANG, leave + 0.1, 0.8 * lasting))
         time = leave + lasting + rng.uniform(0.5, 1.5)
-    person.height = 1 - down
-    person.shift[:, 0] -= behind
-    person.trunk[:, 1] += pitch
-    person.hands = {side: moves for side in SIDES}
-    return person
+    actor.height = 1 - down
+    actor.shift[:, 0] -= behind
+    actor.trunk[:, 1] += pitch
+    actor.hands = {side: moves for side in SIDES}
 
 
-def smoking(stage: Stage) -> Performance:
+def smoking(actor: Actor) -> None:
     """Bring a cigarette to the mouth, breathe in, lower it, at leisure."""
-    seated = stage.rng.random() < 0.4
-    person = stage.seated() if seated else stage.standing(pause=4, far=0.35)
-    side = stage.body.handed
-    person.hands[side] = stage.to_and_fro(CIGARETTE, AT_MOUTH, 5.5, 1.3, lasting=0.9)
+    seated = actor.rng.random() < 0.4
+    actor.sit() if seated else actor.stand(pause=4, far=0.35)
+    side = actor.handed
+    actor.hands[side] = actor.to_and_fro(CIGARETTE, AT_MOUTH, 5.5, 1.3, lasting=0.9)
     rest = [ON_THIGH, ON_LAP] if seated else [HANG, IN_POCKET, CROSSED]
-    person.hands[-side] = stage.gestures(8, rest)
-    person.gaze[:, 1] -= 0.1
-    return person
+    actor.hands[-side] = actor.gestures(8, rest)
+    actor.gaze[:, 1] -= 0.1
 
 
-def waiting(stage: Stage) -> Performance:
+def waiting(actor: Actor) -> None:
     """Wait: arms crossed or behind the back, weight from foot to foot, a look at the watch."""
-    person = stage.standing(pause=2.8, far=0.35)
-    times = stage.moments(3.5)
+    actor.stand(pause=2.8, far=0.35)
+    times = actor.moments(3.5)
     pairs = [(both, both) for both in (CROSSED, BEHIND_BACK, HANG, ON_HIP, IN_POCKET)]
     pairs += [(HANG, ON_HIP), (HANG, WATCH)]
     lasting = [0.9] * len(times)
-    person.hands = stage.both_hands(times, lasting, pairs, 0.015, first=stage.body.handed)
-    weight = 0.05 * stage.rng.choice((-1, 1), len(times) + 1)
-    person.shift[:, 1] += stage.keyed(times, 1.0, weight)
-    person.gaze = stage.look(1.8, 0.65)
-    return person
+    actor.hands = actor.both_hands(times, lasting, pairs, 0.015, first=actor.handed)
+    weight = 0.05 * actor.rng.choice((-1, 1), len(times) + 1)
+    actor.shift[:, 1] += actor.keyed(times, 1.0, weight)
+    actor.gaze = actor.look(1.8, 0.65)
 
 
-def walk_dog(stage: Stage) -> Performance:
+def walk_dog(actor: Actor) -> None:
     """Walk unevenly behind a dog, which pulls one arm forward by its leash."""
-    person = stage.walking(pace=0.85, hesitation=0.22)
-    side = stage.body.handed
-    person.hands[side] = stage.gestures(2.5, [LEASH], 0.09)
-    pulls = sum(stage.swell(time, 0.9) for time in stage.moments(2.5))
-    sideways = 0.12 * stage.wobble(0.4)[:, 0]
-    person.hand_motion[side] += np.stack([0.14 * pulls, sideways, -0.05 * pulls], axis=-1)
-    person.trunk += np.stack([side * -0.15 * pulls, -0.10 + 0.05 * pulls, 0 * pulls], axis=-1)
-    person.gaze[:, 1] += 0.28
-    return person
+    actor.walk(pace=0.85, hesitation=0.22)
+    side = actor.handed
+    actor.hands[side] = actor.gestures(2.5, [LEASH], 0.09)
+    pulls = sum(actor.swell(time, 0.9) for time in actor.moments(2.5))
+    sideways = 0.12 * actor.wobble(0.4)[:, 0]
+    actor.hand_motion[side] += np.stack([0.14 * pulls, sideways, -0.05 * pulls], axis=-1)
+    actor.trunk += np.stack([side * -0.15 * pulls, -0.10 + 0.05 * pulls, 0 * pulls], axis=-1)
+    actor.gaze[:, 1] += 0.28
 
 
-def walking(stage: Stage) -> Performance:
+def walking(actor: Actor) -> None:
     """Walk briskly, arms against the legs."""
-    return stage.walking(pace=stage.rng.uniform(0.95, 1.2))
+    actor.walk(pace=actor.rng.uniform(0.95, 1.2))
 
 
-def walk_together(stage: Stage) -> Performance:
+def walk_together(actor: Actor) -> None:
     """Stroll beside somebody, turning to them and gesturing with the hand on their side."""
-    person = stage.walking(pace=stage.rng.uniform(0.75, 0.9), hesitation=0.1)
-    partner, times = stage.rng.choice(SIDES), stage.moments(2.5)
-    turned = stage.keyed(times, 0.6, stage.rng.choice([0.1, 0.8, 1.0], len(times) + 1))
-    person.gaze[:, 0] = 0.2 * person.gaze[:, 0] + partner * 0.75 * turned
-    person.trunk[:, 0] += partner * 0.2 * turned
-    person.hands[partner] = stage.gestures(2.2, [HANG], talk=0.12)
-    person.hands[-partner] = stage.gestures(8, [HANG, IN_POCKET])
-    return person
+    actor.walk(pace=actor.rng.uniform(0.75, 0.9), hesitation=0.1)
+    partner, times = actor.rng.choice(SIDES), actor.moments(2.5)
+    turned = actor.keyed(times, 0.6, actor.rng.choice([0.1, 0.8, 1.0], len(times) + 1))
+    actor.gaze[:, 0] = 0.2 * actor.gaze[:, 0] + partner * 0.75 * turned
+    actor.trunk[:, 0] += partner * 0.2 * turned
+    actor.hands[partner] = actor.gestures(2.2, [HANG], talk=0.12)
+    actor.hands[-partner] = actor.gestures(8, [HANG, IN_POCKET])
 
 
 # Named as in Human3.6M: walk_dog is "WalkDog".

@@ -1,4 +1,4 @@
-"""A person: bone lengths and style; and the plan of what the person does, frame by frame.
+"""A person: bone lengths and style; steps, and where hands reach.
 
 World coordinates in metres, z up. A body's own axes are x forward, y to its left, z up; angles are
 (yaw, pitch, roll) in radians: a positive yaw turns left, a positive pitch bends forward, a positive
@@ -119,23 +119,3 @@ class HandMove:
     reach: Reach
     start: float = 0.0
     duration: float = 1.0
-
-
-@dataclass
-class Performance:
-    """What a body is to do in each frame; an action fills it in.
-
-    Of a hand's first move only the reach counts: the hand begins there.
-    """
-
-    body: Body
-    t: np.ndarray  # (frames,), seconds
-    ground: np.ndarray  # (frames, 3), place on the floor (metres) and heading (radians)
-    steps: list[Step]  # in order of time; steps of one foot do not overlap
-    stance: float  # half the distance between the feet, metres
-    height: np.ndarray  # (frames,), of the pelvis, 1 for upright and 0 for the floor
-    shift: np.ndarray  # (frames, 2), pelvis from the place on the floor: forward and left, metres
-    trunk: np.ndarray  # (frames, 3), angles of the chest relative to the heading
-    gaze: np.ndarray  # (frames, 3), angles of the head relative to the chest of an upright trunk
-    hands: dict[int, list[HandMove]]  # {side: where the hand goes}
-    hand_motion: dict[int, np.ndarray]  # {side: (frames, 3)}, metres, added to the wrist's place

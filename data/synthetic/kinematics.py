@@ -1,4 +1,4 @@
-"""From a performance to joints: planted feet, a pelvis that the legs carry, hands that reach.
+"""From an actor's movements to joints: planted feet, a pelvis on the legs, hands that reach.
 
 All functions work on every frame of a clip at once; axes and angles are those of `body.py`.
 """
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.synthetic.body import LEFT, RIGHT, SIDES, Body, HandMove, Performance, Step
+from data.synthetic.actor import Actor
+from data.synthetic.body import LEFT, RIGHT, SIDES, Body, HandMove, Step
 from data.synthetic.curves import bump, ease, glide, interpolate, keyed, smooth
 from data.synthetic.geometry import perpendicular, rotate, rotation, two_bones, unit
 
@@ -35,26 +36,26 @@ class Motion:
     face: np.ndarray  # (frames, 5, 3): nose, left and right eye, left and right ear
 
 
-def animate(plan: Performance) -> Motion:
-    """Turn a performance into joints.
+def animate(actor: Actor) -> Motion:
+    """Turn an actor's movements into joints.
 
     Feet stand where they were planted; the pelvis is as high as the legs allow; trunk, head and
     arms follow by forward kinematics, arms swinging against the legs.
     """
-    body = plan.body
-    feet = {side: _move_foot(plan, side) for side in SIDES}
-    pelvis, pelvis_axes = _move_pelvis(plan, feet)
-    joints = np.empty((len(plan.t), 32, 3))
+    body = actor.body
+    feet = {side: _move_foot(actor, side) for side in SIDES}
+    pelvis, pelvis_axes = _move_pelvis(actor, feet)
+    joints = np.empty((len(actor.t), 32, 3))
     joints[:, [0, 11]] = pelvis[:, None]
     for side in SIDES:
         joints[:, _LEG_JOINTS[side]] = _leg(body, pelvis, pelvis_axes, feet[side], side)
     # The chest turns against the pelvis.
     twist = 0.1 * (feet[LEFT].ahead - feet[RIGHT].ahead)
-    chest_axes, head_axes = _trunk(plan, twist, joints)
+    chest_axes, head_axes = _trunk(actor, twist, joints)
     for side in SIDES:
         swing = feet[-side].ahead / body.leg * body.arm_swing
         axes = (chest_axes, head_axes, pelvis_axes)
-        joints[:, _ARM_JOINTS[side]] = _arm(plan, side, swing, joints, axes)
+        joints[:, _ARM_JOINTS[side]] = _arm(actor, side, swing, joints, axes)
     face = joints[:, None, 14] + rotate(head_axes[:, None], _FACE_POINTS_M * body.stature / 1.75)
     return Motion(joints, face)
 
@@ -72,15 +73,15 @@ class _Foot:
     ahead: np.ndarray  # (frames,), metres in front of the body
 
 
-def _move_foot(plan: Performance, side: int) -> _Foot:
+def _move_foot(actor: Actor, side: int) -> _Foot:
     """Lift, carry and plant one foot: heel off, swing, heel strike, flat.
 
     While the heel is up the foot turns about its ball, while the toes are up about its heel, so
     that what touches the floor stays where it is.
     """
-    t = plan.t
-    steps = [s for s in plan.steps if s.side == side and s.lift > t[0]]
-    places = _footprints(plan, side, steps)
+    t = actor.t
+    steps = [s for s in actor.steps if s.side == side and s.lift > t[0]]
+    places = _footprints(actor, side, steps)
     lifts, lands = np.array([(s.lift, s.land) for s in steps]).reshape(-1, 2).T
     swings = lands - lifts
     stride = np.minimum(np.linalg.norm(np.diff(places[:, :2], axis=0), axis=-1) / 1.1, 1)
@@ -109,26 +110,26 @@ def _move_foot(plan: Performance, side: int) -> _Foot:
 
     points = [
         np.column_stack([_beside(place, point[:, 0], 0.0), point[:, 1] + height])
-        for point in _pitched_foot(plan.body, pitch, on_heel)
+        for point in _pitched_foot(actor.body, pitch, on_heel)
     ]
-    away, heading = points[0][:, :2] - plan.ground[:, :2], plan.ground[:, 2]
+    away, heading = points[0][:, :2] - actor.ground[:, :2], actor.ground[:, 2]
     ahead = away[:, 0] * np.cos(heading) + away[:, 1] * np.sin(heading)
     return _Foot(*points, place[:, 2], airborne, ahead)
 
 
-def _footprints(plan: Performance, side: int, steps: list[Step]) -> np.ndarray:
+def _footprints(actor: Actor, side: int, steps: list[Step]) -> np.ndarray:
     """Return where the foot stands before its steps and after each, (steps + 1, 3).
 
     A foot comes down where the body will be in the middle of the foot's stay on the floor.
     """
-    lands = np.array([plan.t[0], *(s.land for s in steps)])
+    lands = np.array([actor.t[0], *(s.land for s in steps)])
     next_lifts = np.array([*(s.lift for s in steps), np.inf])
     middle = lands + np.minimum(0.47 * (next_lifts - lands), 0.3)
-    ground = interpolate(middle, plan.t, plan.ground)
+    ground = interpolate(middle, actor.t, actor.ground)
     forward = np.array([0, *(s.forward for s in steps)])
-    outward = side * (plan.stance + np.array([0, *(s.outward for s in steps)]))
+    outward = side * (actor.stance + np.array([0, *(s.outward for s in steps)]))
     return np.column_stack(
-        [_beside(ground, forward, outward), ground[:, 2] + side * plan.body.toe_out]
+        [_beside(ground, forward, outward), ground[:, 2] + side * actor.body.toe_out]
     )
 
 
@@ -160,26 +161,26 @@ def _pitched_foot(body: Body, pitch: np.ndarray, on_heel: np.ndarray) -> list[np
     return [ankle_now, ball_now, ball_now + tilt(toe, on_heel * pitch)]
 
 
-def _move_pelvis(plan: Performance, feet: dict[int, _Foot]) -> tuple[np.ndarray, np.ndarray]:
+def _move_pelvis(actor: Actor, feet: dict[int, _Foot]) -> tuple[np.ndarray, np.ndarray]:
     """Return the pelvis, (frames, 3), and its axes, (frames, 3, 3).
 
     It turns with the stride, drops on the swinging side, and is over the supporting foot, as high
     as both legs reach.
     """
-    body, heading = plan.body, plan.ground[:, 2]
+    body, heading = actor.body, actor.ground[:, 2]
     swinging = feet[RIGHT].airborne - feet[LEFT].airborne
-    upright = ease((plan.height - 0.6) / 0.3)
+    upright = ease((actor.height - 0.6) / 0.3)
     yaw = 0.22 * upright * (feet[RIGHT].ahead - feet[LEFT].ahead)
     roll = 0.05 * upright * smooth(swinging, 0.06)
     axes = rotation(
-        heading + yaw + 0.3 * plan.trunk[:, 0],
-        0.35 * plan.trunk[:, 1],
-        roll + 0.2 * plan.trunk[:, 2],
+        heading + yaw + 0.3 * actor.trunk[:, 0],
+        0.35 * actor.trunk[:, 1],
+        roll + 0.2 * actor.trunk[:, 2],
     )
     sway = 0.035 * smooth(swinging, 0.1)
-    pelvis = np.zeros_like(plan.ground)
-    pelvis[:, :2] = _beside(plan.ground, plan.shift[:, 0], plan.shift[:, 1] + sway)
-    heights = [plan.height * (0.996 * body.leg + body.ankle)]
+    pelvis = np.zeros_like(actor.ground)
+    pelvis[:, :2] = _beside(actor.ground, actor.shift[:, 0], actor.shift[:, 1] + sway)
+    heights = [actor.height * (0.996 * body.leg + body.ankle)]
     for side in SIDES:
         hip = pelvis + rotate(axes, np.array([0, side * body.hip, 0]))
         apart = np.sum((feet[side].ankle - hip)[:, :2] ** 2, axis=-1)
@@ -211,12 +212,10 @@ def _leg(body: Body, pelvis: np.ndarray, axes: np.ndarray, foot: _Foot, side: in
 # --- trunk and arms -----------------------------------------------------------------------------
 
 
-def _trunk(
-    plan: Performance, twist: np.ndarray, joints: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _trunk(actor: Actor, twist: np.ndarray, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fill in joints 12 to 15; return the axes of chest and head, (frames, 3, 3) each."""
-    body, trunk, gaze = plan.body, plan.trunk, plan.gaze
-    heading = plan.ground[:, 2] + twist
+    body, trunk, gaze = actor.body, actor.trunk, actor.gaze
+    heading = actor.ground[:, 2] + twist
     chest_axes = rotation(heading + trunk[:, 0], trunk[:, 1], trunk[:, 2])
     middle_axes = rotation(heading + 0.6 * trunk[:, 0], 0.6 * trunk[:, 1], 0.6 * trunk[:, 2])
     # The head compensates most of what the trunk bends and turns, so that the gaze is steady.
@@ -231,17 +230,17 @@ def _trunk(
 
 
 def _arm(
-    plan: Performance,
+    actor: Actor,
     side: int,
     swing: np.ndarray,
     joints: np.ndarray,
     axes: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> np.ndarray:
     """Return the eight joints from the collar bone to the wrist's end, (frames, 8, 3)."""
-    body, (chest_axes, head_axes, hip_axes) = plan.body, axes
+    body, (chest_axes, head_axes, hip_axes) = actor.body, axes
     upright = rotation(np.arctan2(chest_axes[:, 1, 0], chest_axes[:, 0, 0]), 0.0, 0.0)
     mirror = np.array([1, side, 1])  # outward to left, and back
-    path = _HandPath(plan.t, plan.hands[side])
+    path = _HandPath(actor.t, actor.hands[side])
     neck, at_shoulder = joints[:, 13], path.offset("shoulder")
     shoulder = neck + body.clavicle * _clavicle(chest_axes, at_shoulder, side)
     swung = _swing(at_shoulder, path.follow([r.swing for r in path.reaches]) * swing) * body.arm
@@ -253,7 +252,7 @@ def _arm(
     weights = path.follow([[float(r.frame == frame) for frame in targets] for r in path.reaches])
     target = sum(weights[:, i, None] * at for i, at in enumerate(targets.values()))
     away = rotate(upright.swapaxes(1, 2), target - shoulder) * mirror
-    away = away + path.detour(away, body) + plan.hand_motion[side]
+    away = away + path.detour(away, body) + actor.hand_motion[side]
     target = shoulder + rotate(upright, away * mirror)
     pole = rotate(upright, path.elbow(unit(away)) * mirror)
     elbow, wrist = two_bones(shoulder, target, pole, body.upper_arm, body.forearm, _ARM_REACH)

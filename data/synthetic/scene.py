@@ -8,9 +8,9 @@ import numpy as np
 from common.camera import project, world_to_camera
 from common.h36m_dataset import SUBJECTS, Camera, action_class, load_cameras
 from data.synthetic.actions import perform
+from data.synthetic.actor import Arena
 from data.synthetic.body import Body, make_body
 from data.synthetic.kinematics import Motion
-from data.synthetic.stage import Arena
 
 _EDGE_PX = 3
 
@@ -41,7 +41,7 @@ def make_motion(clip: Clip) -> Motion:
     action, cameras = action_class(clip.name), load_cameras()[clip.subject]
     for _ in range(12):
         motion = perform(action, body, arena, clip.frames + 1, clip.generator(0))
-        if all(_is_inside(*view(motion.joints, camera), camera).all() for camera in cameras):
+        if all(_is_seen(motion.joints, camera).all() for camera in cameras):
             return motion
         arena = arena.scaled(0.85)
     raise RuntimeError(f"{clip}: no motion that all cameras see")
@@ -81,7 +81,7 @@ def _column_is_seen(places: np.ndarray, subject: str) -> np.ndarray:
     column = [radius * circle + [0, 0, z] for radius, z in ((0.35, 0), (0.75, 1.4), (0.3, 2.0))]
     ground = np.pad(places, ((0, 0), (0, 1)))
     points = ground[:, None] + np.concatenate(column)
-    seen = [_is_inside(*view(points, camera), camera) for camera in load_cameras()[subject]]
+    seen = [_is_seen(points, camera) for camera in load_cameras()[subject]]
     return np.all(seen, axis=(0, 2))
 
 
@@ -91,7 +91,9 @@ def view(points: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
     return project(in_camera, camera.intrinsics), in_camera
 
 
-def _is_inside(pixels: np.ndarray, in_camera: np.ndarray, camera: Camera) -> np.ndarray:
+def _is_seen(points: np.ndarray, camera: Camera) -> np.ndarray:
+    """Tell for world points (..., 3) whether they are inside the camera's picture."""
+    pixels, in_camera = view(points, camera)
     limits = np.array([camera.width, camera.height]) - _EDGE_PX
     inside = (pixels > _EDGE_PX) & (pixels < limits)
     return inside.all(axis=-1) & (in_camera[..., 2] > 1)

@@ -1,4 +1,4 @@
-"""What all actions are made of: where the body stands or walks, what idle bodies and hands do."""
+"""What all actions are made of: where a body stands or walks, what it does when idle, its hands."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.h36m_dataset import FPS
-from data.synthetic.body import LEFT, RIGHT, SIDES, Body, HandMove, Performance, Reach, Step
+from data.synthetic.body import LEFT, RIGHT, SIDES, Body, HandMove, Reach, Step
 from data.synthetic.curves import bump, interpolate, keyed
 
 HANG = Reach("shoulder", (0.05, 0.11, -0.972), (-1.0, 0.3, 0.0), swing=1.0)
@@ -30,17 +30,15 @@ class Arena:
         return replace(self, axes=self.axes * factor)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Who performs, when and where; and the source of chance for all that follows.
+class Actor:
+    """Who performs, when and where; the source of chance; and the movements that come of it."""
 
-    Every method draws from `rng`, so the order of calls matters for what a seed gives.
-    """
-
-    rng: np.random.Generator
-    t: np.ndarray  # (frames,), seconds
-    body: Body
-    arena: Arena
+    def __init__(self, rng: np.random.Generator, t: np.ndarray, body: Body, arena: Arena) -> None:
+        self.rng = rng
+        self.t = t  # (frames,), seconds
+        self.body = body
+        self.handed = body.handed
+        self.arena = arena
 
     # --- draws and curves ---
 
@@ -77,54 +75,52 @@ class Stage:
         lasting = self.rng.uniform(0.4, 0.8, len(times))
         return self.keyed(times, lasting, angles) + 0.02 * self.wobble(1, 3)
 
-    # --- idle bodies, which an action then changes ---
+    # --- idle bodies, whose movements an action then changes ---
 
-    def standing(self, pause: float = 5.0, far: float = 0.1) -> Performance:
+    def stand(self, pause: float = 5.0, far: float = 0.1) -> None:
         """Stand about: every `pause` seconds shuffle and turn or, this often, walk elsewhere."""
-        return self._idle(*self._wander(pause, far), self.body.stance)
+        self._idle(*self._wander(pause, far), self.body.stance)
 
-    def walking(self, pace: float = 1.0, hesitation: float = 0.04) -> Performance:
+    def walk(self, pace: float = 1.0, hesitation: float = 0.04) -> None:
         """Walk round and round at `pace` times the usual speed, which varies by `hesitation`."""
-        return self._idle(*self._stroll(pace, hesitation), 0.6 * self.body.stance)
+        self._idle(*self._stroll(pace, hesitation), 0.6 * self.body.stance)
 
-    def seated(self) -> Performance:
+    def sit(self) -> None:
         """Sit on a chair, hands on the thighs; the feet move now and then."""
-        rng, ground = self.rng, self.stay(0.75)
+        rng, ground = self.rng, self.place(0.75)
         times = [self.t[0] + 0.1, self.t[0] + 1.0, *(2 + np.array(self.moments(4)))]
         steps = [
             Step(rng.choice(SIDES), t, t + 0.7, rng.uniform(-0.16, 0.2), rng.uniform(-0.04, 0.1))
             for t in times
         ]
-        person = self._idle(ground, steps, self.body.stance)
-        person.height = np.full(len(self.t), rng.uniform(0.54, 0.60))
-        person.shift = person.shift * 0.4 - np.array([rng.uniform(0.40, 0.50), 0])
+        self._idle(ground, steps, self.body.stance)
+        self.height = np.full(len(self.t), rng.uniform(0.54, 0.60))
+        self.shift = self.shift * 0.4 - np.array([rng.uniform(0.40, 0.50), 0])
         slouches = self.moments(5)
-        pitches = rng.uniform(-0.15, 0.35, len(slouches) + 1)
-        person.trunk[:, 1] += self.keyed(slouches, 1.5, pitches)
-        person.hands = {side: [HandMove(ON_THIGH)] for side in SIDES}
-        return person
+        self.trunk[:, 1] += self.keyed(slouches, 1.5, rng.uniform(-0.15, 0.35, len(slouches) + 1))
+        self.hands = {side: [HandMove(ON_THIGH)] for side in SIDES}
 
-    def stay(self, radius: float) -> np.ndarray:
+    def place(self, radius: float) -> np.ndarray:
         """Return ground (frames, 3): one place within `radius` of the arena, one heading."""
         return np.tile(self._spot(radius), (len(self.t), 1))
 
-    def _idle(self, ground: np.ndarray, steps: list[Step], stance: float) -> Performance:
-        """Return an upright body on its way: it breathes, sways, looks about."""
+    def _idle(self, ground: np.ndarray, steps: list[Step], stance: float) -> None:
+        """Be an upright body on its way, which breathes, sways and looks about."""
+        self.ground = ground  # (frames, 3), place on the floor (metres) and heading (radians)
+        self.steps = steps  # in order of time; steps of one foot do not overlap
+        self.stance = stance  # half the distance between the feet, metres
+        # Of the pelvis, (frames,), 1 for upright and 0 for the floor.
+        self.height = np.full(len(self.t), 1.0)
+        # Of the pelvis from the place on the floor, (frames, 2): forward and left, metres.
         shifts = self.moments(4)
         sideways = self.keyed(shifts, 1.2, self.rng.normal(0, 0.022, len(shifts) + 1))
-        return Performance(
-            body=self.body,
-            t=self.t,
-            ground=ground,
-            steps=steps,
-            stance=stance,
-            height=np.full(len(self.t), 1.0),
-            shift=np.stack([0.006 * self.wobble(0.5)[:, 0], sideways], axis=-1),
-            trunk=np.array([0, self.body.stoop, 0]) + 0.025 * self.wobble(0.4, 3),
-            gaze=self.look(2.5, 0.35),
-            hands={side: [HandMove(HANG)] for side in SIDES},
-            hand_motion={side: 0.008 * self.wobble(0.8, 3) for side in SIDES},
-        )
+        self.shift = np.stack([0.006 * self.wobble(0.5)[:, 0], sideways], axis=-1)
+        # Angles (frames, 3) of the chest to the heading; of the head to an upright chest.
+        self.trunk = np.array([0, self.body.stoop, 0]) + 0.025 * self.wobble(0.4, 3)
+        self.gaze = self.look(2.5, 0.35)
+        # Where each hand goes, from its first reach on; what is added to its place, (frames, 3).
+        self.hands = {side: [HandMove(HANG)] for side in SIDES}
+        self.hand_motion = {side: 0.008 * self.wobble(0.8, 3) for side in SIDES}
 
     # --- hands ---
 
@@ -191,7 +187,7 @@ class Stage:
         return r * np.array([np.cos(angle), np.sin(angle)])
 
     def _wander(self, pause: float, far: float) -> tuple[np.ndarray, list[Step]]:
-        """Return ground (frames, 3) and steps of somebody who stands about; see `standing`."""
+        """Return ground (frames, 3) and steps of somebody who stands about; see `stand`."""
         rng, poses = self.rng, [self._spot(0.8)]
         starts, durations, steps = [], [], []
         time = self.t[0] + rng.uniform(0.2, 1) * pause
@@ -222,7 +218,7 @@ class Stage:
         return [np.array([*pose[:2], heading]), np.array([*goal, heading])]
 
     def _stroll(self, pace: float, hesitation: float) -> tuple[np.ndarray, list[Step]]:
-        """Return ground (frames, 3) and steps along a curved path; see `walking`."""
+        """Return ground (frames, 3) and steps along a curved path; see `walk`."""
         path, seconds = self._path(self.body.speed * pace)
         rate = np.clip(1 + hesitation * self.wobble(0.25)[:, 0], 0.45, 1.5)
         ground = interpolate(np.cumsum(rate) / FPS, seconds, path)
