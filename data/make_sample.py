@@ -1,13 +1,13 @@
 """Write a licence-free stand-in for Human3.6M's raw files, from a seed, without any download.
 
 An articulated body performs Human3.6M's 15 actions, twice for each of the seven subjects, in front
-of the dataset's own four cameras. Four simulated 2D estimators watch. Written are, in the formats
-of the originals:
+of the dataset's own four cameras. Four simulated 2D estimators find its keypoints. The files have
+the formats of the originals:
 
     <data-dir>/preprocess/cdf_files/<SUBJECT>/MyPoseFeatures/D3_Positions/<ACTION>.cdf
     <data-dir>/preprocess/h36m_<ESTIMATOR>/<SUBJECT>/<ACTION>_<CAMERA>_pose_sequence.npy
 
-Figures that come from these files say nothing about people, and must not be published as such.
+Results on these files say nothing about real people; do not publish them as results on Human3.6M.
 """
 
 import os
@@ -46,8 +46,7 @@ from common.h36m_dataset import (
 from data.synthetic.estimators import ESTIMATORS, write_estimates
 from data.synthetic.scene import Clip, make_motion
 
-# The numbers that the two files of an action have, None where the name has no number: (None, 1),
-# except for these.
+# The numbers of an action's two files (None: the name has none), where they are not (None, 1).
 _OTHER_NUMBERS = {
     (
         1,
@@ -69,7 +68,7 @@ _MANIFEST = "made_by_make_sample.txt"
 
 
 def main() -> None:
-    """Write the sample and say what was written."""
+    """Write the sample and print what was written."""
     args = parse_arguments()
     preprocess = args.data_dir / "preprocess"
     folders = ["cdf_files", *(f"h36m_{estimator.name}" for estimator in ESTIMATORS)]
@@ -147,7 +146,7 @@ def full_lengths() -> dict[tuple[str, str], int]:
 
 def write_clips(folder: Path, clips: Sequence[Clip]) -> None:
     """Make and write all clips, one process per core."""
-    # The longest first, so that no core waits for another at the end.
+    # The longest clips first, so that all cores finish at about the same time.
     ordered = sorted(clips, key=lambda clip: -clip.frames)
     with ProcessPoolExecutor(os.cpu_count(), initializer=leave_signals_to_parent) as pool:
         try:
@@ -160,17 +159,17 @@ def write_clips(folder: Path, clips: Sequence[Clip]) -> None:
 
 
 def write_clip(folder: Path, clip: Clip) -> None:
-    """Make one sequence and write its CDF and its estimators' files.
+    """Make one sequence; write its CDF and its estimators' files.
 
     Raises:
-        OSError: naming a file or the folder, such as when the disk is full.
+        OSError: for example when the disk is full; it names the file or the folder.
     """
     path = folder / "cdf_files" / clip.subject / "MyPoseFeatures" / "D3_Positions"
     try:
         motion = make_motion(clip)
         write_cdf(path / f"{clip.name}.cdf", 1000 * motion.joints[: clip.frames])
         write_estimates(folder, clip, motion)
-    except OSError as error:  # a write does not tell where it failed
+    except OSError as error:  # a failed write does not name its file
         raise OSError(error.errno, error.strerror, error.filename or str(folder.parent)) from error
 
 
@@ -192,7 +191,7 @@ def write_cdf(path: Path, positions_mm: np.ndarray) -> None:
         file.write_var(description, var_data=pose)
 
 
-# --- never overwriting what somebody else made --------------------------------------------------
+# --- never overwriting anybody's own files ------------------------------------------------------
 
 
 def check_replaceable(preprocess: Path, folders: Sequence[str]) -> None:
@@ -202,28 +201,23 @@ def check_replaceable(preprocess: Path, folders: Sequence[str]) -> None:
         InputError: naming the folder.
     """
     for folder in (preprocess / name for name in folders):
-        if folder.exists() and not _is_sample(folder):
+        manifest = folder / _MANIFEST
+        made = manifest.read_text().splitlines() if manifest.is_file() else []
+        if folder.exists() and not (folder.is_dir() and set(_list_files(folder)) <= set(made)):
             raise InputError(
                 f"{folder}: holds files that are not an earlier sample, and they would be lost; "
                 "move them away or choose another --data-dir"
             )
 
 
-def _is_sample(folder: Path) -> bool:
-    manifest = folder / _MANIFEST
-    if not manifest.is_file():
-        return folder.is_dir() and not any(folder.iterdir())
-    return set(_list_files(folder)) <= set(manifest.read_text().splitlines())
-
-
 def _list_files(folder: Path) -> list[str]:
     """Return "size path" of every file in a folder but the manifest."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != _MANIFEST)
-    return sorted(f"{path.stat().st_size} {path.relative_to(folder)}" for path in files)
+    files = (path for path in folder.rglob("*") if not path.is_dir() and path.name != _MANIFEST)
+    return sorted(f"{path.lstat().st_size} {path.relative_to(folder)}" for path in files)
 
 
 def install(temporary: Path, preprocess: Path, folders: Sequence[str]) -> None:
-    """Move finished folders into their place, with a list of what was made."""
+    """Move finished folders to their place, each with a list of its files."""
     for name in folders:
         (temporary / name / _MANIFEST).write_text("\n".join(_list_files(temporary / name)) + "\n")
         if (preprocess / name).exists():

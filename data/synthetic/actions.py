@@ -1,4 +1,4 @@
-"""Human3.6M's 15 actions as an articulated body performs them, each time in another way.
+"""Human3.6M's 15 actions as an articulated body performs them, never twice in the same way.
 
 To add an action, write a function that lets the actor `stand`, `walk` or `sit`, then changes the
 actor's movements (`Actor._idle` lists them); and name the function in `ACTIONS`.
@@ -96,7 +96,7 @@ def eating(actor: Actor) -> None:
     """Sit at a table: one hand goes to the mouth and back, the other holds the plate."""
     actor.sit()
     side = actor.handed
-    actor.hands[side] = actor.to_and_fro(ON_TABLE, AT_MOUTH, 3.6, 0.5)
+    actor.hands[side] = actor.back_and_forth(ON_TABLE, AT_MOUTH, 3.6, 0.5)
     actor.hands[-side] = actor.gestures(6, [ON_TABLE, ON_TABLE, BEFORE_CHEST, ON_THIGH])
     actor.gaze[:, 1] += 0.25
     actor.trunk[:, 1] += 0.12
@@ -142,12 +142,12 @@ def photo(actor: Actor) -> None:
     actor.stand(pause=3, far=0.25)
     rng, times = actor.rng, actor.moments(2.8)
     poses = len(times) + 1
-    lasting = rng.uniform(0.8, 1.2, len(times))
-    actor.height = actor.keyed(times, lasting, rng.choice([1, 0.98, 0.86, 0.72], poses))
+    durations = rng.uniform(0.8, 1.2, len(times))
+    actor.height = actor.keyed(times, durations, rng.choice([1, 0.98, 0.86, 0.72], poses))
     actor.shift[:, 0] -= 0.35 * (1 - actor.height)
     lean = rng.uniform(-0.05, 0.35, poses)
     turn, tilt = rng.normal(0, 0.12, (poses, 2)).T
-    actor.trunk += actor.keyed(times, lasting, np.column_stack([turn, lean, tilt]))
+    actor.trunk += actor.keyed(times, durations, np.column_stack([turn, lean, tilt]))
     actor.trunk[:, 1] += 1.2 * (1 - actor.height)
     actor.gaze = 0.25 * actor.gaze
     reaches = [BEFORE_CHEST if rng.random() < 0.25 else AT_CAMERA for _ in times]
@@ -161,16 +161,16 @@ def posing(actor: Actor) -> None:
     actor.stand(pause=5, far=0.1)
     rng, times = actor.rng, actor.moments(2.6)
     poses = len(times) + 1
-    lasting = rng.uniform(0.8, 1.2, len(times))
+    durations = rng.uniform(0.8, 1.2, len(times))
     arms = [ON_HIP, OVERHEAD, BEHIND_HEAD, FLEXED, SPREAD, CROSSED, AT_CHIN, HANG]
     # Crossed arms take two.
     pairs = [(a, b) for a in arms for b in arms if (a is CROSSED) == (b is CROSSED)]
-    actor.hands = actor.both_hands(times, lasting, pairs, 0.02, first=SIDES[0])
+    actor.hands = actor.both_hands(times, durations, pairs, 0.02, first=SIDES[0])
     angles = np.clip(rng.standard_normal((poses, 3)), -1.5, 1.5)
-    actor.trunk += actor.keyed(times, lasting, angles * np.array([0.3, 0.08, 0.12]))
-    actor.gaze = actor.keyed(times, lasting, angles[:, ::-1] * np.array([0.35, 0.15, 0.12]))
-    actor.shift[:, 1] += actor.keyed(times, lasting, rng.uniform(-0.07, 0.07, poses))
-    actor.height = actor.keyed(times, lasting, rng.choice([1, 0.99, 0.93], poses))
+    actor.trunk += actor.keyed(times, durations, angles * np.array([0.3, 0.08, 0.12]))
+    actor.gaze = actor.keyed(times, durations, angles[:, ::-1] * np.array([0.35, 0.15, 0.12]))
+    actor.shift[:, 1] += actor.keyed(times, durations, rng.uniform(-0.07, 0.07, poses))
+    actor.height = actor.keyed(times, durations, rng.choice([1, 0.99, 0.93], poses))
     actor.stance *= rng.uniform(1.0, 1.6)
 
 
@@ -221,17 +221,17 @@ def sitting_down(actor: Actor) -> None:
     time = t[0] + rng.uniform(0.2, 1.8)
     while time < t[-1]:
         height, back, lean, reaches = _SEATS[rng.integers(len(_SEATS))]
-        lasting, stay = rng.uniform(1.5, 2.1) * (1.3 if height < 0.3 else 1), rng.uniform(1.2, 3.5)
-        leave = time + lasting + stay
-        progress = ease((t - time) / lasting) - ease((t - leave) / lasting)
+        duration, stay = rng.uniform(1.5, 2.1) * (1.3 if height < 0.3 else 1), rng.uniform(1.2, 3.5)
+        leave = time + duration + stay
+        progress = ease((t - time) / duration) - ease((t - leave) / duration)
         down += (1 - height) * progress
         behind += back * progress
         pitch += lean * progress
-        pitch += 0.65 * (actor.swell(time, lasting) + actor.swell(leave - 0.15, lasting))
+        pitch += 0.65 * (actor.swell(time, duration) + actor.swell(leave - 0.15, duration))
         reach = actor.one_of(reaches, 0.01)
-        moves.append(HandMove(reach, time + 0.25 * lasting, 0.8 * lasting))
-        moves.append(HandMove(HANG, leave + 0.1, 0.8 * lasting))
-        time = leave + lasting + rng.uniform(0.5, 1.5)
+        moves.append(HandMove(reach, time + 0.25 * duration, 0.8 * duration))
+        moves.append(HandMove(HANG, leave + 0.1, 0.8 * duration))
+        time = leave + duration + rng.uniform(0.5, 1.5)
     actor.height = 1 - down
     actor.shift[:, 0] -= behind
     actor.trunk[:, 1] += pitch
@@ -239,11 +239,11 @@ def sitting_down(actor: Actor) -> None:
 
 
 def smoking(actor: Actor) -> None:
-    """Bring a cigarette to the mouth, breathe in, lower it, at leisure."""
+    """Bring a cigarette to the mouth, breathe in, lower it, slowly."""
     seated = actor.rng.random() < 0.4
     actor.sit() if seated else actor.stand(pause=4, far=0.35)
     side = actor.handed
-    actor.hands[side] = actor.to_and_fro(CIGARETTE, AT_MOUTH, 5.5, 1.3, lasting=0.9)
+    actor.hands[side] = actor.back_and_forth(CIGARETTE, AT_MOUTH, 5.5, 1.3, duration=0.9)
     rest = [ON_THIGH, ON_LAP] if seated else [HANG, IN_POCKET, CROSSED]
     actor.hands[-side] = actor.gestures(8, rest)
     actor.gaze[:, 1] -= 0.1
@@ -255,8 +255,8 @@ def waiting(actor: Actor) -> None:
     times = actor.moments(3.5)
     pairs = [(both, both) for both in (CROSSED, BEHIND_BACK, HANG, ON_HIP, IN_POCKET)]
     pairs += [(HANG, ON_HIP), (HANG, WATCH)]
-    lasting = [0.9] * len(times)
-    actor.hands = actor.both_hands(times, lasting, pairs, 0.015, first=actor.handed)
+    durations = [0.9] * len(times)
+    actor.hands = actor.both_hands(times, durations, pairs, 0.015, first=actor.handed)
     weight = 0.05 * actor.rng.choice((-1, 1), len(times) + 1)
     actor.shift[:, 1] += actor.keyed(times, 1.0, weight)
     actor.gaze = actor.look(1.8, 0.65)

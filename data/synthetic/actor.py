@@ -31,7 +31,7 @@ class Arena:
 
 
 class Actor:
-    """Who performs, when and where; the source of chance; and the movements that come of it."""
+    """Who performs, when and where; how it moves; and the random generator behind it."""
 
     def __init__(self, rng: np.random.Generator, t: np.ndarray, body: Body, arena: Arena) -> None:
         self.rng = rng
@@ -63,22 +63,22 @@ class Actor:
         waves = np.sin(2 * np.pi * frequencies * self.t[:, None, None] + phases)
         return waves.sum(axis=1) / np.sqrt(3)
 
-    def swell(self, start: float, lasting: float) -> np.ndarray:
-        """Return (frames,): 0, up to 1 and back to 0 within `lasting` seconds from `start`."""
-        return bump((self.t - start) / lasting)
+    def swell(self, start: float, duration: float) -> np.ndarray:
+        """Return (frames,): 0, up to 1 and back to 0 within `duration` seconds from `start`."""
+        return bump((self.t - start) / duration)
 
     def look(self, pause: float, breadth: float) -> np.ndarray:
         """Return gaze angles (frames, 3): the head turns from one thing to another."""
         times = self.moments(pause)
         angles = np.clip(self.rng.standard_normal((len(times) + 1, 3)), -2, 2)
         angles *= np.array([breadth, 0.35 * breadth, 0.15 * breadth])
-        lasting = self.rng.uniform(0.4, 0.8, len(times))
-        return self.keyed(times, lasting, angles) + 0.02 * self.wobble(1, 3)
+        durations = self.rng.uniform(0.4, 0.8, len(times))
+        return self.keyed(times, durations, angles) + 0.02 * self.wobble(1, 3)
 
     # --- idle bodies, whose movements an action then changes ---
 
     def stand(self, pause: float = 5.0, far: float = 0.1) -> None:
-        """Stand about: every `pause` seconds shuffle and turn or, this often, walk elsewhere."""
+        """Stand: about every `pause` seconds shuffle or, in the share `far`, walk elsewhere."""
         self._idle(*self._wander(pause, far), self.body.stance)
 
     def walk(self, pace: float = 1.0, hesitation: float = 0.04) -> None:
@@ -105,7 +105,7 @@ class Actor:
         return np.tile(self._spot(radius), (len(self.t), 1))
 
     def _idle(self, ground: np.ndarray, steps: list[Step], stance: float) -> None:
-        """Be an upright body on its way, which breathes, sways and looks about."""
+        """Follow a route upright: breathe, sway, look around."""
         self.ground = ground  # (frames, 3), place on the floor (metres) and heading (radians)
         self.steps = steps  # in order of time; steps of one foot do not overlap
         self.stance = stance  # half the distance between the feet, metres
@@ -139,7 +139,7 @@ class Actor:
     ) -> list[HandMove]:
         """Return moves of one hand, about `pause` seconds apart, each to one of the reaches.
 
-        Where `talk` is given, one more choice is a place that far before the chest.
+        With `talk`, one more choice is a gesture before the chest, scattered that far.
         """
 
         def choose() -> Reach:
@@ -147,18 +147,18 @@ class Actor:
             return self.one_of([*reaches, *spoken], scatter)
 
         times = self.moments(pause / self.body.tempo)
-        lasting = self.rng.uniform(0.55, 0.85, len(times)) / self.body.tempo
-        moves = [HandMove(choose(), time, lasts) for time, lasts in zip(times, lasting)]
+        durations = self.rng.uniform(0.55, 0.85, len(times)) / self.body.tempo
+        moves = [HandMove(choose(), *when) for when in zip(times, durations)]
         return [HandMove(choose()), *moves]
 
-    def to_and_fro(
-        self, away: Reach, at: Reach, period: float, stay: float, lasting: float = 0.8
+    def back_and_forth(
+        self, away: Reach, at: Reach, period: float, stay: float, duration: float = 0.8
     ) -> list[HandMove]:
         """Return moves of a hand that goes to `at`, stays, and comes back, again and again."""
         moves = [HandMove(away)]
         for time in self.moments(period):
-            moves.append(HandMove(self.near(at, 0.008), time, lasting))
-            moves.append(HandMove(self.near(away, 0.05), time + lasting + stay, lasting))
+            moves.append(HandMove(self.near(at, 0.008), time, duration))
+            moves.append(HandMove(self.near(away, 0.05), time + duration + stay, duration))
         return moves
 
     def both_hands(
@@ -168,8 +168,8 @@ class Actor:
         chosen = [pairs[self.rng.integers(len(pairs))] for _ in range(len(times) + 1)]
         hands = {}
         for side, reaches in zip((first, -first), zip(*chosen)):
-            begin, *then = (self.near(reach, scatter) for reach in reaches)
-            hands[side] = [HandMove(begin), *map(HandMove, then, times, durations)]
+            start, *then = (self.near(reach, scatter) for reach in reaches)
+            hands[side] = [HandMove(start), *map(HandMove, then, times, durations)]
         return hands
 
     def beat(self, size: float, frequency: float) -> np.ndarray:
@@ -187,7 +187,7 @@ class Actor:
         return r * np.array([np.cos(angle), np.sin(angle)])
 
     def _wander(self, pause: float, far: float) -> tuple[np.ndarray, list[Step]]:
-        """Return ground (frames, 3) and steps of somebody who stands about; see `stand`."""
+        """Return ground (frames, 3) and steps of somebody who mostly stands; see `stand`."""
         rng, poses = self.rng, [self._spot(0.8)]
         starts, durations, steps = [], [], []
         time = self.t[0] + rng.uniform(0.2, 1) * pause

@@ -13,14 +13,14 @@ from data.synthetic.scene import Clip, view
 _COCO_JOINTS = (32, 33, 34, 35, 36, 17, 25, 18, 26, 19, 27, 6, 1, 7, 2, 8, 3)
 _COCO_MIRROR = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 _COCO_ARMS, _COCO_LEGS = slice(5, 11), slice(11, 17)
-# Eyes are easy to place, wrists, hips and ankles are not.
+# Eyes are easy to find; wrists, hips and ankles are hard.
 _DIFFICULTY = np.repeat([0.5, 0.7, 0.9, 1.0, 1.3, 1.15, 1.0, 1.15], [3, *[2] * 7])
 # What hides joints behind it: spheres at, or half-way between, two joints, with radii in metres.
 _OCCLUDERS = (
     *((0, 0, 0.14), (0, 12, 0.14), (12, 12, 0.15), (12, 13, 0.16), (14, 15, 0.09)),
     *((6, 7, 0.08), (7, 7, 0.06), (7, 8, 0.06), (1, 2, 0.08), (2, 2, 0.06), (2, 3, 0.06)),
 )
-# Estimators err alike where a picture is ambiguous: the share of the variance that is common.
+# All estimators find the same pictures ambiguous: the share of the variance that they share.
 _COMMON_SHARE = 0.35
 _ERROR_AUTOCORRELATION = 0.85
 
@@ -32,7 +32,7 @@ class Estimator:
     """A simulated 2D pose estimator; rates are per frame."""
 
     name: str  # of its folder, after "h36m_"
-    stream: int  # number of its own stream of chance
+    stream: int  # number of its own random stream
     error: float  # of a visible keypoint: standard deviation as a share of the person's height
     hidden: float  # how many times larger the error of a hidden keypoint is
     jump: float  # rate at which a keypoint jumps
@@ -52,9 +52,9 @@ ESTIMATORS = (
 
 @dataclass(frozen=True)
 class View:
-    """What there is to be seen in one camera."""
+    """What one camera sees."""
 
-    keypoints: np.ndarray  # (frames, 17, 2), pixels, where COCO's keypoints really are
+    keypoints: np.ndarray  # (frames, 17, 2), pixels, where COCO's keypoints are in truth
     hidden: np.ndarray  # (frames, 17), how far each is hidden behind the body, 0 to 1
     size: np.ndarray  # (frames,), height of the person, pixels
 
@@ -100,7 +100,7 @@ def see(motion: Motion, camera: Camera) -> View:
 def hidden_by_body(in_camera: np.ndarray) -> np.ndarray:
     """Return how far each keypoint is hidden, (frames, 17), 0 to 1.
 
-    It is where one of the spheres that make up trunk, head and legs crosses its line of sight.
+    It is hidden where a sphere of trunk, head or legs crosses its line of sight.
     Given are joints and face in camera coordinates, (frames, 37, 3), metres.
     """
     keypoints = in_camera[:, _COCO_JOINTS]
@@ -131,14 +131,14 @@ def estimate(
 ) -> list[list[Person]]:
     """Return the people that an estimator finds in each frame of a view.
 
-    What all estimators' errors share is `common`, (frames, 17, 2), of unit variance.
+    `common`, (frames, 17, 2), of unit variance, is the part that all estimators' errors share.
     """
     frames = len(view.keypoints)
     keypoints, confidence = _estimate_keypoints(rng, estimator, view, common)
     score = 0.99 - 0.05 * view.hidden.mean(axis=1) - 0.03 * rng.random(frames)
     people = [[person] for person in _detections(estimator, keypoints, confidence, score)]
     if not estimator.one_person:
-        _add_strangers(rng, estimator, people, keypoints)
+        _add_second_person(rng, estimator, people, keypoints)
     missing, _ = _episodes(rng, (frames,), estimator.missing, 6)
     # A list of people does not tell how long the video is unless its last frame has somebody.
     missing[-2:] = False
@@ -183,9 +183,10 @@ def _estimate_keypoints(
 def _episodes(
     rng: np.random.Generator, shape: tuple[int, ...], rate: np.ndarray | float, longest: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return when something goes on that begins at random and lasts 1 to `longest` frames.
+    """Return when something happens that begins at random and lasts 1 to `longest` frames.
 
-    That is a mask, and the frame in which the last episode began; of `shape`, time first.
+    The results are a mask and the frame in which the last episode began, both of `shape`, with time
+    as the first dimension.
     """
     begins = rng.random(shape) < rate
     frame = np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
@@ -204,15 +205,15 @@ def _detections(
     return list(zip(*(np.concatenate(x, axis=-1).astype(np.float32) for x in (boxes, poses))))
 
 
-def _add_strangers(
+def _add_second_person(
     rng: np.random.Generator,
     estimator: Estimator,
     people: list[list[Person]],
     keypoints: np.ndarray,
 ) -> None:
-    """Let somebody else be found in some frames, at the edge, with a less certain box.
+    """Add a second person to some frames, at the edge of the picture, with a lower score.
 
-    A stranger stands as the subject does, further away; what matters is that one has to choose.
+    It has the subject's pose, further away; what matters is that a reader has to choose.
     """
     present, _ = _episodes(rng, (len(people),), 0.006, 20)
     frames = np.flatnonzero(present)
@@ -222,5 +223,5 @@ def _add_strangers(
     poses = poses + 4 * rng.standard_normal(poses.shape)
     confidence = np.clip(0.6 + 0.15 * rng.standard_normal(poses.shape[:2]), 0.05, 0.9)
     score = rng.uniform(0.2, 0.6, len(frames))
-    for frame, stranger in zip(frames, _detections(estimator, poses, confidence, score)):
-        people[frame].insert(rng.integers(2), stranger)
+    for frame, second in zip(frames, _detections(estimator, poses, confidence, score)):
+        people[frame].insert(rng.integers(2), second)

@@ -322,7 +322,7 @@ class _HandPath:
 
 
 def _push(begin: np.ndarray, end: np.ndarray, clearance: float, bias: np.ndarray) -> np.ndarray:
-    """Return (moves, 3): how to keep straight moves clear of the origin, rather towards `bias`."""
+    """Return (moves, 3): how to keep straight moves off the origin, preferably towards `bias`."""
     chord = end - begin
     along = -np.sum(begin * chord, axis=-1) / np.maximum(np.sum(chord**2, axis=-1), 1e-9)
     nearest = begin + np.clip(along, 0, 1)[:, None] * chord

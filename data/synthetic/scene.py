@@ -26,7 +26,7 @@ class Clip:
     frames: int
 
     def generator(self, stream: int) -> np.random.Generator:
-        """Return chance for this clip alone: no file depends on which others are made."""
+        """Return a random generator of this clip alone, whichever other clips are made."""
         key = (SUBJECTS.index(self.subject), self.number, stream)
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
@@ -75,7 +75,7 @@ def find_arena(subject: str) -> Arena:
 
 
 def _column_is_seen(places: np.ndarray, subject: str) -> np.ndarray:
-    """Tell for floor places (n, 2) whether feet, outstretched hands and raised hands are seen."""
+    """Return for floor places (n, 2) whether feet, outstretched hands and raised hands are seen."""
     angles = np.arange(8) * np.pi / 4
     circle = np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=-1)
     column = [radius * circle + [0, 0, z] for radius, z in ((0.35, 0), (0.75, 1.4), (0.3, 2.0))]
@@ -92,7 +92,7 @@ def view(points: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_seen(points: np.ndarray, camera: Camera) -> np.ndarray:
-    """Tell for world points (..., 3) whether they are inside the camera's picture."""
+    """Return for world points (..., 3) whether they are inside the camera's picture."""
     pixels, in_camera = view(points, camera)
     limits = np.array([camera.width, camera.height]) - _EDGE_PX
     inside = (pixels > _EDGE_PX) & (pixels < limits)
