@@ -286,7 +286,8 @@ def test_two_bones_reach_their_target():
     np.testing.assert_allclose(end, target, atol=1e-12)
     np.testing.assert_allclose(np.linalg.norm(middle - root, axis=-1), 0.28)
     np.testing.assert_allclose(np.linalg.norm(end - middle, axis=-1), 0.25)
-    assert (np.sum((middle - root) * pole, -1) > np.sum((end - root) * pole, -1) / 2 - 0.28).all()
+    along = np.sum((middle - root) * direction, axis=-1, keepdims=True) * direction
+    assert (np.sum((middle - root - along) * pole, axis=-1) > 0).all()
     _, far = two_bones(root, root + 3 * direction, pole, 0.28, 0.25, (0.98, 0.99))
     np.testing.assert_allclose(np.linalg.norm(far - root, axis=-1), 0.99 * 0.53, rtol=1e-3)
 
@@ -475,14 +476,18 @@ def test_files_of_others_are_never_touched(tmp_path, folder):
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [precious]
 
 
-def test_a_sample_to_which_something_was_added_is_kept(tmp_path):
+@pytest.mark.parametrize("added", ["another's, of another length", "a link that leads nowhere"])
+def test_a_sample_to_which_something_was_added_is_kept(tmp_path, added):
     made, preprocess = tmp_path / "temporary" / "h36m_pct", tmp_path / "preprocess"
     made.mkdir(parents=True)
     preprocess.mkdir()
     (made / "a.npy").write_bytes(b"ours")
     make_sample.install(made.parent, preprocess, ["h36m_pct"])
     make_sample.check_replaceable(preprocess, ["h36m_pct"])
-    (preprocess / "h36m_pct" / "a.npy").write_bytes(b"another's, of another length")
+    if "link" in added:
+        (preprocess / "h36m_pct" / "b.npy").symlink_to("nowhere")
+    else:
+        (preprocess / "h36m_pct" / "a.npy").write_text(added)
     with pytest.raises(make_sample.InputError, match="h36m_pct"):
         make_sample.check_replaceable(preprocess, ["h36m_pct"])
 

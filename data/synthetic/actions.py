@@ -1,7 +1,7 @@
 """Human3.6M's 15 actions as an articulated body performs them, never twice in the same way.
 
 To add an action, write a function that lets the actor `stand`, `walk` or `sit`, then changes the
-actor's movements (`Actor._idle` lists them); and name the function in `ACTIONS`.
+actor's movements (`Actor._idle` lists them); and name the function in `ACTION_SCRIPTS`.
 """
 
 from dataclasses import replace
@@ -43,11 +43,11 @@ SPREAD = Reach("shoulder", (0.15, 0.92, 0.0), (-0.7, 0.0, -0.7))
 
 
 def perform(action: str, body: Body, arena: Arena, frames: int, rng: np.random.Generator) -> Motion:
-    """Let a body perform one of `ACTIONS` inside an arena, for so many frames at 50 Hz."""
+    """Let a body perform one of `ACTION_SCRIPTS` inside an arena, for so many frames at 50 Hz."""
     margin = round(_MARGIN_S * FPS)
     t = (np.arange(frames + 2 * margin) - margin) / FPS
     actor = Actor(rng, t, body, arena)
-    ACTIONS[action](actor)
+    ACTION_SCRIPTS[action](actor)
     motion = animate(actor)
     clip = slice(margin, margin + frames)
     return Motion(motion.joints[clip], motion.face[clip])
@@ -291,7 +291,7 @@ def walk_together(actor: Actor) -> None:
 
 
 # Named as in Human3.6M: walk_dog is "WalkDog".
-ACTIONS = {
+ACTION_SCRIPTS = {
     function.__name__.title().replace("_", ""): function
     for function in (
         *(directions, discussion, eating, greeting, phoning, photo, posing, purchases, sitting),
