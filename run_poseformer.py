@@ -179,7 +179,7 @@ def train(arguments: argparse.Namespace, world: World) -> None:
                     log.add_epoch(record)
                     print_epoch(record, arguments.epochs, is_best)
                     if arguments.export_training_curves:
-                        from common.curves import save_training_curves
+                        from common.run_log import save_training_curves
 
                         save_training_curves(log.path, arguments.checkpoint / CURVES)
                 # After the log: a line without its checkpoint is dropped when the run is resumed.
