@@ -22,10 +22,10 @@ from common.camera import project, world_to_camera
 from common.console import ArgumentParser, run
 from common.h36m_dataset import FPS, load_cameras
 from common.skeleton import JOINTS_32_TO_17
-from common.visualization import render_estimates
 from data.synthetic.actions import perform
 from data.synthetic.actor import Arena
 from data.synthetic.body import make_body
+from data.visualize import Footage, render_estimates
 
 SIZE = (1700, 400)
 LIMIT_S = {".mp4": 15, ".gif": 30}
@@ -71,17 +71,8 @@ def measure(suffix: str, frames: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, f"walk{suffix}")
         start = time.perf_counter()
-        render_estimates(
-            output,
-            {"Estimate": truth_px + noise},
-            truth_px,
-            poses_m,
-            azimuth=camera.azimuth,
-            image_size=(camera.width, camera.height),
-            title=f"S1 · Walking · camera {camera.id}",
-            fps=FPS,
-            size=SIZE,
-        )
+        footage = Footage(camera, {"Estimate": truth_px + noise}, truth_px, poses_m, range(frames))
+        render_estimates(output, footage, f"S1 · Walking · camera {camera.id}", FPS, SIZE)
         seconds = time.perf_counter() - start
         file_mb = output.stat().st_size / 1e6
     return {

@@ -274,7 +274,7 @@ def load_sequences(
     return sequences
 
 
-def select_actions(path: Path, available: Any, actions: Sequence[str] | None) -> list[str]:
+def select_actions(path: Path | str, available: Any, actions: Sequence[str] | None) -> list[str]:
     """Return the names in `available` that `actions` selects; exact names, never prefixes.
 
     Raises:

@@ -12,7 +12,7 @@ from common.checkpoint import save_checkpoint
 from common.console import InputError
 from common.generators import WindowGenerator
 from common.model_poseformer import PoseFormerV2
-from common.run_log import LOG_NAME, RunLog
+from common.run_log import LOG_NAME, RunLog, save_training_curves
 from common.training import Interrupted, TrainingState
 
 BEST, LAST, CURVES = "best_epoch.bin", "last_epoch.bin", "training_curves.png"
@@ -79,8 +79,6 @@ class RunFolder:
         self.log.add_epoch(record)
         print_epoch(record, self.epochs, is_best)
         if self.curves:
-            from common.curves import save_training_curves
-
             save_training_curves(self.log.path, self.folder / CURVES)
         # After the log: a line without its checkpoint is dropped when the run is resumed.
         self._save(LAST)
