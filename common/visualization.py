@@ -175,7 +175,9 @@ def _attach(panel: ImagePanel | WorldPanel, axes: Any, animated: bool) -> Any:
     """Put a panel on matplotlib's axes; return the collection that draws its strokes."""
     from matplotlib.collections import LineCollection
 
-    left, right, bottom, top = equal_scales(panel.limits, axes.bbox.width / axes.bbox.height)
+    aspect = axes.bbox.width / axes.bbox.height
+    image_size = panel.image_size if isinstance(panel, ImagePanel) else None
+    left, right, bottom, top = equal_scales(panel.limits, aspect, image_size)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.spines[:].set(color=FRAME, linewidth=0.8)
     axes.set_title(panel.title, loc="left", size=9, color=INK, pad=5)
