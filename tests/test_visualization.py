@@ -306,6 +306,8 @@ def test_videos_that_do_not_fit_the_keypoints(walk, tmp_path, footage, numbers, 
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(InputError, match=message):
         render_over(walk, tmp_path, numbers, footage=footage)
+    with pytest.raises(InputError, match="no keypoint lies in its picture"):
+        render_over((walk[0], walk[1] + 3000), tmp_path, [2])
     assert not (tmp_path / "out.mp4").exists()
 
 
