@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from test_video import decode, decode_gif
 
 from common import run_log
 from common.camera import project, world_to_camera
@@ -11,7 +12,7 @@ from common.h36m_dataset import load_cameras
 from common.panels import SIDE_COLORS, ImagePanel, View, WorldPanel, equal_scales, image_limits
 from common.run_log import save_training_curves
 from common.skeleton import JOINT_NAMES, LEFT_JOINTS, RIGHT_JOINTS, SIDES
-from common.video import read_video, write_video
+from common.video import write_video
 from common.visualization import Scene, render_prediction, save_prediction_strip
 from data.visualize import Footage, render_estimates, save_errors
 
@@ -21,7 +22,6 @@ RGB = {
     side: np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
     for side, color in SIDE_COLORS.items()
 }
-WHOLE = (0, 0, 1, 1)
 
 # A standing person in metres: x to the person's left, y backwards, z up; left and right differ.
 STANDING = {
@@ -54,19 +54,6 @@ def walk():
     world = pose + shift
     camera = world_to_camera(world, CAMERA.orientation, CAMERA.translation_m)
     return world.astype(np.float32), project(camera, CAMERA.intrinsics).astype(np.float32)
-
-
-def decode(path, size):
-    return np.stack(list(read_video(path, WHOLE, size))).astype(int)
-
-
-def decode_gif(path):
-    with Image.open(path) as gif:
-        frames = []
-        for index in range(gif.n_frames):
-            gif.seek(index)
-            frames.append(np.array(gif.convert("RGB")))
-        return np.stack(frames).astype(int), gif.info
 
 
 def panels_of(picture):
