@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.console import InputError
-from common.safe_pickle import UnsafePickleError
+from common.stand_ins import UnsafePickleError
 
 # Poses deflate to a third or so. What shrinks more than this is made to fill the memory.
 MAX_DEFLATION = 20

@@ -12,7 +12,8 @@ import numpy as np
 from common.archive import read_members, readable
 from common.console import InputError, listing, shown
 from common.files import atomic_output
-from common.safe_pickle import PickleReader, plain_dtype
+from common.safe_pickle import PickleReader
+from common.stand_ins import plain_dtype
 
 NUM_CAMERAS = 4
 MAX_NAME = 100

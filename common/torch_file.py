@@ -14,13 +14,8 @@ import torch
 from torch import Tensor
 
 from common.archive import read_members, readable
-from common.safe_pickle import (
-    STAND_INS,
-    Function,
-    Ignored,
-    PickleReader,
-    UnsafePickleError,
-)
+from common.safe_pickle import PickleReader
+from common.stand_ins import STAND_INS, Function, Ignored, UnsafePickleError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -71,7 +66,7 @@ def read_torch_file(path: Path | str) -> Any:
 
     Returns:
         Nested dicts, lists and tuples of dense CPU tensors, plain Python types and NumPy arrays;
-        NumPy's numbers are plain ones, and `safe_pickle.Ignored` stands for a random state. No
+        NumPy's numbers are plain ones, and `stand_ins.Ignored` stands for a random state. No
         tensor has more numbers than its storage.
 
     Raises:

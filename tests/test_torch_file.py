@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from common.console import InputError
-from common.safe_pickle import Ignored
+from common.stand_ins import Ignored
 from common.torch_file import read_torch_file
 
 FORMATS = {"zip": True, "legacy": False}
