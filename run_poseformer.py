@@ -7,84 +7,74 @@ python run_poseformer.py --keypoints vitpose --evaluate checkpoint/vitpose/best_
 
 import argparse
 import json
-import os
-import shlex
-import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from common.arguments import (
-    RECIPE_DEFAULTS,
     VIDEO_FLAGS,
+    Recipe,
+    architecture,
     estimator_names,
-    fill_defaults,
+    evaluation_recipe,
     parse_arguments,
     refuse_flags,
+    training_recipe,
 )
 from common.camera import camera_to_world, image_coordinates
 from common.checkpoint import (
+    contents,
     find_checkpoint,
     load_checkpoint,
     load_into,
+    mean_pose,
     model_state,
-    save_checkpoint,
+    restore,
 )
 from common.console import InputError, run, split_names
+from common.device import autocast, build_network, keep_freed_memory, resolve_precision
 from common.distributed import World, start_world
-from common.epoch import TrainingState, train_epoch
 from common.evaluation import evaluate, mean_pose_mpjpe_mm, predict
 from common.export import POSE_SUFFIXES, export_poses
 from common.files import atomic_output, check_output
-from common.generators import WindowGenerator
+from common.generators import WindowGenerator, with_noise
 from common.h36m_dataset import (
     FPS,
     Sequence2d3d,
-    add_noise,
+    average_pose,
     camera_index,
     canonical_action,
     downsample,
     keypoints_path,
     load_cameras,
     load_sequences,
-    mean_pose,
     pixels_to_normalized,
     positions_3d_path,
     subset,
 )
-from common.interruption import Interrupted, Interruption
-from common.model_poseformer import PoseFormerConfig, PoseFormerV2
-from common.report import format_report, latex_row
-from common.run_log import LOG_NAME, RunLog, start_wandb
-from common.settings import (
-    checkpoint_contents,
-    restore,
-    settle_architecture,
-    settle_recipe,
-    stored_recipe,
-)
-from common.training import (
-    TrainStep,
-    build_optimizer,
-    resolve_precision,
-    set_learning_rate,
-)
+from common.loss import mpjpe
+from common.model_poseformer import PoseFormerV2
+from common.report import format_report, latex_row, make_report
+from common.run_folder import LAST, RunFolder, prepare_folder
+from common.run_log import RunLog, start_wandb
+from common.skeleton import ROOT
+from common.train_step import TrainStep, build_optimizer, set_learning_rate
+from common.training import Epoch, Interruption, TrainingState
 from common.video import VIDEO_SUFFIXES
-from common.visualization import (
-    render_prediction,
-    save_prediction_strip,
-)
-
-BEST, LAST, CURVES = "best_epoch.bin", "last_epoch.bin", "training_curves.png"
+from common.visualization import render_prediction, save_prediction_strip
 
 
 def main() -> None:
     """Do what the command line asks for."""
     arguments = parse_arguments()
+    keep_freed_memory()
     world = start_world(arguments.gpu)
     try:
         if arguments.render:
@@ -101,101 +91,83 @@ def main() -> None:
         world.finish()
 
 
+# Training ----------------------------------------------------------------------------------------
+
+
+def loss_of(
+    model: nn.Module, windows: WindowGenerator, batch: Tensor, precision: str, noise_std: float
+) -> Tensor:
+    """Return the mean loss of a batch, a scalar in metres: the function to edit for another loss.
+
+    Args:
+        model: the network, in training mode.
+        windows: the training data on the device.
+        batch: (B,) int64, indices of samples.
+        precision: "fp32" or "bf16", of matrix products.
+        noise_std: of Gaussian noise on the keypoints, normalised units.
+    """
+    inputs, targets = windows.gather(batch)  # (B, F, 17, C) normalised; (B, 17, 3) metres
+    inputs = with_noise(inputs, noise_std)
+    with autocast(windows.device, precision):
+        predicted = model(inputs).squeeze(1)  # (B, 17, 3)
+    return mpjpe(predicted, targets)
+
+
 def train(arguments: argparse.Namespace, world: World) -> None:
     """Train from the beginning, or go on from a checkpoint."""
     path = checkpoint_to_resume(arguments, world)
     checkpoint = load_checkpoint(path) if path else None
-    settle_recipe(arguments, checkpoint, path)
-    config = settle_architecture(arguments, checkpoint, path)
-    train_set, test_set = load_training_data(arguments)
-    precision = resolve_precision(arguments.precision, world.device)
+    recipe = training_recipe(arguments, checkpoint, path)
+    config = architecture(arguments, recipe, checkpoint, path)
+    precision = resolve_precision(recipe.precision, world.device)
+    train_set, test_set = load_training_data(arguments, recipe)
 
-    torch.manual_seed(arguments.seed)
-    model = PoseFormerV2(config).to(world.device)
-    optimizer = build_optimizer(model, arguments.learning_rate)
+    torch.manual_seed(recipe.seed)
+    model = build_network(config, world.device, precision)
+    optimizer = build_optimizer(model, recipe.learning_rate)
     state = TrainingState()
     if checkpoint:
-        restore(model, optimizer, state, checkpoint, path, world)
-    elif world.is_main:
-        prepare_folder(arguments.checkpoint, arguments.overwrite)
-    windows = WindowGenerator(
-        [sequence.keypoints for sequence in train_set],
-        [sequence.poses for sequence in train_set],
-        config.number_of_frames,
-        device=world.device,
-        augment=not arguments.no_data_augmentation,
-        stride=arguments.stride,
+        restore(model, optimizer, state, checkpoint, path, world.is_main)
+    windows = training_windows(train_set, config.number_of_frames, recipe, world)
+    noise_std = recipe.std * pixels_to_normalized(train_set[0].subject, train_set[0].camera)
+    replica = world.wrap(model)
+    step = TrainStep(
+        lambda batch: loss_of(replica, windows, batch, precision, noise_std),
+        optimizer,
+        world.device,
+        capture=world.size == 1,
     )
-    noise_std = arguments.std * pixels_to_normalized(train_set[0].subject, train_set[0].camera)
-    train_step = TrainStep(
-        world.wrap(model), optimizer, windows, precision=precision, noise_std=noise_std
-    )
-    average_pose = torch.from_numpy(mean_pose(train_set))
-    log = start_log(arguments, config, state) if world.is_main else None
-    if world.is_main:
-        parameters = sum(p.numel() for p in model.parameters())
-        print(
-            f"{parameters:,} parameters, {len(windows):,} training samples, "
-            f"{number_of_frames(test_set):,} validation frames, {world.device}, {precision}"
-        )
-        if state.epoch >= arguments.epochs:
-            print(f"{state.epoch} epochs are done; a higher --epochs goes on")
+    pose = average_pose(train_set)
+    saved = partial(contents, model, optimizer, state, asdict(recipe), pose)
+    settings = asdict(recipe) | asdict(config)
+    folder = start_run(arguments, settings, state, saved, world, is_new=checkpoint is None)
+    folder.describe(model, windows, number_of_frames(test_set), precision)
 
-    def save(name: str) -> None:
-        if world.is_main:
-            contents = checkpoint_contents(model, optimizer, state, arguments, average_pose)
-            save_checkpoint(arguments.checkpoint / name, contents)
+    with folder, Interruption(world) as interruption:
+        for number in range(state.epoch + 1, arguments.epochs + 1):
+            began = time.perf_counter()
+            lr = recipe.learning_rate * recipe.lr_decay ** (number - 1)
+            set_learning_rate(optimizer, lr)
+            model.train()
+            epoch = Epoch(windows, state, recipe.seed, recipe.batch_size, world, interruption)
+            for batch, weight in epoch:
+                epoch.add(step(batch, weight))
+            figures = {"epoch": number, "lr": lr, "train_mpjpe_mm": state.mean_loss_mm}
+            with interruption.immediately():
+                figures["valid_mpjpe_mm"] = validate(model, test_set, world, precision)
+            is_best = state.finish_epoch(figures["valid_mpjpe_mm"])
+            figures["samples_per_s"] = epoch.samples_per_s
+            figures["seconds"] = time.perf_counter() - began
+            folder.keep(is_best, **figures)
 
-    with Interruption(world) as interruption:
-        try:
-            for epoch in range(state.epoch + 1, arguments.epochs + 1):
-                began = time.perf_counter()
-                lr = arguments.learning_rate * arguments.lr_decay ** (epoch - 1)
-                set_learning_rate(optimizer, lr)
-                samples_per_s = train_epoch(
-                    train_step,
-                    state,
-                    seed=arguments.seed,
-                    batch_size=arguments.batch_size,
-                    world=world,
-                    interruption=interruption,
-                )
-                train_mpjpe = state.mean_loss_mm
-                valid_mpjpe = None
-                if test_set:
-                    with interruption.immediately():
-                        sums = evaluate(model, test_set, world, precision, all_metrics=False)
-                        valid_mpjpe = sums.mpjpe_mm()
-                is_best = state.finish_epoch(valid_mpjpe)
-                if log:
-                    record = {
-                        "epoch": epoch,
-                        "lr": lr,
-                        "train_mpjpe_mm": train_mpjpe,
-                        "valid_mpjpe_mm": valid_mpjpe,
-                        "samples_per_s": samples_per_s,
-                        "seconds": time.perf_counter() - began,
-                    }
-                    log.add_epoch(record)
-                    print_epoch(record, arguments.epochs, is_best)
-                    if arguments.export_training_curves:
-                        from common.curves import save_training_curves
 
-                        save_training_curves(log.path, arguments.checkpoint / CURVES)
-                # After the log: a line without its checkpoint is dropped when the run is resumed.
-                save(LAST)
-                if is_best:
-                    save(BEST)
-                if arguments.checkpoint_frequency and epoch % arguments.checkpoint_frequency == 0:
-                    save(f"epoch_{epoch}.bin")
-        except Interrupted as reason:
-            save(LAST)
-            if log:
-                log.close(exit_code=reason.exit_status)
-                print(how_to_resume(state), file=sys.stderr)
-            raise SystemExit(reason.exit_status) from None
-    if log:
-        log.finish([p for p in (arguments.checkpoint / n for n in (BEST, LAST)) if p.is_file()])
+def validate(
+    model: PoseFormerV2, test_set: list[Sequence2d3d], world: World, precision: str
+) -> float | None:
+    """Return the MPJPE on the test subjects in mm, over the actions; None without them."""
+    if not test_set:
+        return None
+    return evaluate(model, test_set, world, precision, all_metrics=False).mpjpe_mm()
 
 
 def checkpoint_to_resume(arguments: argparse.Namespace, world: World) -> Path | None:
@@ -207,93 +179,125 @@ def checkpoint_to_resume(arguments: argparse.Namespace, world: World) -> Path | 
     return None
 
 
+def training_windows(
+    train_set: list[Sequence2d3d], number_of_frames: int, recipe: Recipe, world: World
+) -> WindowGenerator:
+    """Put the training sequences on the device, cut into windows."""
+    return WindowGenerator(
+        [sequence.keypoints for sequence in train_set],
+        [sequence.poses for sequence in train_set],
+        number_of_frames,
+        device=world.device,
+        augment=not recipe.no_data_augmentation,
+        stride=recipe.stride,
+    )
+
+
 def load_training_data(
-    arguments: argparse.Namespace,
+    arguments: argparse.Namespace, recipe: Recipe
 ) -> tuple[list[Sequence2d3d], list[Sequence2d3d]]:
     """Return the training and, unless --no-eval, the validation sequences."""
-    train_subjects = split_names(arguments.subjects_train)
-    test_subjects = [] if arguments.no_eval else split_names(arguments.subjects_test)
-    sequences = load_data(arguments, list(dict.fromkeys(train_subjects + test_subjects)))
+    train_subjects = split_names(recipe.subjects_train)
+    test_subjects = [] if arguments.no_eval else split_names(recipe.subjects_test)
+    sequences = load_data(arguments, recipe, list(dict.fromkeys(train_subjects + test_subjects)))
     train_set = [s for s in sequences if s.subject in train_subjects]
     test_set = [s for s in sequences if s.subject in test_subjects]
-    train_set = subset(train_set, arguments.subset, arguments.seed)
-    return train_set, add_noise(test_set, arguments.std, arguments.seed)
+    return subset(train_set, recipe.subset, recipe.seed), noisy(test_set, recipe.std, recipe.seed)
 
 
-def load_data(arguments: argparse.Namespace, subjects: list[str]) -> list[Sequence2d3d]:
+def load_data(
+    arguments: argparse.Namespace, recipe: Recipe, subjects: list[str]
+) -> list[Sequence2d3d]:
     """Return the sequences of these subjects, as the data flags choose them."""
     data_dir, dataset = arguments.data_dir, arguments.dataset
     sequences = load_sequences(
         positions_3d_path(data_dir, dataset),
-        [keypoints_path(data_dir, dataset, n) for n in estimator_names(arguments.keypoints)],
+        [keypoints_path(data_dir, dataset, n) for n in estimator_names(recipe.keypoints)],
         subjects,
-        None if arguments.actions == "*" else split_names(arguments.actions),
+        None if recipe.actions == "*" else split_names(recipe.actions),
     )
-    return downsample(sequences, arguments.downsample)
+    return downsample(sequences, recipe.downsample)
 
 
-def prepare_folder(folder: Path, overwrite: bool) -> None:
-    """Make sure that a new run does not mix with an earlier one in the checkpoint folder.
+def noisy(sequences: list[Sequence2d3d], std_px: float, seed: int) -> list[Sequence2d3d]:
+    """Return test sequences with Gaussian noise of `std_px` pixels, the same for each epoch."""
+    if std_px == 0:
+        return sequences
+    random = torch.Generator().manual_seed(seed)
 
-    Raises:
-        InputError: if there is an earlier run and `overwrite` is false.
-    """
-    earlier = [p for p in (folder / LAST, folder / BEST, folder / LOG_NAME) if p.exists()]
-    earlier += sorted(folder.glob("epoch_*.bin"))
-    if earlier and not overwrite:
-        raise InputError(
-            f"{folder}: holds an earlier run ({earlier[0].name}); go on with --resume {LAST}, "
-            "choose another folder with -c, or replace it with --overwrite"
+    def keypoints(s: Sequence2d3d) -> np.ndarray:
+        std = std_px * pixels_to_normalized(s.subject, s.camera)
+        return with_noise(torch.from_numpy(s.keypoints), std, random).numpy()
+
+    return [replace(s, keypoints=keypoints(s)) for s in sequences]
+
+
+def start_run(
+    arguments: argparse.Namespace,
+    settings: dict[str, Any],
+    state: TrainingState,
+    contents: Callable[[], dict[str, Any]],
+    world: World,
+    is_new: bool,
+) -> RunFolder:
+    """Open the checkpoint folder, its log, and the Weights & Biases run, whose id state keeps."""
+    log = None
+    if world.is_main:
+        if is_new:
+            prepare_folder(arguments.checkpoint, arguments.overwrite)
+        settings = vars(arguments) | settings
+        wandb_run = start_wandb(
+            arguments.wandb_mode,
+            project=arguments.wandb_project,
+            name=arguments.wandb_name,
+            run_id=arguments.wandb_id or state.wandb_id,
+            config={k: v if isinstance(v, int | float) else str(v) for k, v in settings.items()},
         )
-    for path in earlier:
-        path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def start_log(
-    arguments: argparse.Namespace, config: PoseFormerConfig, state: TrainingState
-) -> RunLog:
-    """Open log.jsonl and the Weights & Biases run, whose id is kept in the state."""
-    settings = {k: v if isinstance(v, int | float) else str(v) for k, v in vars(arguments).items()}
-    wandb_run = start_wandb(
-        arguments.wandb_mode,
-        project=arguments.wandb_project,
-        name=arguments.wandb_name,
-        run_id=arguments.wandb_id or state.wandb_id,
-        config=settings | asdict(config),
+        if wandb_run is not None:
+            state.wandb_id = wandb_run.id
+        log = RunLog(arguments.checkpoint, state.epoch, wandb_run)
+    return RunFolder(
+        folder=arguments.checkpoint,
+        log=log,
+        state=state,
+        contents=contents,
+        epochs=arguments.epochs,
+        every=arguments.checkpoint_frequency,
+        curves=arguments.export_training_curves,
     )
-    if wandb_run is not None:
-        state.wandb_id = wandb_run.id
-    return RunLog(arguments.checkpoint, state.epoch, wandb_run)
+
+
+# Evaluation and pictures --------------------------------------------------------------------------
 
 
 def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     """Measure a checkpoint on the test subjects and print the report."""
     if arguments.report:
         check_output(arguments.report, (".json",))
-    model, path, checkpoint = load_model(arguments, world)
-    sequences = load_data(arguments, split_names(arguments.subjects_test))
-    sequences = add_noise(sequences, arguments.std, arguments.seed)
-    precision = resolve_precision(arguments.precision, world.device)
+    model, recipe, path, checkpoint = load_model(arguments, world)
+    sequences = load_data(arguments, recipe, split_names(recipe.subjects_test))
+    sequences = noisy(sequences, recipe.std, recipe.seed)
+    precision = resolve_precision(recipe.precision, world.device)
     began = time.perf_counter()
     sums = evaluate(model, sequences, world, precision)
     seconds = time.perf_counter() - began
     if not world.is_main:
         return
-    report = sums.report()
+    report, pose = make_report(sums), mean_pose(checkpoint)
+    average = None if pose is None else mean_pose_mpjpe_mm(pose, sequences)
     report |= {
         "checkpoint": str(path),
-        "keypoints": arguments.keypoints,
+        "keypoints": recipe.keypoints,
         "precision": precision,
         "frames": number_of_frames(sequences),
         "seconds": seconds,
         "frames_per_s": number_of_frames(sequences) / seconds,
-        "mean_pose_mpjpe_mm": mean_pose_mpjpe_mm(checkpoint, sequences),
+        "mean_pose_mpjpe_mm": average,
     }
-    if report["mean_pose_mpjpe_mm"] is not None:
-        print(f"MPJPE of the training data's mean pose: {report['mean_pose_mpjpe_mm']:.2f} mm")
+    if average is not None:
+        print(f"MPJPE of the training data's mean pose: {average:.2f} mm")
     if arguments.latex:
-        print(latex_row(report, arguments.keypoints))
+        print(latex_row(report, recipe.keypoints))
     print(format_report(report, by_subject=arguments.by_subject))
     if arguments.report:
         with atomic_output(arguments.report) as temporary:
@@ -303,15 +307,16 @@ def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
 def render_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     """Draw a checkpoint's prediction of one sequence, and export it if asked to."""
     check_render_outputs(arguments)
-    model, path, _ = load_model(arguments, world)
-    sequence = chosen_sequence(arguments)
+    model, recipe, path, _ = load_model(arguments, world)
+    sequence = chosen_sequence(arguments, recipe)
     view = load_cameras()[sequence.subject][sequence.camera]
     name = f"{sequence.subject}_{sequence.action}_{view.id}"
     output = arguments.viz_output or Path(f"{name.replace(' ', '_')}.mp4")
     chosen = chosen_frames(arguments, len(sequence.poses))
-    frames = [frame * arguments.downsample for frame in chosen]
-    precision = resolve_precision(arguments.precision, world.device)
+    frames = [frame * recipe.downsample for frame in chosen]
+    precision = resolve_precision(recipe.precision, world.device)
     poses = predict(model, [sequence.keypoints], device=world.device, precision=precision)[0]
+    poses[:, ROOT] = 0  # a picture shows the pose at the hip's true place
 
     def in_world_m(poses: np.ndarray) -> np.ndarray:
         in_camera = (poses + sequence.root[:, None])[chosen]
@@ -330,11 +335,11 @@ def render_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     else:
         render_prediction(
             output,
-            dict(zip(estimator_names(arguments.keypoints), pixels)),
+            dict(zip(estimator_names(recipe.keypoints), pixels)),
             predicted,
             None if arguments.viz_no_ground_truth else truth,
             title=f"{sequence.subject} {sequence.action}, camera {view.id}",
-            fps=FPS / arguments.downsample / arguments.viz_downsample,
+            fps=FPS / recipe.downsample / arguments.viz_downsample,
             size=arguments.viz_size,
             bitrate_kbit=arguments.viz_bitrate,
             frame_numbers=frames,
@@ -358,15 +363,15 @@ def check_render_outputs(arguments: argparse.Namespace) -> None:
         check_output(arguments.viz_export, POSE_SUFFIXES)
 
 
-def chosen_sequence(arguments: argparse.Namespace) -> Sequence2d3d:
+def chosen_sequence(arguments: argparse.Namespace, recipe: Recipe) -> Sequence2d3d:
     """Return the sequence that --viz-subject, --viz-action and --viz-camera name.
 
     Raises:
         InputError: if there is none; the message says what there is.
     """
     camera = camera_index(arguments.viz_camera)
-    arguments.actions = arguments.viz_action
-    takes = load_data(arguments, [arguments.viz_subject])
+    recipe = replace(recipe, actions=arguments.viz_action)
+    takes = load_data(arguments, recipe, [arguments.viz_subject])
     takes = [take for take in takes if take.camera == camera]
     # "Walking" alone is a take's whole name in some subjects' data, beside "Walking 1".
     return min(takes, key=lambda take: take.action != canonical_action(arguments.viz_action))
@@ -388,50 +393,21 @@ def chosen_frames(arguments: argparse.Namespace, length: int) -> range:
 
 def load_model(
     arguments: argparse.Namespace, world: World
-) -> tuple[PoseFormerV2, Path, dict[str, Any]]:
-    """Return the model of --evaluate on the device, its file, and what that file holds."""
+) -> tuple[PoseFormerV2, Recipe, Path, dict[str, Any]]:
+    """Return --evaluate's model on the device, how to evaluate it, its file, what that holds."""
     path = find_checkpoint(arguments.evaluate, arguments.checkpoint)
     checkpoint = load_checkpoint(path)
-    # Noise, frame rate and test subjects are the evaluation's own; the estimator is the training's
-    # unless another is given.
-    if arguments.keypoints is None:
-        arguments.keypoints = stored_recipe(checkpoint).get("keypoints")
-    fill_defaults(arguments, RECIPE_DEFAULTS)
-    model = PoseFormerV2(settle_architecture(arguments, checkpoint, path))
+    recipe = evaluation_recipe(arguments, checkpoint)
+    config = architecture(arguments, recipe, checkpoint, path)
+    precision = resolve_precision(recipe.precision, world.device)
+    model = build_network(config, world.device, precision)
     load_into(model, model_state(checkpoint), path)
-    return model.to(world.device).eval(), path, checkpoint
+    return model.eval(), recipe, path, checkpoint
 
 
 def number_of_frames(sequences: list[Sequence2d3d]) -> int:
     """Return how many frames the sequences have together."""
     return sum(len(sequence.poses) for sequence in sequences)
-
-
-def print_epoch(record: dict[str, Any], epochs: int, is_best: bool) -> None:
-    """Print one epoch's figures as one line."""
-    valid = record["valid_mpjpe_mm"]
-    print(
-        f"epoch {record['epoch']}/{epochs}  lr {record['lr']:.2e}  "
-        f"train {record['train_mpjpe_mm']:.1f} mm  "
-        + (f"valid {valid:.1f} mm{' (best)' if is_best else ''}  " if valid is not None else "")
-        + f"{record['seconds']:.1f} s  {record['samples_per_s']:,.0f} samples/s",
-        flush=True,
-    )
-
-
-def how_to_resume(state: TrainingState) -> str:
-    """Return the line that tells how to go on after an interruption."""
-    words = iter(sys.argv[1:])
-    kept = []
-    for word in words:
-        if word in ("-r", "--resume"):
-            next(words, None)
-        elif not word.startswith("--resume=") and word != "--overwrite":
-            kept.append(word)
-    processes = os.environ.get("LOCAL_WORLD_SIZE")
-    launcher = ["torchrun", f"--nproc_per_node={processes}"] if processes else ["python"]
-    command = shlex.join([*launcher, sys.argv[0], *kept, "--resume", LAST])
-    return f"stopped in epoch {state.epoch + 1} after step {state.step}; go on with: {command}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Time and peak memory of each step from raw files to npz, beside the limits that they must keep.
+"""Time and peak memory of each step from raw files to npz, and the limits for both.
 
 On a full-size stand-in for the raw files: `python data/make_sample.py --full --data-dir DIR`, then
 `python benchmarks/data_preparation.py --data-dir DIR`. Linux only, for /proc.
@@ -24,42 +24,33 @@ POLL_S = 0.05
 
 
 def main() -> None:
-    """Run every step into a scratch folder and print a table; exit with 1 if a limit is passed."""
+    """Run every step, print a table, and exit with status 1 if a step exceeds a limit."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add(
-        "--data-dir",
-        type=Path,
-        default=DATA_DIR,
-        metavar="DIR",
-        help="folder whose preprocess folder holds cdf_files and h36m_<detector>; only read",
-    )
-    add(
-        "--scratch-dir",
-        type=Path,
-        metavar="DIR",
-        help="where about 5 GB of outputs go until the end (default: the system's)",
-    )
+    folder = {"type": Path, "metavar": "DIR"}
+    where = "folder whose preprocess folder holds cdf_files and h36m_<detector>; only read"
+    parser.add_argument("--data-dir", **folder, default=DATA_DIR, help=where)
+    where = "where about 5 GB of outputs go until the end (default: the system's)"
+    parser.add_argument("--scratch-dir", **folder, help=where)
     arguments = parser.parse_args()
     raw = arguments.data_dir.resolve() / "preprocess"
     if not raw.is_dir():
         raise InputError(f"{raw}: no such folder; data/make_sample.py --full writes one")
-    kept = True
+    within_limits = True
     print("| step | seconds | limit | peak memory, MB | limit |\n|---|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory(dir=arguments.scratch_dir) as scratch:
         for script, *flags in steps(raw):
             seconds, peak_mb = measure(script, "--data-dir", scratch, *flags)
-            kept &= seconds < LIMIT_S[script] and peak_mb < LIMIT_MB
+            within_limits &= seconds < LIMIT_S[script] and peak_mb < LIMIT_MB
             step = " ".join([script, *(flag for flag in flags if "-dir=" not in flag)])
             print(
                 f"| {step} | {seconds:.1f} | {LIMIT_S[script]} | {peak_mb:,.0f} | {LIMIT_MB:,} |",
                 flush=True,
             )
-    raise SystemExit(0 if kept else 1)
+    raise SystemExit(0 if within_limits else 1)
 
 
 def steps(raw: Path) -> Iterator[tuple[str, ...]]:
-    """Yield each step's script and flags, for the raw files that there are."""
+    """Yield each step's script and flags, for the raw files in the folder."""
     yield "prepare_data_h36m.py", f"--cdf-dir={raw / 'cdf_files'}"
     folders = {path.name.removeprefix("h36m_"): path for path in sorted(raw.glob("h36m_*"))}
     for detector, folder in folders.items():
@@ -92,7 +83,7 @@ def measure(script: str, *flags: str) -> tuple[float, float]:
 
 
 def with_descendants(pid: int) -> Iterator[int]:
-    """Yield a process and those that it started, in turn."""
+    """Yield a process and all that it started, directly or indirectly."""
     yield pid
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in read_proc(children).split():
@@ -108,7 +99,7 @@ def resident_kb(pid: int) -> int:
 
 
 def read_proc(path: Path) -> str:
-    """Return a file of /proc, empty where its process has ended meanwhile."""
+    """Return a file of /proc, or an empty string if its process has ended."""
     try:
         return path.read_text()
     except (FileNotFoundError, ProcessLookupError):

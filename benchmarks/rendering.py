@@ -2,8 +2,8 @@
 
     python benchmarks/rendering.py
 
-Each case runs in a process of its own, whose highest memory is read at its end; ffmpeg's is the
-highest of any process that it started.
+Each case runs in its own process, whose peak memory is read at its end; ffmpeg's is the peak of any
+process that it started.
 """
 
 import json
@@ -22,9 +22,10 @@ from common.camera import project, world_to_camera
 from common.console import ArgumentParser, run
 from common.h36m_dataset import FPS, load_cameras
 from common.skeleton import JOINTS_32_TO_17
-from common.visualization import render_estimates
-from data.synthetic.actions import Arena, perform
+from data.synthetic.actions import perform
+from data.synthetic.actor import Arena
 from data.synthetic.body import make_body
+from data.visualize import Footage, render_estimates
 
 SIZE = (1700, 400)
 LIMIT_S = {".mp4": 15, ".gif": 30}
@@ -33,7 +34,7 @@ NOISE_PX = 6.0
 
 
 def main() -> None:
-    """Run all cases and print a table; or run one case, as `--case` asks of the processes."""
+    """Run all cases, each in its own process, and print a table; with `--case`, run that one."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, nargs="+", default=[LIMIT_FRAMES, 4 * LIMIT_FRAMES])
     parser.add_argument("--case", nargs=2, metavar=("SUFFIX", "FRAMES"), help="run one case only")
@@ -57,30 +58,21 @@ def main() -> None:
 
 
 def run_case(suffix: str, frames: int) -> dict[str, float]:
-    """Measure in a fresh process, so that no case inherits another's memory."""
+    """Measure in a fresh process, so that one case's memory does not count for the next."""
     command = [sys.executable, __file__, "--case", suffix, str(frames)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def measure(suffix: str, frames: int) -> dict[str, float]:
-    """Draw a walk; return the time in seconds and the peaks of memory in MB."""
+    """Draw a walk; return the time in seconds and the peak memory in MB."""
     truth_px, poses_m = make_walk(frames)
     noise = np.random.default_rng(1).normal(0, NOISE_PX, truth_px.shape)
     camera = load_cameras()["S1"][1]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, f"walk{suffix}")
         start = time.perf_counter()
-        render_estimates(
-            output,
-            {"Estimate": truth_px + noise},
-            truth_px,
-            poses_m,
-            azimuth=camera.azimuth,
-            image_size=(camera.width, camera.height),
-            title=f"S1 · Walking · camera {camera.id}",
-            fps=FPS,
-            size=SIZE,
-        )
+        footage = Footage(camera, {"Estimate": truth_px + noise}, truth_px, poses_m, range(frames))
+        render_estimates(output, footage, f"S1 · Walking · camera {camera.id}", FPS, SIZE)
         seconds = time.perf_counter() - start
         file_mb = output.stat().st_size / 1e6
     return {

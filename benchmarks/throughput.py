@@ -24,12 +24,13 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.console import ArgumentParser, InputError, run
+from common.device import build_network, keep_freed_memory
 from common.evaluation import predict
 from common.files import atomic_output
 from common.generators import WindowGenerator
-from common.kernels import cpu_kernels
-from common.model_poseformer import PoseFormerConfig, PoseFormerV2, model_flops
-from common.training import TrainStep, build_optimizer
+from common.model_poseformer import PoseFormerConfig, model_flops
+from common.train_step import TrainStep, build_optimizer
+from run_poseformer import loss_of
 
 # Kept frames and kept coefficients of the published model for each receptive field.
 KEPT = {27: 3, 81: 9, 243: 27}
@@ -43,6 +44,7 @@ VIEWS = 2  # evaluation averages the estimates for a pose and its mirror image
 
 def main() -> None:
     """Measure, print a table, and write it where --json says."""
+    keep_freed_memory()
     arguments = parse_arguments()
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -83,15 +85,15 @@ def parse_arguments() -> Any:
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
-    """Name the processor, the software and what computes between the products."""
+    """Name the processor, the software and the network's class."""
     if device.type == "cuda":
-        name, layers = torch.cuda.get_device_name(device), "PyTorch's"
+        name, network = torch.cuda.get_device_name(device), "PoseFormerV2"
     else:
         name = f"{processor_name()}, {torch.get_num_threads()} threads"
         name += f", {torch.backends.cpu.get_cpu_capability()}"
         name += " with AMX" if torch.cpu._is_amx_tile_supported() else ""
-        layers = "compiled" if cpu_kernels() else "PyTorch's, for want of a C compiler"
-    return {"machine": name, "torch": torch.__version__, "kernels": layers}
+        network = type(build_network(PoseFormerConfig(), device, "bf16")).__name__
+    return {"machine": name, "torch": torch.__version__, "network": network}
 
 
 def processor_name() -> str:
@@ -166,9 +168,11 @@ def training_rate(
 ) -> float:
     """Return training samples a second."""
     torch.manual_seed(0)
-    model = PoseFormerV2(config).to(generator.device).train()
+    model = build_network(config, generator.device, precision).train()
     optimizer = build_optimizer(model, learning_rate=1e-4)
-    step = TrainStep(model, optimizer, generator, precision=precision)
+    step = TrainStep(
+        lambda batch: loss_of(model, generator, batch, precision, 0.0), optimizer, generator.device
+    )
     batches = itertools.cycle(
         torch.randint(len(generator), (10, batch_size), device=generator.device)
     )
@@ -179,7 +183,7 @@ def training_rate(
 def evaluation_rate(config: PoseFormerConfig, precision: str, device: torch.device) -> float:
     """Return evaluated frames a second, with flip."""
     torch.manual_seed(0)
-    model = PoseFormerV2(config).to(device).eval()
+    model = build_network(config, device, precision).eval()
     # One sequence does not keep a GPU busy.
     keypoints, _ = random_sequences(200 if device.type == "cuda" else 1)
     seconds = median_seconds(

@@ -1,10 +1,12 @@
-"""The flags of `run_poseformer.py`, every one of them read by somebody."""
+"""The flags of `run_poseformer.py`, their defaults, what a checkpoint answers in their place."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from common.checkpoint import infer_config
 from common.console import (
     CHECKPOINT_DIR,
     DATA_DIR,
@@ -14,53 +16,157 @@ from common.console import (
     number,
     positive_int,
 )
+from common.device import PRECISIONS
 from common.h36m_dataset import SUBJECTS, TEST_SUBJECTS, TRAIN_SUBJECTS, parse_subjects
+from common.model_poseformer import PoseFormerConfig
 from common.video import parse_size
 
-# Flags that the checkpoint answers when a run is resumed or evaluated, with the value that they
-# have otherwise. Their parser default is None, so that a flag given by the user is told apart.
-ARCHITECTURE_DEFAULTS = {
-    "number_of_frames": 27,
-    "number_of_kept_frames": 3,
-    "number_of_kept_coeffs": 3,
-    "depth": 4,
-    "embed_dim_ratio": 32,
-}
-RECIPE_DEFAULTS = {
-    "batch_size": 16,
-    "learning_rate": 5e-4,
-    "lr_decay": 0.99,
-    "dropout": 0.0,
-    "drop_path": 0.0,
-    "keypoints": "vitpose",
-    "subjects_train": ",".join(TRAIN_SUBJECTS),
-    "subjects_test": ",".join(TEST_SUBJECTS),
-    "actions": "*",
-    "stride": 1,
-    "subset": 1.0,
-    "downsample": 1,
-    "std": 0.0,
-    "no_data_augmentation": False,
-    "seed": 0,
-    "precision": "auto",
-}
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training does, but for the network and the number of epochs; checkpoints keep it.
+
+    Each field is a flag of the same name.
+    """
+
+    batch_size: int = 16
+    learning_rate: float = 5e-4
+    lr_decay: float = 0.99
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    keypoints: str = "vitpose"
+    subjects_train: str = ",".join(TRAIN_SUBJECTS)
+    subjects_test: str = ",".join(TEST_SUBJECTS)
+    actions: str = "*"
+    stride: int = 1
+    subset: float = 1.0
+    downsample: int = 1
+    std: float = 0.0
+    no_data_augmentation: bool = False
+    seed: int = 0
+    precision: str = "auto"
+
+
+ARCHITECTURE = ("number_of_frames", "number_of_kept_frames", "number_of_kept_coeffs", "depth")
+ARCHITECTURE += ("embed_dim_ratio",)
 
 # Flags without a default that one way of using the script reads, and no other.
 EVALUATION_FLAGS = ("by_subject", "latex", "report")
-RENDER_FLAGS = (
-    "viz_output",
-    "viz_export",
-    "viz_limit",
-    "viz_size",
-    "viz_bitrate",
-    "viz_no_ground_truth",
-    "viz_video",
-)
 VIDEO_FLAGS = ("viz_size", "viz_bitrate", "viz_no_ground_truth", "viz_video")
+RENDER_FLAGS = ("viz_output", "viz_export", "viz_limit", *VIDEO_FLAGS)
+
+
+# What flags and a checkpoint say together --------------------------------------------------------
+
+
+def training_recipe(
+    arguments: argparse.Namespace, checkpoint: dict[str, Any] | None, path: Path | None
+) -> Recipe:
+    """Return the checkpoint's recipe, or the flags' where there is no checkpoint.
+
+    Raises:
+        InputError: if a flag contradicts the checkpoint: the run would not go on exactly.
+    """
+    stored = stored_recipe(checkpoint)
+    given = _given(arguments, Recipe)
+    for name, value in stored.items():
+        if given.get(name, value) != value:
+            raise InputError(
+                f"--{name.replace('_', '-')} {given[name]}: {path} was trained with {value}; leave "
+                "the flag out to go on with that, or start a new run"
+            )
+    return Recipe(**given | stored)
+
+
+def evaluation_recipe(arguments: argparse.Namespace, checkpoint: dict[str, Any]) -> Recipe:
+    """Return the flags' recipe, with the estimator of the training unless another is given.
+
+    Noise, frame rate and test subjects are the evaluation's own.
+    """
+    estimator = {k: v for k, v in stored_recipe(checkpoint).items() if k == "keypoints"}
+    return Recipe(**estimator | _given(arguments, Recipe))
+
+
+def stored_recipe(checkpoint: dict[str, Any] | None) -> dict[str, Any]:
+    """Return those fields of the recipe that a checkpoint of ours holds, with the right types."""
+    stored = (checkpoint or {}).get("recipe")
+    if not isinstance(stored, dict):
+        return {}
+    defaults = asdict(Recipe()).items()
+    return {name: stored[name] for name, d in defaults if isinstance(stored.get(name), type(d))}
+
+
+def architecture(
+    arguments: argparse.Namespace,
+    recipe: Recipe,
+    checkpoint: dict[str, Any] | None,
+    path: Path | None,
+) -> PoseFormerConfig:
+    """Return the network that the checkpoint holds, or else the one that the flags describe.
+
+    Raises:
+        InputError: if the flags describe no network, or contradict the checkpoint.
+    """
+    in_chans = 2 * len(estimator_names(recipe.keypoints))
+    given = {name: value for name in ARCHITECTURE if (value := getattr(arguments, name))}
+    try:
+        if not checkpoint:
+            config = PoseFormerConfig(in_chans=in_chans, **given)
+        else:
+            config = infer_config(checkpoint, path, arguments.number_of_frames)
+            check_flags(config, given | {"in_chans": in_chans}, path)
+        if arguments.evaluate:
+            return config
+        return replace(config, drop_rate=recipe.dropout, drop_path_rate=recipe.drop_path)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def check_flags(config: PoseFormerConfig, flags: dict[str, Any], path: Path | str) -> None:
+    """Refuse flags that contradict the checkpoint's architecture.
+
+    Args:
+        config: the checkpoint's.
+        flags: {field of `PoseFormerConfig`: the user's value}; `in_chans` is two channels for each
+            estimator in --keypoints.
+        path: the checkpoint's file, for messages.
+
+    Raises:
+        InputError: naming the flag, its value and the checkpoint's.
+    """
+    for name, value in flags.items():
+        stored = getattr(config, name)
+        if value == stored:
+            continue
+        if name == "in_chans":
+            raise InputError(
+                f"--keypoints: {value} channels, but {path} was trained with {stored} "
+                "(two for each estimator); give as many estimators as it was trained with"
+            )
+        raise InputError(
+            f"--{name.replace('_', '-')} {value}: contradicts {path}, which has {stored}; "
+            "leave the flag out or choose another checkpoint"
+        )
+
+
+def _given(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """Return the fields of a dataclass that the user gave as flags."""
+    values = {field.name: getattr(arguments, field.name) for field in fields(kind)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def estimator_names(keypoints: str) -> list[str]:
+    """Return the estimators that a value of --keypoints stands for, in their order."""
+    if keypoints == "concatenate":
+        return ["vitpose", "pct", "moganet"]
+    return keypoints.split("+")
+
+
+# The flags ---------------------------------------------------------------------------------------
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the command line; the values that a checkpoint may answer can be None.
+    """Parse and check the command line; what a checkpoint may answer is None unless it is given.
 
     Args:
         argv: the arguments, those of the process by default.
@@ -83,15 +189,22 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def fill_defaults(arguments: argparse.Namespace, defaults: dict[str, Any]) -> None:
-    """Give every one of these flags that is still None its default."""
-    for name, value in defaults.items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
+def _adder(group: Any, defaults: Any) -> Callable[..., None]:
+    """Return a function that adds a flag which a checkpoint may answer, and tells its default."""
+
+    def add(*names: str, help: str, **settings: Any) -> None:
+        default = getattr(defaults, names[-1].removeprefix("--").replace("-", "_"))
+        shown = f"{default:g}" if isinstance(default, float) else default
+        if default is not False:
+            help += f" (default: {shown})"
+        group.add_argument(*names, help=help, default=None, **settings)
+
+    return add
 
 
 def _add_data_flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument_group("data").add_argument
+    group = parser.add_argument_group("data")
+    add, keep = group.add_argument, _adder(group, Recipe())
     add("-d", "--dataset", default="h36m", metavar="NAME", help="read data_3d_NAME.npz")
     add(
         "-k",
@@ -101,152 +214,73 @@ def _add_data_flags(parser: ArgumentParser) -> None:
         "concatenate is vitpose+pct+moganet (default: the checkpoint's, else vitpose)",
     )
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder of the npz files")
-    subjects = f"among {', '.join(SUBJECTS)}"
-    add(
-        "-str",
-        "--subjects-train",
-        type=_subjects,
-        metavar="S1,S5,…",
-        help=f"training subjects, {subjects} (default: {','.join(TRAIN_SUBJECTS)})",
-    )
-    add(
-        "-ste",
-        "--subjects-test",
-        type=_subjects,
-        metavar="S9,…",
-        help=f"test subjects, {subjects} (default: {','.join(TEST_SUBJECTS)})",
-    )
-    add(
+    among = f"among {', '.join(SUBJECTS)}"
+    subjects = {"type": _subjects, "metavar": "S1,S5,…"}
+    keep("-str", "--subjects-train", **subjects, help=f"training subjects, {among}")
+    keep("-ste", "--subjects-test", **subjects, help=f"test subjects, {among}")
+    keep(
         "-a",
         "--actions",
         metavar="A,B",
-        help="exact action names, * for all; 'Sitting' takes both of its takes, "
-        "'Sitting 1' that one (default: *)",
+        help="exact action names, * for all; 'Sitting' takes both of its takes, 'Sitting 1' that "
+        "one",
     )
-    add(
-        "--downsample",
-        type=positive_int,
-        metavar="N",
-        help="keep every N-th frame of the 50 Hz, in training and evaluation (default: 1)",
-    )
-    add(
-        "--subset",
-        type=_fraction,
-        metavar="PART",
-        help="train on this part of each sequence, chosen by the seed (default: 1)",
-    )
-    add(
+    rate = "keep every N-th frame of the 50 Hz, in training and evaluation"
+    keep("--downsample", type=positive_int, metavar="N", help=rate)
+    part = "train on this part of each sequence, chosen by the seed"
+    keep("--subset", type=_fraction, metavar="PART", help=part)
+    keep(
         "-std",
         "--std",
         type=_non_negative_float,
         metavar="PX",
         help="add Gaussian noise of this standard deviation to the 2D of training and "
-        "evaluation, in pixels (default: 0)",
+        "evaluation, in pixels",
     )
 
 
 def _add_model_flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument_group(
+    group = parser.add_argument_group(
         "model", "with --resume and --evaluate the checkpoint says, and a contradiction is an error"
-    ).add_argument
-
-    def default(name: str) -> str:
-        return f"(default: {ARCHITECTURE_DEFAULTS[name]})"
-
-    add(
-        "-frame",
-        "--number-of-frames",
-        type=positive_int,
-        metavar="F",
-        help=f"receptive field, odd {default('number_of_frames')}",
     )
-    add(
-        "-frame-kept",
-        "--number-of-kept-frames",
-        type=positive_int,
-        metavar="f",
-        help=f"central frames that enter as they are {default('number_of_kept_frames')}",
-    )
-    add(
-        "-coeff-kept",
-        "--number-of-kept-coeffs",
-        type=positive_int,
-        metavar="n",
-        help="lowest DCT coefficients that stand for the whole window "
-        f"{default('number_of_kept_coeffs')}",
-    )
-    add("--depth", type=positive_int, help=f"blocks of each kind {default('depth')}")
-    add(
-        "--embed-dim-ratio",
-        type=positive_int,
-        metavar="D",
-        help=f"channels a joint {default('embed_dim_ratio')}",
-    )
+    keep = _adder(group, PoseFormerConfig())
+    whole = {"type": positive_int}
+    keep("-frame", "--number-of-frames", **whole, metavar="F", help="receptive field, odd")
+    kept = "central frames that enter as they are"
+    keep("-frame-kept", "--number-of-kept-frames", **whole, metavar="f", help=kept)
+    kept = "lowest DCT coefficients that stand for the whole window"
+    keep("-coeff-kept", "--number-of-kept-coeffs", **whole, metavar="n", help=kept)
+    keep("--depth", **whole, help="blocks of each kind")
+    keep("--embed-dim-ratio", **whole, metavar="D", help="channels a joint")
 
 
 def _add_training_flags(parser: ArgumentParser) -> None:
-    add = parser.add_argument_group(
+    group = parser.add_argument_group(
         "training", "with --resume, all but --epochs and --no-eval come from the checkpoint"
-    ).add_argument
-
-    def default(name: str) -> str:
-        return f"(default: {RECIPE_DEFAULTS[name]:g})"
-
+    )
+    add, keep = group.add_argument, _adder(group, Recipe())
     add("-e", "--epochs", type=non_negative_int, default=200, metavar="N", help="in all")
-    add(
-        "-b",
-        "--batch-size",
-        type=positive_int,
-        metavar="N",
-        help=f"windows a step, over all processes {default('batch_size')}",
-    )
-    add(
-        "-lr",
-        "--learning-rate",
-        type=_positive_float,
-        metavar="LR",
-        help=f"of the first epoch {default('learning_rate')}",
-    )
-    add(
-        "-lrd",
-        "--lr-decay",
-        type=_positive_float,
-        metavar="FACTOR",
-        help=f"the learning rate is multiplied by it each epoch {default('lr_decay')}",
-    )
-    add("-drop", "--dropout", type=_rate, metavar="P", help=f"dropout {default('dropout')}")
-    add(
-        "--drop-path",
-        type=_rate,
-        metavar="P",
-        help=f"drop path of the last block {default('drop_path')}",
-    )
-    add(
-        "-s",
-        "--stride",
-        type=positive_int,
-        metavar="N",
-        help=f"frames from one training window to the next {default('stride')}",
-    )
-    add(
-        "-no-da",
-        "--no-data-augmentation",
-        action="store_true",
-        default=None,
-        help="do not add mirrored windows in training",
-    )
+    size = "windows a step, over all processes"
+    keep("-b", "--batch-size", type=positive_int, metavar="N", help=size)
+    first = "of the first epoch"
+    keep("-lr", "--learning-rate", type=_positive_float, metavar="LR", help=first)
+    decay = "the learning rate is multiplied by it each epoch"
+    keep("-lrd", "--lr-decay", type=_positive_float, metavar="FACTOR", help=decay)
+    keep("-drop", "--dropout", type=_rate, metavar="P", help="dropout")
+    keep("--drop-path", type=_rate, metavar="P", help="drop path of the last block")
+    stride = "frames from one training window to the next"
+    keep("-s", "--stride", type=positive_int, metavar="N", help=stride)
+    mirrored = "do not add mirrored windows in training"
+    keep("-no-da", "--no-data-augmentation", action="store_true", help=mirrored)
     add("--no-eval", action="store_true", help="do not validate after each epoch")
-    add("--seed", type=non_negative_int, help=f"of weights and shuffling {default('seed')}")
+    keep("--seed", type=non_negative_int, help="of weights and shuffling")
+    precision = "of matrix products; auto is bf16 where the processor has it"
+    keep("--precision", choices=PRECISIONS, help=precision)
 
 
 def _add_run_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("run").add_argument
     add("-g", "--gpu", default="0", metavar="N", help="which GPU; cpu for none")
-    add(
-        "--precision",
-        choices=("auto", "fp32", "bf16"),
-        help="of matrix products; auto is bf16 where the processor has it (default: auto)",
-    )
     add(
         "-c",
         "--checkpoint",
@@ -355,13 +389,6 @@ def refuse_flags(arguments: argparse.Namespace, names: Sequence[str], reason: st
     for name in names:
         if getattr(arguments, name):
             raise InputError(f"--{name.replace('_', '-')} {reason}")
-
-
-def estimator_names(keypoints: str) -> list[str]:
-    """Return the estimators that a value of --keypoints stands for, in their order."""
-    if keypoints == "concatenate":
-        return ["vitpose", "pct", "moganet"]
-    return keypoints.split("+")
 
 
 def _subjects(text: str) -> str:

@@ -14,17 +14,22 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.console import CHECKPOINT_DIR, InputError, warn
 from common.files import atomic_output
-from common.model_poseformer import PoseFormerConfig
+from common.model_poseformer import NUM_JOINTS, PoseFormerConfig, PoseFormerV2
 from common.torch_file import read_torch_file
+from common.train_step import load_optimizer_state
+from common.training import TrainingState
 
 _DATA_PARALLEL_PREFIX = "module."
 _PLAIN_TYPES = (bool, int, float, str, type(None))
 _MAX_NAMES = 5
+# What a checkpoint keeps of the epoch that is under way: fields of `TrainingState`.
+PROGRESS = ("step", "samples", "loss_sum", "random_state")
 
 
 def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
@@ -115,31 +120,89 @@ def infer_config(
     return _config({**from_shapes, "number_of_frames": number_of_frames}, path)
 
 
-def check_flags(config: PoseFormerConfig, flags: Mapping[str, Any], path: Path | str) -> None:
-    """Refuse flags that contradict the checkpoint's architecture.
+def contents(
+    model: PoseFormerV2,
+    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+    recipe: dict[str, Any],
+    mean_pose: np.ndarray,
+) -> dict[str, Any]:
+    """Return what a checkpoint of ours holds: tensors and plain types under published names.
 
     Args:
-        config: the checkpoint's, from `infer_config`.
-        flags: {field of `PoseFormerConfig`: the user's value, None where the user gave none};
-            `in_chans` is two channels for each estimator in --keypoints.
-        path: the checkpoint's file, for messages.
+        model: weights and configuration.
+        optimizer: AdamW.
+        state: where the training is.
+        recipe: {flag: value}, plain types; what a resume goes on with.
+        mean_pose: (17, 3) of the training data, metres, which evaluation compares with.
+    """
+    return {
+        "epoch": state.epoch,
+        "lr": float(optimizer.param_groups[0]["lr"]),
+        "optimizer": optimizer.state_dict(),
+        "model_pos": model.state_dict(),
+        "min_loss": state.min_loss,
+        "wandb_id": state.wandb_id,
+        "config": asdict(model.config),
+        "recipe": recipe,
+        "progress": {name: getattr(state, name) for name in PROGRESS},
+        "mean_pose": torch.from_numpy(mean_pose),
+    }
+
+
+def restore(
+    model: PoseFormerV2,
+    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+    checkpoint: dict[str, Any],
+    path: Path,
+    is_main: bool = True,
+) -> None:
+    """Put model, optimizer and state where a checkpoint left them.
+
+    A published checkpoint goes on after its last whole epoch, without its optimizer.
+
+    Args:
+        model: gets the weights.
+        optimizer: of `build_optimizer`.
+        state: gets everything else.
+        checkpoint: from `load_checkpoint`.
+        path: its file, for messages.
+        is_main: whether this process, of several, takes on the sum of the losses.
 
     Raises:
-        InputError: naming the flag, its value and the checkpoint's.
+        InputError: if weights or optimizer do not fit the model, or it does not say where it
+            stopped.
     """
-    for name, value in flags.items():
-        stored = getattr(config, name)
-        if value is None or value == stored:
-            continue
-        if name == "in_chans":
-            raise InputError(
-                f"--keypoints: {value} channels, but {path} was trained with {stored} "
-                "(two for each estimator); give as many estimators as it was trained with"
-            )
+    load_into(model, model_state(checkpoint), path)
+    if "optimizer" in checkpoint:
+        try:
+            load_optimizer_state(optimizer, checkpoint["optimizer"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: {error}; resume from another checkpoint") from error
+    elif is_main:
+        warn(f"{path}: has no optimizer that fits; its moments start at zero")
+    progress = checkpoint.get("progress", {name: getattr(state, name) for name in PROGRESS})
+    try:
+        state.epoch = int(checkpoint["epoch"])
+        state.step, state.samples = int(progress["step"]), int(progress["samples"])
+        state.loss_sum = float(progress["loss_sum"]) if is_main else 0.0
+        state.random_state = progress["random_state"]
+        if "progress" in checkpoint:  # published files do not say in which unit the loss is
+            state.min_loss = float(checkpoint["min_loss"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
-            f"--{name.replace('_', '-')} {value}: contradicts {path}, which has {stored}; "
-            "leave the flag out or choose another checkpoint"
-        )
+            f"{path}: does not say where its training stopped ({error}); evaluate it, or "
+            "resume from another checkpoint"
+        ) from error
+    state.wandb_id = checkpoint.get("wandb_id")
+
+
+def mean_pose(checkpoint: dict[str, Any]) -> np.ndarray | None:
+    """Return the training data's mean pose (17, 3), metres; None for published checkpoints."""
+    pose = checkpoint.get("mean_pose")
+    is_pose = isinstance(pose, Tensor) and pose.shape == (NUM_JOINTS, 3)
+    return pose.numpy() if is_pose else None
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:
@@ -281,7 +344,7 @@ def _config(values: dict[str, Any], path: Path | str) -> PoseFormerConfig:
         return PoseFormerConfig(**values)
     except ValueError as error:
         raise InputError(
-            f"{path}: {error}; mend --number-of-frames or choose another file"
+            f"{path}: {error}; give another --number-of-frames or choose another file"
         ) from error
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from common.console import InputError
+from common.device import choose_device
 
 
 @dataclass(frozen=True)
@@ -112,27 +112,3 @@ def start_world(gpu: str) -> World:
         control=dist.new_group(backend="gloo") if on_gpu else None,
         restarts=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
     )
-
-
-def choose_device(gpu: str, quiet: bool) -> torch.device:
-    """Return the device that `-g` names; the CPU, and say so, where there is no GPU.
-
-    Raises:
-        InputError: if `gpu` is no number, or there are GPUs but not this one.
-    """
-    if gpu == "cpu":
-        return torch.device("cpu")
-    if not gpu.isdecimal():
-        raise InputError(
-            f"--gpu {gpu}: expected the number of one GPU, or cpu; for several GPUs start "
-            "torchrun --nproc_per_node=N run_poseformer.py …"
-        )
-    if not torch.cuda.is_available():
-        if not quiet:
-            print("There is no GPU that PyTorch can use; this run goes on with the CPU.")
-        return torch.device("cpu")
-    if int(gpu) >= torch.cuda.device_count():
-        raise InputError(
-            f"--gpu {gpu}: there are {torch.cuda.device_count()} GPUs, numbered from 0"
-        )
-    return torch.device("cuda", int(gpu))

@@ -40,6 +40,17 @@ def _exchanged_columns(channels: int, device: torch.device) -> Tensor:
     return columns.flatten().to(device)
 
 
+def with_noise(keypoints: Tensor, std: float, random: torch.Generator | None = None) -> Tensor:
+    """Add Gaussian noise of standard deviation `std`, in the keypoints' own unit, to each of them.
+
+    The only source of noise, in training and in testing; `random` makes it repeatable.
+    """
+    if std == 0:
+        return keypoints
+    noise = torch.randn(keypoints.shape, generator=random, device=keypoints.device)
+    return keypoints + std * noise
+
+
 class WindowGenerator:
     """Every sequence of a data set on the device, its windows addressed by index.
 

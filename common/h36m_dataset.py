@@ -314,7 +314,7 @@ def load_sequences(
     return sequences
 
 
-def select_actions(path: Path, available: Any, actions: Sequence[str] | None) -> list[str]:
+def select_actions(path: Path | str, available: Any, actions: Sequence[str] | None) -> list[str]:
     """Return the names in `available` that `actions` selects; exact names, never prefixes.
 
     Raises:
@@ -428,23 +428,12 @@ def subset(sequences: Sequence[Sequence2d3d], part: float, seed: int) -> list[Se
     return pieces
 
 
-def add_noise(sequences: Sequence[Sequence2d3d], std_px: float, seed: int) -> list[Sequence2d3d]:
-    """Add Gaussian noise to every keypoint, of standard deviation `std_px` pixels."""
-    random = np.random.default_rng(seed)
-    noisy = []
-    for sequence in sequences:
-        std = std_px * pixels_to_normalized(sequence.subject, sequence.camera)
-        noise = random.standard_normal(sequence.keypoints.shape, dtype=np.float32) * std
-        noisy.append(replace(sequence, keypoints=sequence.keypoints + np.float32(noise)))
-    return noisy
-
-
 def pixels_to_normalized(subject: str, camera: int) -> float:
     """Return how long one pixel is in normalised screen coordinates."""
     return 2 / load_cameras()[subject][camera].width
 
 
-def mean_pose(sequences: Sequence[Sequence2d3d]) -> np.ndarray:
+def average_pose(sequences: Sequence[Sequence2d3d]) -> np.ndarray:
     """Return the average of all poses, (17, 3), float32, metres, camera coordinates."""
     total = sum(sequence.poses.sum(axis=0, dtype=np.float64) for sequence in sequences)
     return (total / sum(len(sequence.poses) for sequence in sequences)).astype(np.float32)

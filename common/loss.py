@@ -1,96 +1,70 @@
-"""Errors between 3D poses: MPJPE, P-MPJPE, N-MPJPE, MPJVE, PCK and AUC, batched.
+"""Errors between 3D poses: MPJPE, P-MPJPE, N-MPJPE, MPJVE, PCK and AUC, batched; and their sums.
 
-Poses are tensors (..., joints, 3) in metres, relative to the hip. The functions named `joint_…`
-give one value for each joint of each frame; those with the metrics' names average them. Only
-`mpjpe` is meant as a training loss.
+Every function takes poses as two tensors (..., joints, 3) in metres, the prediction and the target,
+and raises a ValueError where their shapes differ. Those named `joint_…` give one value for each
+joint of each frame; those with the metrics' names average them to a scalar.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from common.console import InputError
+from common.h36m_dataset import ACTIONS, SUBJECTS, action_class
+from common.skeleton import NUM_JOINTS
+
+# The metrics of a report, and their names in its tables. MPJVE is in millimetres per frame.
+METRICS = {
+    "mpjpe_mm": "MPJPE",
+    "p_mpjpe_mm": "P-MPJPE",
+    "n_mpjpe_mm": "N-MPJPE",
+    "mpjve_mm": "MPJVE",
+    "pck_percent": "PCK@150",
+    "auc_percent": "AUC",
+}
 PCK_THRESHOLD_M = 0.150
 # 0, 5, …, 150 mm: the 31 thresholds of MPI-INF-3DHP's evaluation (Mehta et al., 3DV 2017).
 AUC_THRESHOLDS_M = torch.arange(31, dtype=torch.float64) * 5 / 1000
 
 
 def mpjpe(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean per-joint position error, "protocol 1"; the training loss.
+    """Mean per-joint position error, "protocol 1", in metres; the training loss.
 
-    Args:
-        predicted: (..., joints, 3), metres.
-        target: like `predicted`.
-
-    Returns:
-        A scalar in metres, at least in float32. Its gradient is finite (zero) for a joint that
-        is predicted exactly.
+    At least in float32. Its gradient is finite (zero) for a joint that is predicted exactly.
     """
     return joint_errors(predicted, target).mean()
 
 
 def p_mpjpe(predicted: Tensor, target: Tensor) -> Tensor:
-    """MPJPE after aligning each pose in rotation, scale and translation, "protocol 2".
-
-    Args:
-        predicted: (..., joints, 3), metres.
-        target: like `predicted`.
-
-    Returns:
-        A scalar in metres, float64.
-    """
+    """MPJPE in metres after `align_procrustes` of each pose, "protocol 2"; float64."""
     return joint_errors(align_procrustes(predicted, target), target.double()).mean()
 
 
 def n_mpjpe(predicted: Tensor, target: Tensor) -> Tensor:
-    """MPJPE after aligning each pose in scale alone (Rhodin et al., CVPR 2018).
-
-    Args:
-        predicted: (..., joints, 3), metres.
-        target: like `predicted`.
-
-    Returns:
-        A scalar in metres, float64.
-    """
+    """MPJPE in metres after `align_scale` of each pose (Rhodin et al., CVPR 2018); float64."""
     return joint_errors(align_scale(predicted, target), target.double()).mean()
 
 
 def mpjve(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean per-joint velocity error (Pavllo et al., CVPR 2019): MPJPE of first differences.
+    """Mean per-joint velocity error (Pavllo et al., CVPR 2019), in metres per frame.
 
-    Args:
-        predicted: (frames, ..., joints, 3), metres, consecutive frames of one sequence.
-        target: like `predicted`.
-
-    Returns:
-        A scalar in metres per frame; NaN for a single frame.
+    MPJPE of first differences; the first dimension is time. NaN for a single frame.
     """
     return joint_velocity_errors(predicted, target).mean()
 
 
 def pck(predicted: Tensor, target: Tensor, threshold_m: float = PCK_THRESHOLD_M) -> Tensor:
-    """Percentage of correct keypoints in 3D (Mehta et al., 3DV 2017), float64.
-
-    Args:
-        predicted: (..., joints, 3), metres.
-        target: like `predicted`.
-        threshold_m: a joint whose error is below it is correct.
-
-    Returns:
-        A scalar in percent.
-    """
+    """Percentage of joints with an error below a threshold (Mehta et al., 3DV 2017); float64."""
     return 100 * joint_pck(joint_errors(predicted, target), threshold_m).mean()
 
 
 def auc(predicted: Tensor, target: Tensor) -> Tensor:
-    """Area under the PCK curve: the mean PCK over the thresholds 0, 5, …, 150 mm.
+    """Area under the PCK curve in percent, float64: the mean over the thresholds 0, 5, …, 150 mm.
 
     No error is below 0 mm, so that a perfect prediction has 30/31 = 96.8 %, as in the field.
-
-    Args:
-        predicted: (..., joints, 3), metres.
-        target: like `predicted`.
-
-    Returns:
-        A scalar in percent, float64.
     """
     return 100 * joint_auc(joint_errors(predicted, target)).mean()
 
@@ -130,10 +104,6 @@ def align_procrustes(predicted: Tensor, target: Tensor) -> Tensor:
     and Y and the singular value decomposition XᵀY = U S Vᵀ, the rotation is U D Vᵀ and the scale
     tr(S D) / |X|², where D = diag(1, 1, det(U Vᵀ)).
 
-    Args:
-        predicted: (..., joints, 3), metres.
-        target: like `predicted`.
-
     Returns:
         `predicted` aligned, (..., joints, 3), metres, float64. Where all joints of a prediction
         coincide, they are moved to the centre of the target. A pose that is not finite gives NaN.
@@ -153,10 +123,6 @@ def align_procrustes(predicted: Tensor, target: Tensor) -> Tensor:
 
 def align_scale(predicted: Tensor, target: Tensor) -> Tensor:
     """Scale each pose to its target, by least squares about the origin: s = <X, Y> / <X, X>.
-
-    Args:
-        predicted: (..., joints, 3), metres.
-        target: like `predicted`.
 
     Returns:
         `predicted` scaled, (..., joints, 3), metres, float64.
@@ -183,3 +149,79 @@ def _check_shapes(predicted: Tensor, target: Tensor) -> None:
             f"expected two tensors (..., joints, 3), got {tuple(predicted.shape)} "
             f"and {tuple(target.shape)}"
         )
+
+
+@dataclass
+class MetricSums:
+    """Sums of every metric, from which all averages follow.
+
+    Attributes:
+        state: (subjects, actions, joints, metrics, 2), float64: the sum of each of the six
+            `METRICS` over frames, and of how many values. States add up: the sum of two belongs
+            to both parts of the data together, as when distributed processes each add whole
+            sequences and then reduce `state`.
+    """
+
+    state: Tensor = field(
+        default_factory=lambda: torch.zeros(
+            len(SUBJECTS), len(ACTIONS), NUM_JOINTS, len(METRICS), 2, dtype=torch.float64
+        )
+    )
+
+    def add(
+        self,
+        subject: str,
+        action: str,
+        predicted: Tensor | np.ndarray,
+        target: Tensor | np.ndarray,
+        all_metrics: bool = True,
+    ) -> None:
+        """Add one camera's view of one sequence, whole: velocities do not cross its ends.
+
+        Args:
+            subject: "S9" and so on.
+            action: the sequence's name, such as "Sitting 1".
+            predicted: (frames, 17, 3), metres, relative to the hip.
+            target: like `predicted`.
+            all_metrics: False for MPJPE alone, which is faster; the others are then None.
+
+        Raises:
+            InputError: if the action is none of the 15, or the prediction is not finite.
+        """
+        if action_class(action) not in ACTIONS:
+            raise InputError(
+                f"{subject} {action}: none of the 15 actions over which the report averages; "
+                "select some of them with --actions"
+            )
+        predicted, target = (torch.as_tensor(p).cpu().double() for p in (predicted, target))
+        if not predicted.isfinite().all():
+            raise InputError(
+                f"{subject} {action}: the prediction is NaN or infinite; use another checkpoint"
+            )
+        sums = self.state[SUBJECTS.index(subject), ACTIONS.index(action_class(action))]
+        for i, values in enumerate(_joint_values(predicted, target, all_metrics)):
+            sums[:, i, 0] += values.sum(dim=0).to(sums.device)
+            sums[:, i, 1] += len(values)
+
+    def mpjpe_mm(self) -> float:
+        """Return the field's figure: MPJPE in mm, averaged over the actions that have frames.
+
+        Raises:
+            ValueError: if no sequence was added.
+        """
+        total, count = self.state[..., 0, :].sum(dim=(0, 2)).T  # each (actions,)
+        if not count.any():
+            raise ValueError("no sequence was added")
+        return float((total[count > 0] / count[count > 0]).mean())
+
+
+def _joint_values(predicted: Tensor, target: Tensor, all_metrics: bool) -> Iterator[Tensor]:
+    """Yield (frames, joints), of velocities (frames - 1, joints), for `METRICS` in their order."""
+    errors = joint_errors(predicted, target)
+    yield 1000 * errors
+    if all_metrics:
+        yield 1000 * joint_errors(align_procrustes(predicted, target), target)
+        yield 1000 * joint_errors(align_scale(predicted, target), target)
+        yield 1000 * joint_velocity_errors(predicted, target)
+        yield 100 * joint_pck(errors)
+        yield 100 * joint_auc(errors)

@@ -6,12 +6,12 @@ ones, so that published checkpoints load.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-
-from common.kernels import Branch, add_norm, attention, gelu, linear
 
 NUM_JOINTS = 17
 NUM_HEADS = 8
@@ -92,24 +92,19 @@ def inverse_dct_matrix(size: int) -> Tensor:
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drops a residual branch for some of the samples, in training only."""
+    """Stochastic depth (Huang et al., ECCV 2016): drops a residual branch of some samples."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
-    def forward(self, branch: Branch) -> Branch:
-        """Draw the factor of each sample's branch: nought, or more than one for those kept."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Set a branch (B, T, D) to zero for a share `rate` of the samples, in training only."""
         if self.rate == 0 or not self.training:
-            return branch
-        keep, value = 1 - self.rate, branch.value
-        factor = torch.empty(1, value.shape[1], device=value.device, dtype=torch.float32)
-        return branch._replace(factor=factor.bernoulli_(keep).div_(keep))
-
-
-def _dropped(branch: Branch, drop: nn.Dropout) -> Branch:
-    """Apply dropout to a branch, whose bias must then be added before."""
-    return Branch(drop(branch.complete())) if drop.p and drop.training else branch
+            return x
+        keep = 1 - self.rate
+        factor = torch.empty(len(x), 1, 1, device=x.device).bernoulli_(keep).div_(keep)
+        return x * factor.to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -121,9 +116,14 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Tensor) -> Branch:
-        """Mix the tokens (T, B, D) of each sample."""
-        return _dropped(linear(attention(x, self.qkv, NUM_HEADS), self.proj), self.drop)
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the tokens (B, T, D) of each sample."""
+        B, T, D = x.shape  # samples, tokens, channels
+        qkv = self.qkv(x).view(B, T, 3, NUM_HEADS, D // NUM_HEADS)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, channels of a head)
+        x = F.scaled_dot_product_attention(q, k, v)
+        x = x.transpose(1, 2).reshape(B, T, D)
+        return self.drop(self.proj(x))
 
 
 class Mlp(nn.Module):
@@ -135,9 +135,10 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(MLP_RATIO * dim, dim)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Tensor) -> Branch:
-        """Transform tokens (T, B, D), each alone."""
-        return _dropped(linear(self.drop(gelu(x, self.fc1)), self.fc2), self.drop)
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform tokens (B, T, D), each alone."""
+        x = self.drop(F.gelu(self.fc1(x)))
+        return self.drop(self.fc2(x))
 
 
 class FrequencyMlp(Mlp):
@@ -148,13 +149,9 @@ class FrequencyMlp(Mlp):
         self.register_buffer("dct", dct_matrix(number_of_tokens), persistent=False)
         self.register_buffer("inverse_dct", inverse_dct_matrix(number_of_tokens), persistent=False)
 
-    def forward(self, x: Tensor) -> Branch:
-        """Transform the sequences of tokens (T, B, D) in the frequency domain."""
-        value, bias, _ = super().forward((self.dct @ x.flatten(1)).view_as(x))
-        value = (self.inverse_dct @ value.flatten(1)).view_as(x)
-        if bias is not None:  # the same for all coefficients, not for all tokens
-            bias = self.inverse_dct.sum(1, keepdim=True) * bias
-        return Branch(value, bias)
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform the sequence of tokens (B, T, D) in the frequency domain."""
+        return self.inverse_dct @ super().forward(self.dct @ x)
 
 
 class SpatialBlock(nn.Module):
@@ -168,14 +165,11 @@ class SpatialBlock(nn.Module):
         self.mlp = Mlp(dim, drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor, branch: Branch | None) -> tuple[Tensor, Branch]:
-        """Transform joints' tokens (17, N, d), to which a branch is yet to be added.
-
-        The last branch of a block is left to the next one, which adds and normalises in one go.
-        """
-        x, (y,) = add_norm(x, branch, [self.norm1])
-        x, (y,) = add_norm(x, self.drop_path(self.attn(y)), [self.norm2])
-        return x, self.drop_path(self.mlp(y))
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform joints' tokens (B, 17, d)."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x
 
 
 class MixedBlock(nn.Module):
@@ -199,23 +193,14 @@ class MixedBlock(nn.Module):
         self.mlp2 = FrequencyMlp(dim, drop_rate, second_half)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor, branch: Branch | None) -> tuple[Tensor, Branch]:
-        """Transform frequencies' and frames' tokens (n + f, B, D), as `SpatialBlock` does."""
-        x, (y,) = add_norm(x, branch, [self.norm1])
-        x, (first, second) = add_norm(x, self.drop_path(self.attn(y)), [self.norm2, self.norm3])
-        return x, _joined(self.drop_path(self.mlp1(first)), self.drop_path(self.mlp2(second)))
-
-
-def _joined(first: Branch, second: Branch) -> Branch:
-    """Return one branch for the tokens of two, which have a bias or a factor both or neither."""
-
-    def join(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        if a is None:
-            return None
-        return torch.cat([a.expand(len(first.value), -1), b.expand(len(second.value), -1)])
-
-    value = torch.cat([first.value, second.value])
-    return Branch(value, join(first.bias, second.bias), join(first.factor, second.factor))
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform frequencies' and frames' tokens (B, n + f, D)."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        half = x.shape[1] // 2
+        x1, x2 = x[:, :half], x[:, half:]
+        x1 = x1 + self.drop_path(self.mlp1(self.norm2(x1)))
+        x2 = x2 + self.drop_path(self.mlp2(self.norm3(x2)))
+        return torch.cat([x1, x2], dim=1)
 
 
 class WeightedMean(nn.Conv1d):
@@ -225,10 +210,9 @@ class WeightedMean(nn.Conv1d):
         super().__init__(number_of_tokens, 1, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sum tokens (T, B, D) to (B, D), in the precision of the weights."""
-        # A product, as the convolution takes 30 times as long on a CPU.
-        x = x.to(self.weight.dtype)
-        return (self.weight.view(1, -1) @ x.flatten(1)).view(x.shape[1:]) + self.bias
+        """Sum tokens (B, T, D) to (B, D)."""
+        # The convolution takes 30 times as long on a CPU.
+        return (self.weight.view(1, -1) @ x).squeeze(1) + self.bias
 
 
 def _in_float32(layer: nn.Module, x: Tensor) -> Tensor:
@@ -239,16 +223,6 @@ def _in_float32(layer: nn.Module, x: Tensor) -> Tensor:
     """
     with torch.autocast(x.device.type, enabled=False):
         return layer(x)
-
-
-def _to_compute_dtype(x: Tensor) -> Tensor:
-    """Round activations under autocast on a CPU, where memory is the bottleneck between products.
-
-    Layer norm and softmax compute in float32 whatever they read.
-    """
-    if x.is_cpu and torch.is_autocast_enabled("cpu"):
-        return x.to(torch.get_autocast_dtype("cpu"))
-    return x
 
 
 class PoseFormerV2(nn.Module):
@@ -276,18 +250,23 @@ class PoseFormerV2(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(2 * dim), nn.Linear(2 * dim, NUM_JOINTS * 3))
         self.register_buffer("dct", dct_matrix(config.number_of_frames)[:n], persistent=False)
 
+    def run_blocks(self, blocks: Iterable[nn.Module], norm: nn.LayerNorm, x: Tensor) -> Tensor:
+        """Pass tokens (B, T, D) through a stack of blocks and the norm that ends it.
+
+        The only method that `fast_cpu.py` replaces.
+        """
+        for block in blocks:
+            x = block(x)
+        return norm(x)
+
     def frame_features(self, frames: Tensor) -> Tensor:
         """Turn each frame's keypoints (N, 17, C) into its token (N, 17 d), without positions.
 
         A frame's token does not depend on the window, so evaluation computes it once.
         """
-        x = _in_float32(self.Joint_embedding, frames.transpose(0, 1))
-        x = self.pos_drop(x + self.Spatial_pos_embed.view(NUM_JOINTS, 1, -1))
-        x, branch = _to_compute_dtype(x), None  # (17, N, d)
-        for block in self.Spatial_blocks:
-            x, branch = block(x, branch)
-        _, (x,) = add_norm(x, branch, [self.Spatial_norm])
-        return x.transpose(0, 1).flatten(1)
+        x = _in_float32(self.Joint_embedding, frames) + self.Spatial_pos_embed  # (N, 17, d)
+        x = self.run_blocks(self.Spatial_blocks, self.Spatial_norm, self.pos_drop(x))
+        return x.flatten(1)
 
     def coefficients(self, windows: Tensor) -> Tensor:
         """Return the first n DCT coefficients (B, n, 17 C) of windows (B, F, 17, C)."""
@@ -302,16 +281,13 @@ class PoseFormerV2(nn.Module):
         n, f = coefficients.shape[1], features.shape[1]
         frames = self.pos_drop(features + self.Temporal_pos_embed)
         frequencies = _in_float32(self.Freq_embedding, coefficients) + self.Temporal_pos_embed_
-        x = torch.cat([self.pos_drop(frequencies).transpose(0, 1), frames.transpose(0, 1)])
-        x, branch = _to_compute_dtype(x), None  # (n + f, B, 17 d)
-        for block in self.blocks:
-            x, branch = block(x, branch)
-        _, (x,) = add_norm(x, branch, [self.Temporal_norm])
-        frequencies, frames = x.split([n, f])
+        x = torch.cat([self.pos_drop(frequencies), frames], dim=1)  # (B, n + f, 17 d)
+        x = self.run_blocks(self.blocks, self.Temporal_norm, x)
+        frequencies, frames = x.split([n, f], dim=1)
         means = [
             _in_float32(self.weighted_mean, frequencies),
             _in_float32(self.weighted_mean_, frames),
-        ]
+        ]  # each (B, 17 d)
         return _in_float32(self.head, torch.cat(means, dim=-1)).view(-1, NUM_JOINTS, 3)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from common.figures import COLORS, FAINT_INK, PAPER
 from common.skeleton import BONES, NUM_JOINTS, ROOT, SIDES
 
-# Okabe and Ito's blue and vermilion, which colour-blind people tell apart, and a dark grey.
-SIDE_COLORS = {"left": "#0072B2", "middle": "#3C3C3C", "right": "#D55E00"}
-
-PAPER, INK, FAINT_INK, FRAME = "#FFFFFF", "#222222", "#808080", "#C9C9C9"
+SIDE_COLORS = {"left": COLORS[0], "middle": COLORS[-1], "right": COLORS[1]}
+FRAME = "#C9C9C9"
 _OUTSIDE, _FLOOR, _GRID, _SHADOW = "#F3F3F1", "#F3F1EC", "#D9D5CC", "#DCD8D0"
 # How much of its colour is left to the truth that lies under an estimate.
 TRUTH_STRENGTH = 0.35

@@ -5,40 +5,15 @@ The mean over all frames differs from it by about half a millimetre. Both are re
 its name; "frames" counts every camera's.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from common.console import InputError
-from common.h36m_dataset import (
-    ACTION_ABBREVIATIONS,
-    ACTIONS,
-    SUBJECTS,
-    action_class,
-)
-from common.loss import (
-    align_procrustes,
-    align_scale,
-    joint_auc,
-    joint_errors,
-    joint_pck,
-    joint_velocity_errors,
-)
-from common.skeleton import JOINT_NAMES, NUM_JOINTS
+from common.h36m_dataset import ACTION_ABBREVIATIONS, ACTIONS, SUBJECTS
+from common.loss import METRICS, MetricSums
+from common.skeleton import JOINT_NAMES
 
-# Keys of the report, and how the tables call them. MPJVE is in millimetres per frame.
-METRICS = {
-    "mpjpe_mm": "MPJPE",
-    "p_mpjpe_mm": "P-MPJPE",
-    "n_mpjpe_mm": "N-MPJPE",
-    "mpjve_mm": "MPJVE",
-    "pck_percent": "PCK@150",
-    "auc_percent": "AUC",
-}
 _UNITS = "MPJPE, P-MPJPE, N-MPJPE in mm; MPJVE in mm per frame; PCK@150 mm, AUC in %"
 _LABEL_WIDTH, _COLUMN_WIDTH = 26, 8
 _ACTION_LABEL_WIDTH, _ACTION_COLUMN_WIDTH = 8, 7
@@ -46,88 +21,32 @@ _ACTION_LABEL_WIDTH, _ACTION_COLUMN_WIDTH = 8, 7
 Figures = dict[str, float | None]
 
 
-@dataclass
-class MetricSums:
-    """Sums of every metric, from which all averages follow.
+def make_report(sums: MetricSums) -> dict[str, Any]:
+    """Return every average as plain numbers and dicts, ready for JSON.
 
-    Attributes:
-        state: (subjects, actions, joints, metrics, 2), float64: the sum of each of the six
-            `METRICS` over frames, and of how many values. States add up: the sum of two belongs
-            to both parts of the data together, as when distributed processes each add whole
-            sequences and then reduce `state`.
+    Returns:
+        `frames`, `average_over_actions`, `average_over_frames`, `by_action`, `by_joint` (over all
+        frames) and `by_subject`, which holds the same again for each subject. Units are in the
+        names of the figures. Actions and subjects without frames are left out; a figure of which
+        there is no value, as MPJVE of single frames, is None.
+
+    Raises:
+        ValueError: if no sequence was added.
     """
-
-    state: Tensor = field(
-        default_factory=lambda: torch.zeros(
-            len(SUBJECTS), len(ACTIONS), NUM_JOINTS, len(METRICS), 2, dtype=torch.float64
-        )
-    )
-
-    def add(
-        self,
-        subject: str,
-        action: str,
-        predicted: Tensor | np.ndarray,
-        target: Tensor | np.ndarray,
-        all_metrics: bool = True,
-    ) -> None:
-        """Add one camera's view of one sequence, whole: velocities do not cross its ends.
-
-        Args:
-            subject: "S9" and so on.
-            action: the sequence's name, such as "Sitting 1".
-            predicted: (frames, 17, 3), metres, relative to the hip.
-            target: like `predicted`.
-            all_metrics: False for MPJPE alone, which is faster; the others are then None.
-
-        Raises:
-            InputError: if the action is none of the 15, or the prediction is not finite.
-        """
-        if action_class(action) not in ACTIONS:
-            raise InputError(
-                f"{subject} {action}: none of the 15 actions over which the report averages; "
-                "select some of them with --actions"
-            )
-        predicted, target = (torch.as_tensor(p).cpu().double() for p in (predicted, target))
-        if not predicted.isfinite().all():
-            raise InputError(
-                f"{subject} {action}: the prediction is NaN or infinite; use another checkpoint"
-            )
-        sums = self.state[SUBJECTS.index(subject), ACTIONS.index(action_class(action))]
-        for i, values in enumerate(_joint_values(predicted, target, all_metrics)):
-            sums[:, i, 0] += values.sum(dim=0).to(sums.device)
-            sums[:, i, 1] += len(values)
-
-    def mpjpe_mm(self) -> float:
-        """Return the field's figure: MPJPE in millimetres, averaged over the actions."""
-        return self.report()["average_over_actions"]["mpjpe_mm"]
-
-    def report(self) -> dict[str, Any]:
-        """Return every average as plain numbers and dicts, ready for JSON.
-
-        Returns:
-            `frames`, `average_over_actions`, `average_over_frames`, `by_action`, `by_joint` (over
-            all frames) and `by_subject`, which holds the same again for each subject. Units are
-            in the names of the figures. Actions and subjects without frames are left out; a
-            figure of which there is no value, as MPJVE of single frames, is None.
-
-        Raises:
-            ValueError: if no sequence was added.
-        """
-        state = self.state.cpu()
-        if not state.any():
-            raise ValueError("no sequence was added")
-        by_subject = {
-            subject: _summary(state[i]) for i, subject in enumerate(SUBJECTS) if state[i].any()
-        }
-        return {**_summary(state.sum(dim=0)), "by_subject": by_subject}
+    state = sums.state.cpu()
+    if not state.any():
+        raise ValueError("no sequence was added")
+    by_subject = {
+        subject: _summary(state[i]) for i, subject in enumerate(SUBJECTS) if state[i].any()
+    }
+    return {**_summary(state.sum(dim=0)), "by_subject": by_subject}
 
 
 def format_report(report: Mapping[str, Any], by_subject: bool = False) -> str:
     """Return the report as text for a terminal; its last line is the field's figure.
 
     Args:
-        report: from `MetricSums.report`.
+        report: from `make_report`.
         by_subject: also give each subject's figures.
     """
     blocks = [
@@ -149,24 +68,12 @@ def latex_row(report: Mapping[str, Any], label: str, metric: str = "mpjpe_mm") -
     r"""Return one row of the literature's table: `label & Dire. & … & WalkT. & Avg \\`.
 
     Args:
-        report: from `MetricSums.report`.
+        report: from `make_report`.
         label: the row's name, plain text.
         metric: a key of `METRICS`.
     """
     cells = [_number(figure) for figure in _action_row(report, metric)]
     return " & ".join([_escape_latex(label), *cells]) + r" \\"
-
-
-def _joint_values(predicted: Tensor, target: Tensor, all_metrics: bool) -> Iterator[Tensor]:
-    """Yield (frames, joints), of velocities (frames - 1, joints), for `METRICS` in their order."""
-    errors = joint_errors(predicted, target)
-    yield 1000 * errors
-    if all_metrics:
-        yield 1000 * joint_errors(align_procrustes(predicted, target), target)
-        yield 1000 * joint_errors(align_scale(predicted, target), target)
-        yield 1000 * joint_velocity_errors(predicted, target)
-        yield 100 * joint_pck(errors)
-        yield 100 * joint_auc(errors)
 
 
 def _summary(sums: Tensor) -> dict[str, Any]:

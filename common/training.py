@@ -1,205 +1,234 @@
-"""One training step, as fast as the device allows, and the optimizer that it moves.
+"""The course of a training: where it is, an epoch of it, stopping and going on."""
 
-The step gathers a batch by index, mirrors it, runs the model and its gradient and updates the
-weights; nothing in it waits for the device. On a GPU all of it is captured once as a CUDA graph.
-"""
-
-import sys
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from common.console import InputError, progress
+from common.distributed import World
 from common.generators import WindowGenerator
-from common.loss import mpjpe
 
-WEIGHT_DECAY = 0.1  # of the paper's supplement
-_WARM_UP_STEPS = 3  # before a capture, as PyTorch's notes on CUDA graphs ask for
+# A GPU's losses are read only every so many steps, as reading waits for the device.
+STEPS_BETWEEN_READS_ON_GPU = 50
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def resolve_precision(choice: str, device: torch.device) -> str:
-    """Return "fp32" or "bf16", the precision of matrix products.
+@dataclass
+class TrainingState:
+    """How far a training has come; what it takes to go on exactly.
+
+    Attributes:
+        epoch: completed epochs.
+        step: steps done of the epoch that follows them.
+        samples: samples that these steps have seen, in all processes.
+        loss_sum: sum of their losses, in metres.
+        min_loss: lowest validation MPJPE so far, in mm.
+        wandb_id: id of the Weights & Biases run.
+        random_state: of PyTorch's generators after these steps; None between epochs.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    samples: int = 0
+    loss_sum: float = 0.0
+    min_loss: float = math.inf
+    wandb_id: str | None = None
+    random_state: list[Tensor] | None = None
+
+    @property
+    def mean_loss_mm(self) -> float:
+        """Training MPJPE of the current epoch so far, in mm."""
+        return 1000 * self.loss_sum / max(1, self.samples)
+
+    def finish_epoch(self, valid_mpjpe_mm: float | None) -> bool:
+        """Count the epoch as completed; tell whether its validation MPJPE is the lowest so far."""
+        self.epoch += 1
+        self.step, self.samples, self.loss_sum, self.random_state = 0, 0, 0.0, None
+        is_best = valid_mpjpe_mm is not None and valid_mpjpe_mm < self.min_loss
+        if is_best:
+            self.min_loss = valid_mpjpe_mm
+        return is_best
+
+
+class Epoch:
+    """What the current epoch still has to train on: `for batch, weight in epoch: …`.
+
+    The body of the loop gives each batch's loss to `add`. The samples come in an order that the
+    seed and the epoch's number determine. Between two steps the loop ends with `Interrupted` if a
+    signal was received, and `state` is then ready to be saved.
 
     Args:
-        choice: "fp32", "bf16", or "auto" for bf16 where the processor has such products.
-        device: where they are computed.
+        windows: the samples.
+        state: where the epoch begins; moved on as the steps are done.
+        seed: of the order of the samples and of dropout, with the epoch's number.
+        batch_size: samples a step, over all processes.
+        world: this process among the others.
+        interruption: asked between steps.
 
-    Raises:
-        ValueError: if `choice` is none of these.
-    """
-    if choice not in ("auto", "fp32", "bf16"):
-        raise ValueError(f"precision must be auto, fp32 or bf16, not {choice}")
-    if choice != "auto":
-        return choice
-    if device.type == "cuda":
-        has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if has_bf16 else "fp32"
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context in which matrix products are computed in `precision`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def build_optimizer(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
-    """Return fused AdamW with its state in place, which a captured step needs.
-
-    On a GPU the learning rate is a tensor, so that a captured step reads its present value; change
-    it by `set_learning_rate`.
-    """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    on_gpu = parameters[0].is_cuda
-    lr = torch.tensor(learning_rate, device=parameters[0].device) if on_gpu else learning_rate
-    optimizer = torch.optim.AdamW(
-        parameters, lr=lr, weight_decay=WEIGHT_DECAY, fused=True, capturable=on_gpu
-    )
-    for p in parameters:
-        optimizer.state[p] = {
-            "step": torch.zeros((), device=p.device),
-            "exp_avg": torch.zeros_like(p),
-            "exp_avg_sq": torch.zeros_like(p),
-        }
-    return optimizer
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Change the learning rate, for a captured step too."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(learning_rate)
-        else:
-            group["lr"] = learning_rate
-
-
-def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Copy AdamW's step counts and moments from a state dict; its other options are ours.
-
-    So a state that another device or another release of PyTorch saved does as well.
-
-    Raises:
-        ValueError: if it has other parameters or other shapes.
-    """
-    order = [index for group in saved["param_groups"] for index in group["params"]]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if len(order) != len(parameters):
-        raise ValueError(
-            f"the optimizer's state is of {len(order)} parameters, the model has {len(parameters)}"
-        )
-    for index, p in zip(order, parameters):
-        # A parameter that has never had a gradient has no state.
-        for name, value in saved["state"].get(index, {}).items():
-            ours = optimizer.state[p].get(name)
-            value = torch.as_tensor(value)
-            if ours is None or ours.shape != value.shape:
-                raise ValueError(f"the optimizer's {name} {tuple(value.shape)} does not fit")
-            ours.copy_(value)
-
-
-class TrainStep:
-    """Makes one training step from the indices of its samples.
-
-    Args:
-        model: `PoseFormerV2`, or that in DistributedDataParallel, in training mode.
-        optimizer: of `build_optimizer`.
-        generator: gives windows and targets.
-        precision: "fp32" or "bf16", of matrix products.
-        noise_std: standard deviation of Gaussian noise on the keypoints, in normalised units.
+    Attributes:
+        samples_per_s: of all processes, once the loop is done; 0 if no step was left.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        generator: WindowGenerator,
-        *,
-        precision: str,
-        noise_std: float = 0.0,
+        windows: WindowGenerator,
+        state: TrainingState,
+        seed: int,
+        batch_size: int,
+        world: World,
+        interruption: "Interruption",
     ) -> None:
-        self.model = model
-        self.optimizer = optimizer
-        self.generator = generator
-        self.precision = precision
-        self.noise_std = noise_std
-        # The all-reduce of several processes is left to run eagerly.
-        is_distributed = isinstance(model, nn.parallel.DistributedDataParallel)
-        self._may_capture = generator.device.type == "cuda" and not is_distributed
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._order = windows.order(seed, state.epoch + 1)
+        self._state, self._seed, self._batch_size = state, seed, batch_size
+        self._world, self._interruption = world, interruption
+        self._unread: list[tuple[Tensor, int, int]] = []  # loss, samples here, samples everywhere
+        self.samples_per_s = 0.0
 
-    def __call__(self, indices: Tensor, weight: float = 1.0) -> Tensor:
-        """Update the weights once.
+    def __iter__(self) -> Iterator[tuple[Tensor, float]]:
+        """Yield each batch's indices (B,) of this process and the weight of their mean loss.
 
-        Args:
-            indices: (B,) int64 samples, on the device.
-            weight: factor of the loss, in the gradient alone.
-
-        Returns:
-            The mean MPJPE of the batch before the update, a scalar in metres, on the device,
-            without waiting for it.
+        Raises:
+            Interrupted: after a step.
+            InputError: if a loss is NaN or infinite.
         """
-        if self._may_capture and self._graph is None and weight == 1:
-            self._try_to_capture(indices)
-        if self._graph is None or weight != 1 or indices.shape != self._indices.shape:
-            return self._step(indices, weight)
-        self._indices.copy_(indices)
-        self._graph.replay()
-        return self._loss.clone()
+        state, world = self._state, self._world
+        seed_dropout(self._seed, state, world)
+        samples_before, began = state.samples, time.perf_counter()
+        every = 1 if world.device.type == "cpu" else STEPS_BETWEEN_READS_ON_GPU
+        starts = range(state.step * self._batch_size, len(self._order), self._batch_size)
+        title = f"epoch {state.epoch + 1}"
+        with progress(total=len(self._order), initial=state.samples, desc=title) as bar:
+            for start in starts:
+                batch = self._order[start : start + self._batch_size]
+                indices, weight = world.share_of(batch)
+                self._counts = (len(indices) if weight else 0, len(batch))
+                yield indices, weight
+                if len(self._unread) == every or start == starts[-1]:
+                    self._read_losses()
+                    bar.update(state.samples - bar.n)
+                    bar.set_postfix_str(f"loss {state.mean_loss_mm:.1f} mm")
+                    if self._interruption.is_requested():
+                        break
+        state.loss_sum = float(world.sum(torch.tensor(state.loss_sum, dtype=torch.float64)))
+        state.random_state = random_state(world.device)
+        self._interruption.check()
+        self.samples_per_s = (state.samples - samples_before) / (time.perf_counter() - began)
 
-    def _step(self, indices: Tensor, weight: float = 1.0) -> Tensor:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(indices, weight)
-        self.optimizer.step()
-        return loss
+    def add(self, loss: Tensor) -> None:
+        """Count the batch that was yielded last, with its mean loss in metres, on the device."""
+        self._unread.append((loss, *self._counts))
 
-    def _backward(self, indices: Tensor, weight: float = 1.0) -> Tensor:
-        inputs, targets = self.generator.gather(indices)
-        if self.noise_std:
-            inputs = inputs + self.noise_std * torch.randn_like(inputs)
-        with autocast(self.generator.device, self.precision):
-            predicted = self.model(inputs)
-        loss = mpjpe(predicted.squeeze(1), targets)
-        (loss * weight if weight != 1 else loss).backward()
-        return loss.detach()
+    def _read_losses(self) -> None:
+        """Add the losses of the last steps to the state."""
+        state = self._state
+        values = torch.stack([loss for loss, _, _ in self._unread]).tolist()
+        for value, (_, here, everywhere) in zip(values, self._unread):
+            state.step += 1
+            if not math.isfinite(value):
+                raise InputError(
+                    f"the loss became {value} at epoch {state.epoch + 1}, step {state.step}; the "
+                    "checkpoints of the epochs before are kept. Try a lower --learning-rate"
+                )
+            state.samples += everywhere
+            state.loss_sum += value * here
+        self._unread.clear()
 
-    def _try_to_capture(self, indices: Tensor) -> None:
-        """Capture the step for batches of this size; if that fails, say so and never try again.
 
-        Neither the warm-up, which leaves out the optimizer, nor the capture, which computes
-        nothing, changes weights, moments or random numbers.
+def seed_dropout(seed: int, state: TrainingState, world: World) -> None:
+    """Seed what dropout draws from: by epoch, by process, and where an epoch goes on, by step.
+
+    A single process that goes on within an epoch takes the stored state instead, and so draws
+    what the uninterrupted run would have drawn.
+    """
+    if state.random_state is not None and world.size == 1:
+        set_random_state(state.random_state, world.device)
+        return
+    entropy = [seed, state.epoch, state.step, world.rank]
+    torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+
+def random_state(device: torch.device) -> list[Tensor]:
+    """Return the state of the generators that training on `device` draws from."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+def set_random_state(states: list[Tensor], device: torch.device) -> None:
+    """Undo what has been drawn since `random_state`; a GPU's is left out on the CPU."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
+
+
+class Interrupted(Exception):
+    """The user, or the machine's scheduler, wants the training to stop.
+
+    Args:
+        signal_number: which signal said so.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_status = 128 + signal_number
+
+
+class Interruption:
+    """While it is entered, SIGINT and SIGTERM wait for the end of the step, or of the block.
+
+    A second signal of the same kind does what it always does, so nobody is locked in.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.received = 0  # number of the signal
+        self._immediate = False
+        self._earlier: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        self._earlier = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+
+    def is_requested(self) -> bool:
+        """Tell whether any of the processes has received a signal.
+
+        Every process asks after the same steps, so that all stop after the same one.
         """
-        self._may_capture = False
-        random_state = torch.cuda.get_rng_state(self.generator.device)
+        if self.world.size > 1:
+            self.received = int(self.world.maximum(torch.tensor(self.received)))
+        return self.received > 0
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal was received."""
+        if self.received:
+            raise Interrupted(self.received)
+
+    @contextlib.contextmanager
+    def immediately(self) -> Iterator[None]:
+        """Raise `Interrupted` at once in this block, for work that leaves nothing half-done."""
+        self.check()
+        self._immediate = True
         try:
-            self._capture(indices)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            self._graph = None
-            reason = str(error).splitlines()[0]
-            print(f"training without a CUDA graph, which is slower: {reason}", file=sys.stderr)
-        torch.cuda.set_rng_state(random_state, self.generator.device)
-        self.optimizer.zero_grad(set_to_none=True)
+            yield
+        finally:
+            self._immediate = False
 
-    def _capture(self, indices: Tensor) -> None:
-        self._indices = indices.clone()
-        stream = torch.cuda.Stream(self.generator.device)
-        stream.wait_stream(torch.cuda.current_stream(self.generator.device))
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP_STEPS):
-                self.optimizer.zero_grad(set_to_none=True)
-                self._backward(self._indices)
-            self._load_optimizer_kernels()
-        torch.cuda.current_stream(self.generator.device).wait_stream(stream)
-        self.optimizer.zero_grad(set_to_none=True)  # gradients then belong to the graph
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._loss = self._step(self._indices)
-        self._graph = graph
-
-    def _load_optimizer_kernels(self) -> None:
-        """Step another optimizer once: a capture must not be the first use of a kernel."""
-        scratch = nn.Linear(1, 1, device=self.generator.device)
-        for parameter in scratch.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        build_optimizer(scratch, 0.0).step()
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, self._earlier[number])
+        if self._immediate:
+            raise Interrupted(number)

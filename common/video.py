@@ -1,17 +1,20 @@
-"""Writing mp4 and gif, and reading videos, through the ffmpeg that imageio-ffmpeg ships.
+"""Writing mp4 and gif, and reading videos, through imageio-ffmpeg.
 
 Frames go through a pipe one at a time: ffmpeg encodes in its own process while the next frame is
 drawn, so two cores are at work, and memory does not grow with the number of frames.
 """
 
 import errno
+import inspect
+import logging
+import os
 import re
-import subprocess
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -21,9 +24,25 @@ from common.files import atomic_output, check_output
 VIDEO_SUFFIXES = (".mp4", ".gif")
 # gif counts in hundredths of a second, and browsers slow down what is shown for one hundredth.
 MAX_GIF_FPS = 50
-_GIF_COLORS = 128
-_PALETTE_FRAMES = 8
 _PIPE_BYTES = 1 << 20  # the largest that Linux grants everybody
+
+# What `imageio_ffmpeg.write_frames` is told for each format. Players take an unmarked video's
+# colours for BT.601 or for BT.709, as they like. Two options more than x264's fastest preset has
+# cost little time and shrink its files by a third.
+_MP4 = {"codec": "libx264", "pix_fmt_out": "yuv420p", "quality": 6.4}  # a rate factor of 18
+_MP4["output_params"] = [
+    *("-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709"),
+    *("-color_primaries", "bt709", "-color_trc", "bt709", "-movflags", "+faststart"),
+    *("-preset", "ultrafast", "-x264-params", "cabac=1:aq-mode=1", "-threads", "2"),
+]
+# The palette is that of the first frames, so no more than these wait for it. Without dithering,
+# what does not move stays as it is and costs nothing.
+_GIF_FILTER = (
+    "split[first][all];[first]trim=end_frame=8,palettegen=max_colors=128[palette];"
+    "[all][palette]paletteuse=dither=none:diff_mode=rectangle"
+)
+_GIF = {"codec": "gif", "pix_fmt_out": "pal8", "quality": None}
+_GIF["output_params"] = ["-lavfi", _GIF_FILTER, "-loop", "0"]
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -55,114 +74,88 @@ def write_video(
     """Write frames to an mp4 (H.264) or a gif, atomically.
 
     Args:
-        path: the output; its ending decides on the format.
+        path: the output; its suffix decides on the format.
         frames: arrays (height, width, 4), uint8, RGB and a byte that is not used, all of one
-            size, height and width even. Each is taken when its predecessor is on its way, so one
-            buffer may serve for all.
+            size, height and width even. Each is written before the next is taken, so one buffer
+            may serve for all.
         fps: frames a second, when shown.
         total: how many frames there are, for the progress bar.
         bitrate_kbit: average rate of an mp4 in kbit/s; None for constant quality.
 
     Raises:
-        InputError: if the ending or the folder is wrong, there is no frame, a gif is to be shown
+        InputError: if the suffix or the folder is wrong, there is no frame, a gif is to be shown
             faster than 50 frames a second, or ffmpeg fails.
         OSError: if the disk is full or read-only.
     """
     path = check_output(path, VIDEO_SUFFIXES)
-    if path.suffix.lower() == ".gif" and fps > MAX_GIF_FPS:
+    gif = path.suffix.lower() == ".gif"
+    if gif and fps > MAX_GIF_FPS:
         raise InputError(f"{path}: a gif shows at most {MAX_GIF_FPS} frames a second, not {fps:g}")
     frames = iter(progress(frames, total=total, desc=path.name, unit="frame"))
     first = next(frames, None)
     if first is None:
         raise InputError(f"{path}: there are no frames to draw")
-    with atomic_output(path) as temporary, tempfile.TemporaryDirectory() as folder:
-        raw = _raw_input(first.shape, fps)
-        if path.suffix.lower() == ".gif":
-            # The first frames are kept, so that the palette is known before any is encoded.
-            kept = [first.copy(), *(f.copy() for f in islice(frames, _PALETTE_FRAMES - 1))]
-            palette = Path(folder) / "palette.png"
-            _ffmpeg(path, [*raw, *_palette_output(palette)], kept)
-            _ffmpeg(path, [*raw, *_gif_output(palette, temporary)], chain(kept, frames))
-        else:
-            _ffmpeg(path, [*raw, *_mp4_output(bitrate_kbit, temporary)], chain([first], frames))
-
-
-def _raw_input(shape: tuple[int, ...], fps: float) -> list[str]:
-    size = f"{shape[1]}x{shape[0]}"
-    return ["-f", "rawvideo", "-pix_fmt", "rgb0", "-s", size, "-r", f"{fps:g}", "-i", "pipe:0"]
-
-
-def _mp4_output(bitrate_kbit: int | None, path: Path) -> list[str]:
-    # Players take an unmarked video's colours for BT.601 or for BT.709, as they like.
-    colors = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-    quality = ["-crf", "18"] if bitrate_kbit is None else ["-b:v", f"{bitrate_kbit}k"]
-    return [
-        *("-vf", "scale=out_color_matrix=bt709:out_range=tv"),
-        *("-c:v", "libx264", "-pix_fmt", "yuv420p", "-threads", "2"),
-        # x264's fastest preset; the two options cost little time and shrink its files by a third.
-        *("-preset", "ultrafast", "-x264-params", "cabac=1:aq-mode=1"),
-        *quality,
-        *colors,
-        *("-movflags", "+faststart", _url(path)),
-    ]
-
-
-def _palette_output(palette: Path) -> list[str]:
-    return ["-vf", f"palettegen=max_colors={_GIF_COLORS}", "-frames:v", "1", _url(palette)]
-
-
-def _gif_output(palette: Path, path: Path) -> list[str]:
-    # Without dithering, what does not move stays as it is and costs nothing.
-    choose = "paletteuse=dither=none:diff_mode=rectangle"
-    return ["-i", _url(palette), "-lavfi", choose, "-loop", "0", _url(path)]
-
-
-def _url(path: Path | str) -> str:
-    """Mark a path as one: ffmpeg would take the beginning of "a:b.mp4" for a protocol."""
-    return f"file:{path}"
-
-
-def _ffmpeg(path: Path, arguments: Sequence[str], frames: Iterable[np.ndarray]) -> None:
-    """Run ffmpeg on frames through its standard input; errors are reported for `path`."""
-    command = [_ffmpeg_executable(), "-y", "-nostdin", "-loglevel", "error", *arguments]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, pipesize=_PIPE_BYTES)
+    with atomic_output(path) as temporary, tempfile.TemporaryFile() as log:
+        writer = _imageio_ffmpeg().write_frames(
+            _url(temporary),
+            (first.shape[1], first.shape[0]),
+            pix_fmt_in="rgb0",
+            fps=float(fps),
+            bitrate=bitrate_kbit and f"{bitrate_kbit}k",
+            macro_block_size=1,
+            ffmpeg_log_level="error",
+            **(_GIF if gif else _MP4),
+        )
         try:
-            _feed(process.stdin, frames)
-            status = process.wait()
+            _start(writer, log)
+            complete = _send_all(writer, chain([first], frames))
         finally:
-            process.kill()  # does nothing once it has ended
-            process.wait()
-        if status != 0:
-            raise _ffmpeg_error(path, log)
+            writer.close()
+        log.seek(0)
+        message = log.read().decode(errors="replace")
+        if message or not complete:
+            raise _ffmpeg_error(path, message)
 
 
-def _feed(pipe: BinaryIO, frames: Iterable[np.ndarray]) -> None:
-    """Write frames; if ffmpeg has gone, its log says why, not the broken pipe."""
+def _start(writer: Any, log: BinaryIO) -> None:
+    """Start ffmpeg, whose standard error goes to `log`, and let much of a frame wait in its pipe.
+
+    With the usual 64 KiB, drawing waits for ffmpeg, which costs a third more time.
+    """
+    standard_error = os.dup(2)
+    os.dup2(log.fileno(), 2)
     try:
-        for frame in frames:
-            pipe.write(frame.data)
-        pipe.close()
-    except BrokenPipeError:
-        return
+        writer.send(None)
+    finally:
+        os.dup2(standard_error, 2)
+        os.close(standard_error)
+    process = inspect.getgeneratorlocals(writer).get("p")
+    if process and sys.platform == "linux":
+        import fcntl
+
+        fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
-def _ffmpeg_error(path: Path, log: BinaryIO) -> Exception:
-    log.seek(0)
-    lines = log.read().decode(errors="replace").strip().splitlines()
-    if any("No space left on device" in line for line in lines):
-        return OSError(errno.ENOSPC, "No space left on device", str(path))
-    # A line begins with the part of ffmpeg that wrote it and its address: "[in#0 @ 0x55…] ".
-    reason = re.sub(r"^(\[[^]]*\] )+", "", lines[0]) if lines else "it says nothing"
-    return InputError(f"{path}: ffmpeg failed: {reason}; choose another video or format")
+def _send_all(writer: Any, frames: Iterable[np.ndarray]) -> bool:
+    """Send frames; return whether ffmpeg took all of them."""
+    for frame in frames:
+        try:
+            writer.send(frame)
+        except OSError:  # ffmpeg has ended; its log says why
+            return False
+    return True
 
 
-def _ffmpeg_executable() -> str:
-    try:
-        from imageio_ffmpeg import get_ffmpeg_exe
-    except ImportError as error:
-        raise InputError("videos need a package: pip install imageio-ffmpeg") from error
-    return get_ffmpeg_exe()
+def probe_video(path: Path | str) -> tuple[tuple[int, int], float]:
+    """Return a video's (width, height) in pixels, as shown, and its frames a second.
+
+    Raises:
+        InputError: if there is no such file, or ffmpeg cannot read it as a video.
+    """
+    frames = _frames(path)
+    about = next(frames)
+    frames.close()
+    return about["size"], about["fps"]
 
 
 def read_video(
@@ -181,23 +174,47 @@ def read_video(
     Raises:
         InputError: if there is no such file, or ffmpeg cannot read it as a video.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file")
     left, top, right, bottom = crop
     region = f"iw*{right - left:.6f}:ih*{bottom - top:.6f}:iw*{left:.6f}:ih*{top:.6f}:exact=1"
-    command = [_ffmpeg_executable(), "-nostdin", "-loglevel", "error", "-i", _url(path)]
-    command += ["-vf", f"format=rgb24,crop={region},scale={size[0]}:{size[1]}"]
-    command += ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, pipesize=_PIPE_BYTES
+    filters = f"format=rgb24,crop={region},scale={size[0]}:{size[1]}"
+    frames = _frames(path, "-vf", filters, "-fps_mode", "passthrough")
+    next(frames)
+    for data in frames:
+        yield np.frombuffer(data, np.uint8).reshape(size[1], size[0], 3)
+
+
+def _frames(path: Path | str, *options: str) -> Iterator[Any]:
+    """Yield what is known of a video, then the bytes of each frame."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    quiet = ["-hide_banner", "-nostats"]
+    try:
+        yield from _imageio_ffmpeg().read_frames(
+            _url(path), input_params=quiet, output_params=list(options)
         )
-        try:
-            while data := process.stdout.read(size[0] * size[1] * 3):
-                yield np.frombuffer(data, np.uint8).reshape(size[1], size[0], 3)
-            if process.wait() != 0:
-                raise _ffmpeg_error(Path(path), log)
-        finally:
-            process.kill()  # does nothing once it has ended
-            process.wait()
-            process.stdout.close()
+    except (OSError, RuntimeError) as error:
+        raise _ffmpeg_error(path, str(error)) from error
+
+
+def _url(path: Path | str) -> str:
+    """Mark a path as one: ffmpeg would take the beginning of "a:b.mp4" for a protocol."""
+    return f"file:{path}"
+
+
+def _ffmpeg_error(path: Path | str, log: str) -> Exception:
+    """Return what ffmpeg says of `path` as one line; imageio-ffmpeg quotes it after a mark."""
+    if "No space left on device" in log:
+        return OSError(errno.ENOSPC, "No space left on device", str(path))
+    lines = log.split("=== stderr ===")[-1].strip().splitlines() or ["it says nothing"]
+    # A line begins with the part of ffmpeg that wrote it and its address: "[in#0 @ 0x55…] ".
+    reason = re.sub(r"^(\[[^]]*\] )+", "", lines[0])
+    return InputError(f"{path}: ffmpeg failed: {reason}; choose another video or format")
+
+
+def _imageio_ffmpeg() -> Any:
+    try:
+        import imageio_ffmpeg
+    except ImportError as error:
+        raise InputError("videos need a package: pip install imageio-ffmpeg") from error
+    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns that frames are scaled
+    return imageio_ffmpeg

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from common.console import InputError
-from common.files import atomic_output, check_output
+from common.figures import INK, PAPER, save_figure
+from common.files import check_output
 from common.panels import (
     FOLLOW_SECONDS,
     FRAME,
-    INK,
-    PAPER,
     SIDE_COLORS,
     TRUTH_STRENGTH,
     ImagePanel,
@@ -30,10 +29,13 @@ from common.panels import (
     side_colors,
 )
 from common.skeleton import SIDES
-from common.video import read_video, write_video
+from common.video import probe_video, read_video, write_video
 
 PANEL_WIDTH_PX, PICTURE_HEIGHT_PX = 560, 400
 _ALPHABET = "0123456789. abcdefghijklmnopqrstuvwxyzMPJE"
+# By how much a video's width / height, and its frame rate, may differ from the recording's: the
+# cameras of Human3.6M have 1000 and 1002 rows, and 29.97 frames a second are often called 30.
+_SAME_SHAPE, _SAME_RATE = 0.02, 0.01
 
 
 class Scene:
@@ -41,7 +43,8 @@ class Scene:
 
     Args:
         panels: from left to right.
-        size: (width, height) of the picture in pixels.
+        size: (width, height) of the picture in pixels; None for what suits this many panels,
+            1700x400 for three.
         title: what stands at the top.
         truth: whether the legend explains the paler strokes.
     """
@@ -49,13 +52,15 @@ class Scene:
     def __init__(
         self,
         panels: Sequence[ImagePanel | WorldPanel],
-        size: tuple[int, int],
+        size: tuple[int, int] | None,
         title: str,
         truth: bool,
     ) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
+        if size is None:
+            size = PANEL_WIDTH_PX * len(panels) + 20, PICTURE_HEIGHT_PX
         self._panels, self._size = panels, size
         # Everything scales with the picture: at 400 px of height a point is 1/72 of 100 px.
         self._unit = min(size[0] / (PANEL_WIDTH_PX * len(panels)), size[1] / PICTURE_HEIGHT_PX)
@@ -74,7 +79,7 @@ class Scene:
         self._renderer = canvas.get_renderer()
         self._buffer = np.asarray(canvas.buffer_rgba())
         self._background = self._buffer.copy()
-        self._letters = Letters(12.5 * self._unit, INK, PAPER)
+        self._letters = _draw_letters(12.5 * self._unit)
 
     def _position(self, x: float, y: float) -> tuple[float, float]:
         """Return matplotlib's figure coordinates of a point in units from the top left."""
@@ -137,46 +142,33 @@ class Scene:
             lines.set_color(panel.strokes.colors)
             lines.draw(self._renderer)
             if panel.reading is not None:
-                baseline = self._size[1] - axes.bbox.y1 - 7 * self._unit
-                self._write(panel.reading(frame), axes.bbox.x1, baseline)
-        self._write(label, self._size[0] - 16 * self._unit, 24 * self._unit)
+                bottom = self._size[1] - axes.bbox.y1 - 4 * self._unit
+                self._write(panel.reading(frame), axes.bbox.x1, bottom)
+        self._write(label, self._size[0] - 16 * self._unit, 27 * self._unit)
         return self._buffer
 
-    def _write(self, text: str, right: float, baseline: float) -> None:
-        self._letters.write(self._buffer, text, round(right), round(baseline))
-
-
-class Letters:
-    """Text that changes from frame to frame, put together from letters that are drawn once."""
-
-    def __init__(self, size_px: float, color: str, paper: str) -> None:
-        from matplotlib import get_data_path
-        from PIL import ImageFont
-
-        font = ImageFont.truetype(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size_px)
-        self._ascent, descent = font.getmetrics()
-        self._pictures = {
-            letter: _draw_letter(font, letter, self._ascent, descent, color, paper)
-            for letter in _ALPHABET
-        }
-
-    def write(self, picture: np.ndarray, text: str, right: int, baseline: int) -> None:
-        """Write `text` into (height, width, 4), ending at column `right`."""
-        letters = np.concatenate([self._pictures[letter] for letter in text], axis=1)
+    def _write(self, text: str, right: float, bottom: float) -> None:
+        """Write `text` so that it ends at (right, bottom)."""
+        letters = np.concatenate([self._letters[letter] for letter in text], axis=1)
         height, width = letters.shape[:2]
-        top = baseline - self._ascent
-        picture[top : top + height, right - width : right, :3] = letters
+        right, top = round(right), round(bottom) - height
+        self._buffer[top : top + height, right - width : right, :3] = letters
 
 
-def _draw_letter(
-    font: Any, letter: str, ascent: int, descent: int, color: str, paper: str
-) -> np.ndarray:
-    """Return (ascent + descent, the letter's advance, 3), uint8."""
-    from PIL import Image, ImageDraw
+def _draw_letters(size_px: float) -> dict[str, np.ndarray]:
+    """Return the pictures (height, its width, 3), uint8, of all letters, alike in height."""
+    from matplotlib import get_data_path
+    from PIL import Image, ImageDraw, ImageFont
 
-    picture = Image.new("RGB", (round(font.getlength(letter)), ascent + descent), paper)
-    ImageDraw.Draw(picture).text((0, ascent), letter, fill=color, font=font, anchor="ls")
-    return np.asarray(picture)
+    font = ImageFont.truetype(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size_px)
+    ascent, descent = font.getmetrics()
+    pictures = {}
+    for letter in _ALPHABET:
+        size = round(font.getlength(letter)), ascent + descent
+        picture = Image.new("RGB", size, PAPER)
+        ImageDraw.Draw(picture).text((0, ascent), letter, fill=INK, font=font, anchor="ls")
+        pictures[letter] = np.asarray(picture)
+    return pictures
 
 
 def _attach(panel: ImagePanel | WorldPanel, axes: Any, animated: bool) -> Any:
@@ -189,14 +181,9 @@ def _attach(panel: ImagePanel | WorldPanel, axes: Any, animated: bool) -> Any:
     axes.set_title(panel.title, loc="left", size=9, color=INK, pad=5)
     panel.decorate(axes)
     # matplotlib keeps arrays of floats as they are, so the collection follows `segments`.
-    lines = LineCollection(
-        panel.strokes.segments,
-        linewidths=panel.strokes.widths,
-        colors=panel.strokes.colors,
-        capstyle="round",
-        snap=False,
-        animated=animated,
-    )
+    style = {"linewidths": panel.strokes.widths, "colors": panel.strokes.colors}
+    style |= {"capstyle": "round", "snap": False, "animated": animated}
+    lines = LineCollection(panel.strokes.segments, **style)
     axes.add_collection(lines, autolim=False)
     return lines
 
@@ -210,70 +197,13 @@ def _add_legend(figure: Any, truth: bool, position: tuple[float, float]) -> None
     if truth:
         pale = side_colors([SIDES.index("middle")], TRUTH_STRENGTH)[0]
         handles.append(Line2D([], [], color=pale, label="ground truth", linewidth=5))
-    figure.legend(
-        handles=handles,
-        loc="center right",
-        bbox_to_anchor=position,
-        ncols=len(handles),
-        fontsize=8.5,
-        labelcolor=INK,
-        frameon=False,
-        borderaxespad=0,
-        handlelength=1.2,
-        handletextpad=0.6,
-        columnspacing=1.6,
-    )
+    place = {"loc": "center right", "bbox_to_anchor": position, "ncols": len(handles)}
+    look = {"fontsize": 8.5, "labelcolor": INK, "frameon": False, "borderaxespad": 0}
+    gaps = {"handlelength": 1.2, "handletextpad": 0.6, "columnspacing": 1.6}
+    figure.legend(handles=handles, **place, **look, **gaps)
 
 
 # Videos ------------------------------------------------------------------------------------------
-
-
-def default_size(panels: int) -> tuple[int, int]:
-    """Return the (width, height) in pixels that suits this many panels: 1700x400 for three."""
-    return PANEL_WIDTH_PX * panels + 20, PICTURE_HEIGHT_PX
-
-
-def render_estimates(
-    output: Path | str,
-    estimates_px: Mapping[str, np.ndarray],
-    truth_px: np.ndarray,
-    poses_m: np.ndarray,
-    *,
-    azimuth: float,
-    image_size: tuple[int, int],
-    title: str,
-    fps: float,
-    size: tuple[int, int] | None = None,
-    frame_numbers: Sequence[int] | None = None,
-) -> None:
-    """Write a video of estimators' keypoints over the true ones, the true ones, and the 3D pose.
-
-    Args:
-        output: the mp4 or gif.
-        estimates_px: {panel's title: (frames, 17, 2)}, pixels.
-        truth_px: (frames, 17, 2), pixels.
-        poses_m: (frames, 17, 3), metres, world.
-        azimuth: direction in degrees from which the 3D pose is seen (`Camera.azimuth`).
-        image_size: width and height of the camera's picture in pixels.
-        title: what stands at the top.
-        fps: frames a second, when shown.
-        size: (width, height) of the video in pixels; None for `default_size`.
-        frame_numbers: (frames,), what the frames are called; None for 0, 1, ….
-
-    Raises:
-        InputError: as `write_video`, and if `size` is too small for the panels.
-        OSError: as `write_video`.
-    """
-    limits = image_limits([truth_px, *estimates_px.values()])
-    view = View([poses_m], azimuth, FOLLOW_SECONDS * fps)
-    panels = [
-        *(ImagePanel(t, px, limits, image_size, truth_px) for t, px in estimates_px.items()),
-        ImagePanel("Ground truth 2D", truth_px, limits, image_size),
-        WorldPanel("Ground truth 3D", poses_m, view),
-    ]
-    scene = Scene(panels, size or default_size(len(panels)), title, truth=True)
-    numbers = range(len(poses_m)) if frame_numbers is None else frame_numbers
-    write_video(output, _draw_all(scene, numbers), fps=fps, total=len(numbers))
 
 
 def render_prediction(
@@ -290,6 +220,7 @@ def render_prediction(
     bitrate_kbit: int | None = None,
     frame_numbers: Sequence[int] | None = None,
     video: Path | str | None = None,
+    recorded_fps: float | None = None,
 ) -> None:
     """Write a video of the input 2D, the predicted 3D over the true one, and the true 3D.
 
@@ -305,15 +236,17 @@ def render_prediction(
         image_size: width and height of the camera's picture in pixels.
         title: what stands at the top.
         fps: frames a second, when shown.
-        size: (width, height) of the video in pixels; None for `default_size`.
+        size: (width, height) of the video in pixels; None for what suits the panels.
         bitrate_kbit: average rate of an mp4 in kbit/s; None for constant quality.
         frame_numbers: (frames,), increasing, what the frames are called, and which frames of
             `video` belong to them; None for 0, 1, ….
-        video: the camera's video, whose frames are shown under the 2D keypoints.
+        video: the camera's video, of any size, whose frames are shown under the 2D keypoints.
+        recorded_fps: frames a second of the recording that `frame_numbers` count, for a `video`
+            of another frame rate; None where the numbers count the video's own frames.
 
     Raises:
         InputError: as `write_video`, if `size` is too small for the panels, and if `video` cannot
-            be read or is too short.
+            be read, has another shape than `image_size`, or is too short.
         OSError: as `write_video`.
     """
     limits = image_limits(keypoints_px.values())
@@ -324,27 +257,71 @@ def render_prediction(
         WorldPanel("Predicted 3D", predicted_m, view, truth_m),
         *(WorldPanel("Ground truth 3D", t, view) for t in truth),
     ]
-    scene = Scene(panels, size or default_size(len(panels)), title, truth=truth_m is not None)
+    scene = Scene(panels, size, title, truth=truth_m is not None)
     numbers = range(len(predicted_m)) if frame_numbers is None else frame_numbers
-    pictures = repeat(None) if video is None else _read_pictures(video, scene, numbers)
-    frames = _draw_all(scene, numbers, pictures)
+    pictures = repeat(None)
+    if video is not None:
+        pictures = _read_pictures(Path(video), scene, image_size, numbers, recorded_fps)
+    render_panels(output, scene, numbers, fps=fps, bitrate_kbit=bitrate_kbit, pictures=pictures)
+
+
+def render_panels(
+    output: Path | str,
+    scene: Scene,
+    numbers: Sequence[int],
+    *,
+    fps: float,
+    bitrate_kbit: int | None = None,
+    pictures: Iterable[np.ndarray | None] = repeat(None),
+) -> None:
+    """Write a video of a scene's panels.
+
+    Args:
+        output: the mp4 or gif.
+        scene: what is drawn.
+        numbers: (frames,), what the frames are called.
+        fps: frames a second, when shown.
+        bitrate_kbit: average rate of an mp4 in kbit/s; None for constant quality.
+        pictures: what lies under each frame's 2D keypoints, as `Scene.draw` takes it.
+
+    Raises:
+        InputError, OSError: as `write_video`.
+    """
+    frames = (
+        scene.draw(frame, f"frame {number}", picture)
+        for frame, (number, picture) in enumerate(zip(numbers, pictures))
+    )
     write_video(output, frames, fps=fps, total=len(numbers), bitrate_kbit=bitrate_kbit)
 
 
-def _draw_all(
-    scene: Scene, numbers: Sequence[int], pictures: Iterable[np.ndarray | None] = repeat(None)
+def _read_pictures(
+    video: Path,
+    scene: Scene,
+    image_size: tuple[int, int],
+    numbers: Sequence[int],
+    recorded_fps: float | None,
 ) -> Iterator[np.ndarray]:
-    for frame, (number, picture) in enumerate(zip(numbers, pictures)):
-        yield scene.draw(frame, f"frame {number}", picture)
-
-
-def _read_pictures(video: Path | str, scene: Scene, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield the frames of a video that have these numbers, fit for the scene."""
-    wanted = set(numbers)
-    for number, picture in enumerate(read_video(video, *scene.picture_part())):
-        if number in wanted:
-            yield picture
-    raise InputError(f"{video}: ends before frame {numbers[-1]}; draw fewer frames")
+    """Yield the pictures of a video that belong to these frames, fit for the scene."""
+    (width, height), fps = probe_video(video)
+    if abs(width * image_size[1] / (height * image_size[0]) - 1) > _SAME_SHAPE:
+        raise InputError(
+            f"{video}: its frames are {width}x{height} pixels, the keypoints' picture is "
+            f"{image_size[0]}x{image_size[1]}; give the video that the keypoints were found in"
+        )
+    rate = fps / recorded_fps if fps and recorded_fps else 1.0
+    if abs(rate - 1) < _SAME_RATE:
+        rate = 1.0
+    pictures = enumerate(read_video(video, *scene.picture_part()))
+    index, picture = -1, None
+    for number in numbers:
+        wanted = int(number * rate + 1e-6)
+        while index < wanted:
+            index, picture = next(pictures, (wanted, None))
+        if picture is None:
+            raise InputError(
+                f"{video}: ends before frame {number}; draw fewer frames, or give the whole video"
+            )
+        yield picture
 
 
 # Strips ------------------------------------------------------------------------------------------
@@ -354,7 +331,7 @@ def save_prediction_strip(
     output: Path | str,
     keypoints_px: np.ndarray,
     predicted_m: np.ndarray,
-    truth_m: np.ndarray,
+    truth_m: np.ndarray | None = None,
     *,
     azimuth: float,
     image_size: tuple[int, int],
@@ -367,14 +344,14 @@ def save_prediction_strip(
         output: the PNG.
         keypoints_px: (frames, 17, 2), pixels.
         predicted_m: (frames, 17, 3), metres, world (z up), at the place of the true root.
-        truth_m: the same of the truth.
+        truth_m: the same of the truth; None to leave it out.
         azimuth: direction in degrees from which the poses are seen (`Camera.azimuth`).
         image_size: width and height of the camera's picture in pixels.
         columns: how many frames, taken at even distances.
         frame_numbers: (frames,), what the frames are called; None for 0, 1, ….
 
     Raises:
-        InputError: if the ending is not .png or the folder is missing.
+        InputError: if the suffix is not .png or the folder is missing.
         OSError: if the disk is full or read-only.
     """
     from matplotlib.figure import Figure
@@ -382,28 +359,32 @@ def save_prediction_strip(
     output = check_output(output, (".png",))
     chosen = np.unique(np.linspace(0, len(predicted_m) - 1, columns).round().astype(int))
     numbers = np.arange(len(predicted_m)) if frame_numbers is None else np.asarray(frame_numbers)
-    pixels, predicted, truth = keypoints_px[chosen], predicted_m[chosen], truth_m[chosen]
-    figure = Figure(figsize=(1.62 * len(chosen) + 0.3, 6.1), dpi=200, facecolor=PAPER)
-    grid = figure.subplots(3, len(chosen), squeeze=False)
-    view = View([predicted, truth], azimuth, follow_frames=0)
+    pixels, predicted = keypoints_px[chosen], predicted_m[chosen]
+    truth = [] if truth_m is None else [truth_m[chosen]]
+    names = ["Input 2D", "Predicted 3D", *("Ground truth 3D" for _ in truth)]
+    width, height = 1.62 * len(chosen) + 0.3, 1.91 * len(names) + 0.37
+    figure = Figure(figsize=(width, height), dpi=200, facecolor=PAPER)
+    grid = figure.subplots(len(names), len(chosen), squeeze=False)
+    view = View([predicted, *truth], azimuth, follow_frames=0)
     for column, number in enumerate(numbers[chosen]):
         panels = [
             ImagePanel("", pixels, _centred_limits(pixels, column), image_size),
-            WorldPanel("", predicted, view, truth),
-            WorldPanel("", truth, view),
+            WorldPanel("", predicted, view, *truth),
+            *(WorldPanel("", t, view) for t in truth),
         ]
         for panel, axes in zip(panels, grid[:, column]):
             _attach(panel, axes, animated=False)
             panel.update(column)
+            title = panel.reading(column) if panel.reading else ""
+            axes.set_title(title, size=8, color=INK, pad=4)
             axes.set(xticks=[], yticks=[])
         grid[0, column].set_title(f"frame {number}", size=8, color=INK, pad=4)
-        grid[1, column].set_title(panels[1].reading(column), size=8, color=INK, pad=4)
-    for axes, name in zip(grid[:, 0], ("Input 2D", "Predicted 3D", "Ground truth 3D")):
+    for axes, name in zip(grid[:, 0], names):
         axes.set_ylabel(name, size=9, color=INK)
-    _add_legend(figure, True, (0.99, 0.985))
-    figure.subplots_adjust(left=0.035, right=0.99, top=0.94, bottom=0.01, wspace=0.05, hspace=0.12)
-    with atomic_output(output) as temporary:
-        figure.savefig(temporary)
+    _add_legend(figure, bool(truth), (0.99, 1 - 0.09 / height))
+    top, bottom = 1 - 0.366 / height, 0.061 / height
+    figure.subplots_adjust(left=0.035, right=0.99, top=top, bottom=bottom, wspace=0.05, hspace=0.12)
+    save_figure(figure, output)
 
 
 def _centred_limits(poses_px: np.ndarray, frame: int) -> Limits:

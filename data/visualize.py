@@ -15,18 +15,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common import console
 from common.camera import camera_to_world
-from common.console import (
-    DATA_DIR,
-    ArgumentParser,
-    InputError,
-    non_negative_int,
-    number,
-    positive_int,
-    run,
-    warn,
-)
-from common.curves import save_errors
+from common.console import DATA_DIR, ArgumentParser, InputError, non_negative_int, positive_int
+from common.figures import COLORS, INK, paper_figure, save_figure
 from common.files import check_output
 from common.h36m_dataset import (
     CAMERA_IDS,
@@ -35,20 +27,17 @@ from common.h36m_dataset import (
     camera_index,
     canonical_action,
     load_cameras,
+    select_actions,
 )
 from common.npz_io import read_positions_2d, read_positions_3d
-from common.skeleton import JOINTS_32_TO_17
+from common.panels import FOLLOW_SECONDS, ImagePanel, View, WorldPanel, image_limits
+from common.skeleton import JOINT_NAMES, JOINTS_32_TO_17
 from common.video import VIDEO_SUFFIXES, parse_size
-from common.visualization import render_estimates
+from common.visualization import Scene, render_panels
 
 DEBUG_FRAMES = 200
-ESTIMATORS = {
-    "vitpose": "ViTPose",
-    "pct": "PCT",
-    "moganet": "MogaNet",
-    "transpose": "TransPose",
-    "gt": "Ground truth",
-}
+ESTIMATORS = {"vitpose": "ViTPose", "pct": "PCT", "moganet": "MogaNet", "transpose": "TransPose"}
+ESTIMATORS["gt"] = "Ground truth"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,21 +77,10 @@ def main() -> None:
     title = "{} · {} · camera {}".format(*name)
     if args.errors:
         errors_output = output.with_name(f"{output.stem}_errors.png")
-        save_errors(errors_output, footage.errors_px(), title, footage.frame_numbers)
+        save_errors(errors_output, footage, title)
         print(f"wrote {errors_output}")
     start = time.perf_counter()
-    render_estimates(
-        output,
-        footage.estimates_px,
-        footage.truth_px,
-        footage.poses_m,
-        azimuth=footage.camera.azimuth,
-        image_size=(footage.camera.width, footage.camera.height),
-        title=title,
-        fps=args.fps,
-        size=args.size,
-        frame_numbers=footage.frame_numbers,
-    )
+    render_estimates(output, footage, title, args.fps, args.size)
     frames = len(footage.frame_numbers)
     rate = frames / (time.perf_counter() - start)
     print(f"wrote {output} ({frames} frames, {rate:.0f} frames a second)")
@@ -112,60 +90,26 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add(
-        "--dir-2d",
-        type=Path,
-        nargs="+",
-        default=[Path("data_2d_h36m_vitpose.npz")],
-        metavar="FILE",
-        help="estimators' npz files, one panel each; looked for in the working directory, then "
-        "in --data-dir, as the next two",
-    )
-    add(
-        "--dir-2d-gt",
-        type=Path,
-        default=Path("data_2d_h36m_gt.npz"),
-        metavar="FILE",
-        help="npz file of the true keypoints",
-    )
-    add(
-        "--dir-3d",
-        type=Path,
-        default=Path("data_3d_h36m.npz"),
-        metavar="FILE",
-        help="npz file of the true poses",
-    )
+    file, there = {"type": Path, "metavar": "FILE"}, "looked for here, then in --data-dir"
+    vitpose, truth_2d = Path("data_2d_h36m_vitpose.npz"), Path("data_2d_h36m_gt.npz")
+    add("--dir-2d", nargs="+", default=[vitpose], help=f"estimators' npz files, {there}", **file)
+    add("--dir-2d-gt", default=truth_2d, help=f"the true keypoints, {there}", **file)
+    add("--dir-3d", default=Path("data_3d_h36m.npz"), help=f"the true poses, {there}", **file)
     add("--data-dir", type=Path, default=DATA_DIR, help="where npz files are looked for")
     add("--subject", default="S1", help="whose sequence")
     add("--action", default="Walking", help='the sequence\'s name, such as "Sitting 1"')
     add("--camera", default="55011271", help=f"{', '.join(CAMERA_IDS)}, or 0 to 3")
-    add(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help=".mp4 or .gif (default: SUBJECT_ACTION_CAMERA.mp4 in the working directory)",
-    )
-    add(
-        "--errors",
-        action="store_true",
-        help="also draw the 2D error over time and by joint, beside the output as ..._errors.png",
-    )
-    add(
-        "--skip",
-        type=non_negative_int,
-        default=0,
-        help="leave out this many frames at the beginning",
-    )
+    output = ".mp4 or .gif (default: SUBJECT_ACTION_CAMERA.mp4 in the working directory)"
+    add("--output", help=output, **file)
+    errors = "also draw the 2D error over time and by joint, beside the output as ..._errors.png"
+    add("--errors", action="store_true", help=errors)
+    add("--skip", type=non_negative_int, default=0, help="leave out so many frames at the start")
     add("--limit", type=positive_int, help="draw at most this many frames")
     add("--debug", action="store_true", help=f"draw at most {DEBUG_FRAMES} frames")
-    frame_rate = number(float, lambda x: 0 < x <= 1000, "a frame rate above 0, to 1000")
+    frame_rate = console.number(float, lambda x: 0 < x <= 1000, "a frame rate above 0, to 1000")
     add("--fps", type=frame_rate, default=FPS, help="frames a second, when shown")
-    add(
-        "--size",
-        type=parse_size,
-        metavar="WIDTHxHEIGHT",
-        help="of the video in pixels (default: 1700x400 for three panels)",
-    )
+    size = "of the video in pixels (default: 1700x400 for three panels)"
+    add("--size", type=parse_size, metavar="WIDTHxHEIGHT", help=size)
     return parser.parse_args()
 
 
@@ -183,15 +127,13 @@ def load_footage(args: argparse.Namespace, camera: int) -> Footage:
         for path in [*paths, path_gt]
     )
     poses = find_sequence(path_3d, read_positions_3d(path_3d), args.subject, args.action)
-    view = find_view(args.subject, camera)
+    if args.subject not in load_cameras():
+        known = ", ".join(load_cameras())
+        raise InputError(f"no calibration for '{args.subject}'; there is one for {known}")
+    view = load_cameras()[args.subject][camera]
     poses = world_poses(poses, view, camera)
-    frames = choose_frames(
-        args,
-        {
-            path.name: len(a)
-            for path, a in zip([*paths, path_gt, path_3d], [*estimates, truth, poses])
-        },
-    )
+    names = (path.name for path in [*paths, path_gt, path_3d])
+    frames = choose_frames(args, dict(zip(names, map(len, [*estimates, truth, poses]))))
     chosen = slice(frames.start, frames.stop)
     return Footage(
         camera=view,
@@ -214,29 +156,16 @@ def find_file(path: Path, data_dir: Path) -> Path:
     return data_dir / path
 
 
-def find_view(subject: str, camera: int) -> Camera:
-    """Return a camera as this subject was filmed."""
-    cameras = load_cameras()
-    if subject not in cameras:
-        raise InputError(f"no calibration for '{subject}'; there is one for {', '.join(cameras)}")
-    return cameras[subject][camera]
-
-
 def find_sequence(path: Path, positions: dict, subject: str, action: str) -> Any:
-    """Return what a file holds of a sequence.
+    """Return what a file holds of a sequence; "Walking" alone may mean its first take.
 
     Raises:
         InputError: if it lacks the subject or the action; the message says which there are.
     """
     if subject not in positions:
         raise InputError(f"{path}: no subject '{subject}'; there are: {', '.join(positions)}")
-    actions = positions[subject]
-    for name in (action, canonical_action(action)):
-        if name in actions:
-            return actions[name]
-    raise InputError(
-        f"{path}: {subject} has no action '{action}'; there are: {', '.join(sorted(actions))}"
-    )
+    names = select_actions(f"{path}: {subject}", positions[subject], [action])
+    return positions[subject][min(names, key=lambda name: name != canonical_action(action))]
 
 
 def world_poses(poses: np.ndarray | list[np.ndarray], view: Camera, camera: int) -> np.ndarray:
@@ -262,7 +191,9 @@ def choose_frames(args: argparse.Namespace, lengths: dict[str, int]) -> range:
     shortest = min(lengths.values())
     if len(set(lengths.values())) > 1:
         held = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        warn(f"{args.subject} {args.action}: unequal lengths, cut to {shortest} frames ({held})")
+        console.warn(
+            f"{args.subject} {args.action}: unequal lengths, cut to {shortest} frames ({held})"
+        )
     limits = [args.limit] * (args.limit is not None) + [DEBUG_FRAMES] * args.debug
     frames = range(args.skip, min([shortest, *(args.skip + limit for limit in limits)]))
     if not frames:
@@ -279,5 +210,64 @@ def panel_names(paths: list[Path]) -> list[str]:
     return names
 
 
+def render_estimates(
+    output: Path, footage: Footage, title: str, fps: float, size: tuple[int, int] | None = None
+) -> None:
+    """Write a video of the estimates over the true keypoints, the true ones, and the 3D pose.
+
+    Args:
+        output: the mp4 or gif.
+        footage: what is drawn.
+        title: what stands at the top.
+        fps: frames a second, when shown.
+        size: (width, height) of the video in pixels; None for what suits the panels.
+
+    Raises:
+        InputError: as `write_video`, and if `size` is too small for the panels.
+        OSError: as `write_video`.
+    """
+    truth, image_size = footage.truth_px, (footage.camera.width, footage.camera.height)
+    limits = image_limits([truth, *footage.estimates_px.values()])
+    view = View([footage.poses_m], footage.camera.azimuth, FOLLOW_SECONDS * fps)
+    panels = [
+        *(ImagePanel(n, px, limits, image_size, truth) for n, px in footage.estimates_px.items()),
+        ImagePanel("Ground truth 2D", truth, limits, image_size),
+        WorldPanel("Ground truth 3D", footage.poses_m, view),
+    ]
+    render_panels(output, Scene(panels, size, title, truth=True), footage.frame_numbers, fps=fps)
+
+
+def save_errors(output: Path, footage: Footage, title: str) -> None:
+    """Draw the estimators' 2D errors: the mean over the joints over time, and each joint's.
+
+    Args:
+        output: the PNG.
+        footage: the estimates and the truth.
+        title: what stands at the top.
+
+    Raises:
+        OSError: if the disk is full or read-only.
+    """
+    figure, (over_time, by_joint) = paper_figure(11, 4.6, columns=(1.7, 1))
+    figure.suptitle(title, x=0.015, ha="left", size=11, weight="bold", color=INK)
+    for index, (name, errors) in enumerate(footage.errors_px().items()):
+        color = COLORS[index % len(COLORS)]
+        label = f"{name}: {errors.mean():.1f} px"
+        mean = errors.mean(axis=1)
+        over_time.plot(footage.frame_numbers, mean, color=color, linewidth=1.3, label=label)
+        offset = 0.6 * ((index + 0.5) / len(footage.estimates_px) - 0.5)
+        rows = np.arange(len(JOINT_NAMES)) + offset
+        low, high = np.percentile(errors, (10, 90), axis=0)
+        by_joint.hlines(rows, low, high, color=color, linewidth=1.6, alpha=0.45)
+        by_joint.plot(errors.mean(axis=0), rows, "o", color=color, markersize=4)
+    over_time.set(xlabel="frame", ylabel="mean error over the joints (px)", ylim=(0, None))
+    over_time.margins(x=0.01)
+    over_time.legend(frameon=False, labelcolor=INK, ncols=2)
+    by_joint.set(xlabel="error (px): mean, and 10 % to 90 % of frames", xlim=(0, None))
+    by_joint.set_yticks(range(len(JOINT_NAMES)), JOINT_NAMES, size=8)
+    by_joint.invert_yaxis()
+    save_figure(figure, output)
+
+
 if __name__ == "__main__":
-    run(main)
+    console.run(main)

@@ -86,12 +86,14 @@ def real_chain(real_mocap, run_script, tmp_path_factory):
     return data_dir, outputs
 
 
-@pytest.fixture(params=["kernels", "no compiler"])
-def either_way(request, monkeypatch):
-    """With the compiled kernels, and on a machine that has no C compiler."""
-    from common import kernels
+@pytest.fixture(params=["plain", "fast"])
+def network_class(request):
+    """The plain network's class, and the one that is faster on a CPU, which may be deleted."""
+    if request.param == "plain":
+        from common.model_poseformer import PoseFormerV2
 
-    if request.param == "no compiler":
-        monkeypatch.setattr(kernels, "cpu_kernels", lambda: None)
-    elif kernels.cpu_kernels() is None:
+        return PoseFormerV2
+    fast_cpu = pytest.importorskip("common.fast_cpu")
+    if fast_cpu.kernels() is None:
         pytest.skip("no C compiler")
+    return fast_cpu.FastPoseFormerV2

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import common.checkpoint
+from common.arguments import check_flags
 from common.checkpoint import (
-    check_flags,
     find_checkpoint,
     infer_config,
     load_checkpoint,
@@ -447,7 +447,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 
 def test_flags_that_agree_or_are_absent_pass():
-    check_flags(CONFIG, {"number_of_frames": 9, "depth": None, "in_chans": 2}, "p.bin")
+    check_flags(CONFIG, {"number_of_frames": 9, "in_chans": 2}, "p.bin")
 
 
 def test_flag_that_contradicts_is_named_with_both_values():

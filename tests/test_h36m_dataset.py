@@ -14,7 +14,7 @@ from common.h36m_dataset import (
     TEST_SUBJECTS,
     TRAIN_SUBJECTS,
     action_class,
-    add_noise,
+    average_pose,
     cameras_poses,
     canonical_action,
     downsample,
@@ -22,7 +22,6 @@ from common.h36m_dataset import (
     keypoints_path,
     load_cameras,
     load_sequences,
-    mean_pose,
     parse_subjects,
     positions_3d_path,
     subset,
@@ -30,6 +29,7 @@ from common.h36m_dataset import (
 )
 from common.npz_io import write_positions_2d, write_positions_3d
 from common.skeleton import JOINTS_32_TO_17
+from run_poseformer import noisy
 
 NAMES = ("Sitting", "Sitting 1", "SittingDown", "WalkDog")
 
@@ -253,7 +253,7 @@ def test_noise_has_the_deviation_in_pixels(files):
     folder, *_ = files
     whole = load(folder)
     noise_px = np.stack(
-        [(b.keypoints - a.keypoints) * 500 for a, b in zip(whole, add_noise(whole, 3.0, seed=0))]
+        [(b.keypoints - a.keypoints) * 500 for a, b in zip(whole, noisy(whole, 3.0, seed=0))]
     )
     np.testing.assert_allclose(noise_px.std(), 3, rtol=0.05)
     np.testing.assert_allclose(noise_px.mean(), 0, atol=0.15)
@@ -264,7 +264,7 @@ def test_the_mean_pose_weighs_frames_equally(files):
     whole = load(folder)
     parts = [*whole[:3], *downsample(whole[3:5], 3)]
     everything = np.concatenate([sequence.poses for sequence in parts])
-    np.testing.assert_allclose(mean_pose(parts), everything.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(average_pose(parts), everything.mean(axis=0), atol=1e-6)
 
 
 def test_missing_files_are_named_with_those_that_exist(files):

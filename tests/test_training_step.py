@@ -5,15 +5,16 @@ import pytest
 import reference_model
 import torch
 
+from common.device import build_network, resolve_precision
 from common.generators import WindowGenerator
-from common.model_poseformer import PoseFormerConfig, PoseFormerV2
-from common.training import (
+from common.model_poseformer import PoseFormerConfig
+from common.train_step import (
     TrainStep,
     build_optimizer,
     load_optimizer_state,
-    resolve_precision,
     set_learning_rate,
 )
+from run_poseformer import loss_of
 
 CONFIG = {"number_of_frames": 9, "embed_dim_ratio": 8, "depth": 2}
 
@@ -28,9 +29,15 @@ def make_generator(frames=40):
 
 def make_step(generator, *, precision="fp32", noise_std=0.0, **config):
     torch.manual_seed(0)
-    model = PoseFormerV2(PoseFormerConfig(**CONFIG, **config)).train()
+    model = build_network(PoseFormerConfig(**CONFIG | config), "cpu", precision).train()
     optimizer = build_optimizer(model, 1e-3)
-    return TrainStep(model, optimizer, generator, precision=precision, noise_std=noise_std)
+    step = TrainStep(
+        lambda batch: loss_of(model, generator, batch, precision, noise_std),
+        optimizer,
+        torch.device("cpu"),
+    )
+    step.model = model
+    return step
 
 
 def weights(step):

@@ -1,26 +1,19 @@
-import csv
 import json
-import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from common import curves
+from common import run_log
 from common.camera import project, world_to_camera
 from common.console import InputError
-from common.curves import save_errors, save_training_curves
-from common.export import export_poses
 from common.h36m_dataset import load_cameras
 from common.panels import SIDE_COLORS, ImagePanel, View, WorldPanel, equal_scales, image_limits
+from common.run_log import save_training_curves
 from common.skeleton import JOINT_NAMES, LEFT_JOINTS, RIGHT_JOINTS, SIDES
-from common.video import parse_size, read_video, write_video
-from common.visualization import (
-    Scene,
-    render_estimates,
-    render_prediction,
-    save_prediction_strip,
-)
+from common.video import read_video, write_video
+from common.visualization import Scene, render_prediction, save_prediction_strip
+from data.visualize import Footage, render_estimates, save_errors
 
 CAMERA = load_cameras()["S9"][1]
 IMAGE_SIZE = (CAMERA.width, CAMERA.height)
@@ -107,19 +100,10 @@ def nearest_side(picture, x, y):
     return side, distances[side]
 
 
-def render(path, walk, shift=0.0, **options):
+def render(path, walk, shift=0.0):
     world, pixels = walk
-    render_estimates(
-        path,
-        {"ViTPose": pixels + shift},
-        pixels,
-        world,
-        azimuth=CAMERA.azimuth,
-        image_size=IMAGE_SIZE,
-        title="S9 · Walking",
-        fps=25,
-        **options,
-    )
+    footage = Footage(CAMERA, {"ViTPose": pixels + shift}, pixels, world, range(len(world)))
+    render_estimates(path, footage, "S9 · Walking", fps=25)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
@@ -249,81 +233,6 @@ def test_readings_are_the_mean_distances(walk):
     assert panel.reading(3) == f"MPJPE {mm:.1f} mm"
 
 
-def grey_frames(count, size, buffer=None):
-    """Yield frames, each of one grey, all through one buffer as a scene does."""
-    buffer = np.zeros((size[1], size[0], 4), np.uint8)
-    for index in range(count):
-        buffer[:] = 5 * index % 250
-        yield buffer
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
-def test_each_frame_is_written_before_the_next_is_drawn(tmp_path, suffix):
-    output = tmp_path / f"grey{suffix}"
-    write_video(output, grey_frames(12, (64, 48)), fps=20)
-    if suffix == ".mp4":
-        frames = decode(output, (64, 48))
-    else:
-        frames, info = decode_gif(output)
-        assert info["duration"] == 50
-        assert info["loop"] == 0
-    assert len(frames) == 12
-    for index, frame in enumerate(frames[:8]):  # the gif's palette knows the first eight
-        assert abs(frame.mean() - 5 * index) < 3
-    assert list(tmp_path.iterdir()) == [output]
-
-
-def test_memory_does_not_grow_with_the_length(tmp_path):
-    peaks = []
-    for count in (20, 200):
-        tracemalloc.start()
-        write_video(tmp_path / "long.mp4", grey_frames(count, (640, 360)), fps=50)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    frame_bytes = 640 * 360 * 4
-    assert peaks[1] < peaks[0] + 2 * frame_bytes
-
-
-def test_a_failure_leaves_the_earlier_video_and_nothing_else(tmp_path):
-    output = tmp_path / "a.mp4"
-    output.write_bytes(b"earlier")
-
-    def failing():
-        yield from grey_frames(5, (64, 48))
-        raise RuntimeError("drawing failed")
-
-    with pytest.raises(RuntimeError, match="drawing failed"):
-        write_video(output, failing(), fps=25)
-    with pytest.raises(InputError, match="ffmpeg failed"):  # odd sizes cannot be encoded
-        write_video(output, grey_frames(5, (63, 47)), fps=25)
-    assert output.read_bytes() == b"earlier"
-    assert list(tmp_path.iterdir()) == [output]
-
-
-def test_refused_outputs(tmp_path):
-    def write(name, count=1, fps=25):
-        write_video(tmp_path / name, grey_frames(count, (64, 48)), fps=fps)
-
-    for name, message in (
-        ("a.avi", "the ending must be .mp4 or .gif"),
-        ("missing/a.mp4", "no such folder"),
-    ):
-        with pytest.raises(InputError, match=message):
-            write(name)
-    with pytest.raises(InputError, match="no frames"):
-        write("a.mp4", count=0)
-    with pytest.raises(InputError, match="at most 50 frames a second"):
-        write("a.gif", fps=60)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_sizes():
-    assert parse_size("1700x400") == (1700, 400)
-    for text in ("1700", "ax400", "1701x400", "1700x401", "100x100", "9000x400", "-2x400"):
-        with pytest.raises(InputError, match="size"):
-            parse_size(text)
-
-
 def make_footage(path, colors):
     """Write a video as large as the camera's pictures: the halves of each frame in two colours."""
 
@@ -388,33 +297,6 @@ def blank(pixels, world, size):
     return Scene(panels, size, "", truth=True)._background[..., :3].astype(int)
 
 
-def test_exported_poses_name_joints_unit_and_frame_of_reference(walk, tmp_path):
-    world = walk[0]
-    numbers = np.arange(0, 40, 2)
-    for suffix in (".npy", ".json", ".csv"):
-        export_poses(tmp_path / f"poses{suffix}", world, "world, z up", 50, numbers)
-    records = np.load(tmp_path / "poses.npy", allow_pickle=False)
-    assert records.dtype.names[3:] == JOINT_NAMES
-    assert set(records["frame_of_reference"]) == {"world, z up"}
-    content = json.loads((tmp_path / "poses.json").read_text())
-    assert (content["frame_of_reference"], content["unit"]) == ("world, z up", "m")
-    assert content["joints"] == list(JOINT_NAMES)
-    assert np.allclose(content["positions"], world, atol=1e-6)
-    with (tmp_path / "poses.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == len(world)
-    assert {row["frame_of_reference"] for row in rows} == {"world, z up"}
-    for joint, name in enumerate(JOINT_NAMES):
-        assert np.array_equal(records[name], world[:, joint])
-        for axis, letter in enumerate("xyz"):
-            column = [float(row[f"{name}_{letter}_m"]) for row in rows]
-            assert np.allclose(column, world[:, joint, axis], atol=1e-6)
-    for times in (records["time_s"], [float(row["time_s"]) for row in rows]):
-        assert np.allclose(times, numbers / 50)
-    with pytest.raises(InputError, match=r"\.npy or \.json or \.csv"):
-        export_poses(tmp_path / "poses.txt", world, "world", 50)
-
-
 def read_png(path):
     with Image.open(path) as picture:
         return np.array(picture.convert("RGB")).astype(int)
@@ -465,7 +347,7 @@ def test_training_curves_without_validation_and_from_bad_logs(tmp_path):
 
 def test_epochs_are_whole_numbers_on_the_curves(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(curves, "_save", lambda figure, _: figures.append(figure))
+    monkeypatch.setattr(run_log, "save_figure", lambda figure, _: figures.append(figure))
     for epochs in (1, 2, 30):
         write_log(tmp_path / "log.jsonl", [50.0] * epochs)
         save_training_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
@@ -490,8 +372,9 @@ def test_strip_and_errors_are_drawn(walk, tmp_path):
         for row in np.array_split(quarter[int(0.06 * len(quarter)) :], 3):
             for rgb in RGB.values():
                 assert (np.linalg.norm(row - rgb, axis=-1) < 30).sum() > 100
-    errors = {"a": np.full((20, 17), 3.0), "b": np.full((20, 17), 6.0)}
-    save_errors(tmp_path / "errors.png", errors, "S9", np.arange(20))
+    estimates = {"a": pixels + [3, 0], "b": pixels - [0, 6]}
+    footage = Footage(CAMERA, estimates, pixels, world, range(20))
+    save_errors(tmp_path / "errors.png", footage, "S9")
     picture = read_png(tmp_path / "errors.png")[:, : 2200 // 2]
     rows = {}
     for name, side in (("a", "left"), ("b", "right")):

@@ -100,12 +100,12 @@ def test_debug_draws_the_first_200_frames(tmp_path, run_script):
     ("arguments", "messages"),
     [
         (["--subject", "S2"], ["no subject 'S2'", "S1, S9"]),
-        (["--action", "Walk"], ["S1 has no action 'Walk'", "Photo 1, Walking"]),
+        (["--action", "Walk"], ["S1: no action 'Walk'", "Photo 1, Walking"]),
         (["--camera", "4"], ["no camera '4'", "54138969, 55011271, 58860488, 60457274"]),
         (["--dir-2d", "data_2d_h36m_pct.npz"], ["no such file", "data_2d_h36m_vitpose.npz"]),
         (
             ["--dir-2d", "data_2d_h36m_pct_w_conf.npz", "--action", "Photo 1"],
-            ["pct_w_conf.npz: S1 has no action 'Photo 1'", "there are: Walking"],
+            ["pct_w_conf.npz: S1: no action 'Photo 1'", "there are: Walking"],
         ),
         (["--output", "a.avi"], ["a.avi", ".mp4 or .gif"]),
         (["--output", "missing/a.mp4"], ["missing: no such folder"]),

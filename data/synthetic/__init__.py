@@ -1,1 +1,1 @@
-"""The moving body behind `make_sample.py`."""
+"""The moving body and the simulated estimators behind `make_sample.py`."""

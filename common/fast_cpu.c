@@ -4,17 +4,13 @@
 //
 // Arrays are float32 or bfloat16, (tokens, sequences, channels), parameters and their gradients
 // float32; all arithmetic is float32. `threads` threads share the work. Where gradients by
-// parameters are summed, each thread has its own array, which is nought before the call.
-#include <limits.h>
+// parameters are summed, each thread has its own array, zeroed by the caller.
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef __AVX512BF16__
 #include <immintrin.h>
-#endif
-#ifdef __GLIBC__
-#include <malloc.h>
 #endif
 
 #define LANES 16
@@ -24,15 +20,6 @@ typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
 typedef uint16_t half16 __attribute__((vector_size(2 * LANES)));
 typedef float float4 __attribute__((vector_size(16)));
 typedef float float8 __attribute__((vector_size(32)));
-
-#ifdef __GLIBC__
-// Let the allocator keep what is freed, here and in all of the process: memory fresh from the system
-// costs a fault every 4 KiB, 6 % of a training step.
-__attribute__((constructor)) static void keep_freed_memory(void) {
-    mallopt(M_MMAP_MAX, 0);
-    mallopt(M_TRIM_THRESHOLD, INT_MAX);
-}
-#endif
 
 // 16 numbers from place i on.
 static inline lanes get(const void *from, long i, const int is_bf16) {
@@ -87,8 +74,8 @@ static inline lanes choose(ints holds, lanes a, lanes b) {
 static inline lanes larger(lanes a, lanes b) { return choose(a <= b, b, a); }
 
 // 2^x for x <= 0: the integer part into the exponent's bits, the fraction through e^y, |y| < 0.35.
-// Below 2^-60 it is nought: float32 would not notice what it is added to, and products of such
-// numbers are soon denormal, on which matrix products take ten times as long.
+// Below 2^-60 it is zero: float32 would not notice what it is added to, and products of such
+// numbers soon become denormal, on which matrix products take ten times as long.
 static inline lanes exp2_lanes(lanes x) {
     const lanes shifted = x + 12582912.0f;  // 1.5 * 2^23 rounds to an integer, kept in the low bits
     const lanes y = (x - (shifted - 12582912.0f)) * 0.69314718f;

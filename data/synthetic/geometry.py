@@ -1,0 +1,77 @@
+"""Rotations, and limbs of two bones."""
+
+import numpy as np
+
+# A limb folds no further than its muscles allow.
+_MIN_INTERIOR_ANGLE = np.radians(32)
+
+
+def rotation(yaw: np.ndarray, pitch: np.ndarray, roll: np.ndarray) -> np.ndarray:
+    """Return the matrices (frames, 3, 3) that roll, then pitch, then yaw; columns are the axes."""
+    (cy, sy), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (yaw, pitch, roll))
+    entries = np.broadcast_arrays(
+        *(cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr),
+        *(sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr),
+        *(-sp, cp * sr, cp * cr),
+    )
+    return np.stack(entries, axis=-1).reshape(*entries[0].shape, 3, 3)
+
+
+def rotate(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Rotate vectors (..., 3) by matrices (..., 3, 3)."""
+    return np.einsum("...ij,...j->...i", matrices, vectors)
+
+
+def two_bones(
+    root: np.ndarray,
+    target: np.ndarray,
+    pole: np.ndarray,
+    upper: float,
+    lower: float,
+    reach: tuple[float, float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Place knee and ankle, or elbow and wrist, so that the limb's end reaches its target.
+
+    The limb bends towards `pole` and no other way. A target out of reach is approached.
+
+    Args:
+        root: (frames, 3), hip or shoulder.
+        target: (frames, 3), where the end should be.
+        pole: (frames, 3), direction in which the middle joint points away from the limb's line.
+        upper: length of the bone at the root.
+        lower: length of the other bone.
+        reach: the end's distance from the root, in lengths of the limb: from where on the limb
+            lags behind its target, and the longest.
+
+    Returns:
+        Middle joint and end, (frames, 3) each.
+    """
+    line = target - root
+    distance = np.linalg.norm(line, axis=-1, keepdims=True)
+    line = line / distance
+    cosine = np.cos(_MIN_INTERIOR_ANGLE)
+    shortest = np.sqrt(upper**2 + lower**2 - 2 * upper * lower * cosine)
+    resists, longest = (upper + lower) * np.array(reach)
+    distance = _soft_limits(distance, shortest, longest, longest - resists)
+    along = (upper**2 - lower**2 + distance**2) / (2 * distance)
+    across = np.sqrt(np.maximum(upper**2 - along**2, 0))
+    side = perpendicular(pole, line)
+    return root + along * line + across * side, root + distance * line
+
+
+def _soft_limits(d: np.ndarray, shortest: float, longest: float, margin: float) -> np.ndarray:
+    """Keep distances between two limits, bending smoothly within `margin` of either."""
+    high = longest - margin * (1 - np.tanh((d - longest + margin) / margin))
+    d = np.where(d > longest - margin, high, d)
+    low = shortest + margin * (1 - np.tanh((-d + shortest + margin) / margin))
+    return np.where(d < shortest + margin, low, d)
+
+
+def unit(v: np.ndarray) -> np.ndarray:
+    """Scale vectors (..., 3) to length 1."""
+    return v / np.linalg.norm(v, axis=-1, keepdims=True)
+
+
+def perpendicular(v: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """Return the direction of v without its part along the unit vectors `line`."""
+    return unit(v - np.sum(v * line, axis=-1, keepdims=True) * line)
