@@ -16,6 +16,7 @@ from torch import Tensor
 from common.camera import normalize_screen_coordinates
 from common.checkpoint import infer_config, load_checkpoint, load_into, model_state
 from common.console import InputError
+from common.device import autocast, build_network
 from common.evaluation import predict
 from common.generators import flip_keypoints, flip_poses
 from common.h36m_dataset import FPS
@@ -203,7 +204,7 @@ def _lift_windows(
     """Return the poses (windows, 17, 3) of the middles of windows (windows, F, 17, C)."""
     device = torch.device(device)
     inputs = torch.from_numpy(windows).to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with autocast(device, precision):
         views: list[Tensor] = [inputs, flip_keypoints(inputs)] if flip else [inputs]
         lifted = model(torch.cat(views))[:, 0].float()
     if flip:

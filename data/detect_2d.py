@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.console import ArgumentParser, InputError, progress, run
 from common.files import atomic_output, check_output
 from common.layouts import coco_keypoints
-from common.video import probe_video, read_video
+from common.video import count_frames, probe_video, read_video
 
 # Takes a picture (height, width, 3), RGB; yields a tuple for each person: keypoints (17, 3), the
 # box (5,) with its score or None, and the identity or None.
@@ -34,12 +34,12 @@ def main() -> None:
     arguments = parse_arguments()
     output = arguments.output or Path(f"{arguments.video.stem}_{arguments.estimator}.npy")
     check_output(output, (".npy",))
-    video = probe_video(arguments.video)
+    size, frames = probe_video(arguments.video)[0], count_frames(arguments.video)
     estimate = load_estimator(arguments.estimator)
-    pictures = read_video(arguments.video, (0, 0, 1, 1), (video.width, video.height))
+    pictures = read_video(arguments.video, (0, 0, 1, 1), size)
     people = []
     for frame, picture in enumerate(
-        progress(pictures, total=video.frames, desc=arguments.estimator, unit="frame")
+        progress(pictures, total=frames, desc=arguments.estimator, unit="frame")
     ):
         for keypoints, box, identity in estimate(picture):
             person = {"frame": frame, "bbox": box_around(keypoints) if box is None else box}

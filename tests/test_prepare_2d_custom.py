@@ -313,7 +313,7 @@ def test_what_is_no_video_is_named(prepare, tmp_path, content):
     path = tmp_path / "dance.mp4"
     path.write_bytes(content)
     result = prepare(plain(tmp_path, walkers(people=1), SIZE), "--video", path, size=None)
-    assert_one_line_error(result, path, "not a video that ffmpeg can read")
+    assert_one_line_error(result, path, "choose another video")
 
 
 def test_pictures_of_different_sizes_are_refused(prepare, tmp_path, video):
