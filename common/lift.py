@@ -16,7 +16,7 @@ from torch import Tensor
 from common.camera import normalize_screen_coordinates
 from common.checkpoint import infer_config, load_checkpoint, load_into, model_state
 from common.console import InputError
-from common.device import autocast, build_network
+from common.device import autocast
 from common.evaluation import predict
 from common.generators import flip_keypoints, flip_poses
 from common.h36m_dataset import FPS

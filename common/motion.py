@@ -12,7 +12,7 @@ DEFAULT_CUTOFF_HZ = 6.0
 # Heights of the floor under the feet change no faster than this.
 _FLOOR_CUTOFF_HZ = 4.0
 # Rotates a level camera's coordinates (x right, y down, z forward) to x right, y forward, z up.
-_LEVEL_CAMERA = np.array([np.sqrt(0.5), -np.sqrt(0.5), 0, 0])
+LEVEL_CAMERA = np.array([np.sqrt(0.5), -np.sqrt(0.5), 0, 0])
 _THORAX = JOINT_NAMES.index("Thorax")
 _FEET = [JOINT_NAMES.index("RFoot"), JOINT_NAMES.index("LFoot")]
 
@@ -123,11 +123,11 @@ def orientation_of_camera(up: np.ndarray) -> np.ndarray:
     Args:
         up: (3,), unit length, in camera coordinates (x right, y down, z forward).
     """
-    x, y, z = quaternion_rotate(_LEVEL_CAMERA, np.asarray(up, dtype=np.float64))
+    x, y, z = quaternion_rotate(LEVEL_CAMERA, np.asarray(up, dtype=np.float64))
     # The shortest rotation from a to b is (1 + a · b, a × b), normalised; here b = (0, 0, 1).
     tilt = np.array([1 + z, y, -x, 0])
     tilt = _unit(tilt) if np.linalg.norm(tilt) > 1e-9 else np.array([0.0, 1, 0, 0])
-    return _product(tilt, _LEVEL_CAMERA)
+    return _product(tilt, LEVEL_CAMERA)
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
