@@ -218,7 +218,7 @@ def check_against(recording: Recording, people: People, path: Path) -> None:
     if surplus > TOLERATED_FRAMES:
         raise InputError(
             f"{path}: {people.num_frames} frames of keypoints, but the video has "
-            f"{recording.frames}; give the video that they were found in"
+            f"{recording.frames}; give the video that they were found in, or --first-frame"
         )
     if surplus < -TOLERATED_FRAMES:
         warn(f"{path}: the keypoints end {-surplus} frames before the video does")
