@@ -419,7 +419,7 @@ BAD = {
     "neither npy, npz nor JSON": truncated,
     "frame 1 is there twice": with_frame(frame_id=1),
     "frame number 'x' is no integer": with_frame(frame_id="x"),
-    "unexpected KeyError('instances')": lambda folder: dump(
+    "not quite in a known form (KeyError: 'instances')": lambda folder: dump(
         folder / "bad.json", {"instance_info": [{"frame_id": 0}]}
     ),
     "no *.json in this folder": empty_folder,
@@ -433,6 +433,9 @@ BAD = {
     "frame number -1 is outside": with_people([{**PERSON, "frame": -1}]),
     "keypoints are (3,), expected (points, 2 or 3)": with_array(np.ones((17, 3))),
     "has no number": with_json([{"image_id": "a.jpg", "keypoints": [1.0] * 51}]),
+    "not quite in a known form (AttributeError": with_json(
+        {"instance_info": [{"frame_id": 0, "instances": [3]}]}
+    ),
     "cannot reshape": with_json([{"image_id": 1, "keypoints": [1.0] * 50}]),
     "but no array 'keypoints'": npz_of_others,
     "no such file or folder": lambda folder: folder / "missing.json",
@@ -469,6 +472,15 @@ def test_a_pickle_with_code_is_refused(prepare, tmp_path):
     result = prepare(tmp_path / "evil.npy")
     assert_one_line_error(result, "evil.npy", "builtins.print")
     assert "code ran" not in result.stdout
+
+
+def test_absurd_coordinates_count_as_not_found(prepare, tmp_path):
+    keypoints = walkers(people=1)
+    expected = coco_to_h36m(keypoints[:, 0])[..., :2]
+    expected[4, 6] = (expected[3, 6] + expected[5, 6]) / 2
+    keypoints[4, 0, 15, 1] = 1e300
+    positions, _, _ = prepared(prepare, mmpose(tmp_path, keypoints, SIZE))
+    np.testing.assert_allclose(positions["dance"], expected, atol=1e-4)
 
 
 def test_frames_may_be_out_of_order(prepare, tmp_path):

@@ -42,9 +42,13 @@ def read_people(path: Path, layout: str | None = None, first_frame: int = 0) -> 
         else:
             content = _recognise_file(path, first_frame)
         return collect(content, layout)
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-        reason = str(error) if isinstance(error, ValueError) else f"unexpected {error!r}"
-        raise InputError(f"{path}: {reason}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise InputError(
+            f"{path}: damaged, or not quite in a known form ({type(error).__name__}: {error}); "
+            "write it again with the estimator"
+        ) from error
 
 
 def _recognise_file(path: Path, first_frame: int) -> Content:

@@ -8,6 +8,8 @@ from common.detections import MAX_FRAMES
 from common.layouts import layout_of, num_keypoints
 
 NO_IDENTITY = -1
+# Far outside of every picture; what is not below it counts as not found.
+MAX_COORDINATE = 1e6
 
 
 class People(NamedTuple):
@@ -77,7 +79,9 @@ def collect(content: Content, layout: str | None) -> People:
             f"but this file has {keypoints.shape[1]}; choose another --layout"
         )
     keypoints = _without_depth(keypoints)
-    is_found = np.isfinite(keypoints).all(axis=(-1)) & (keypoints[..., :2] != 0).any(axis=-1)
+    xy = keypoints[..., :2]
+    is_found = (np.abs(xy) < MAX_COORDINATE).all(axis=-1) & (xy != 0).any(axis=-1)
+    is_found &= np.isfinite(keypoints).all(axis=-1)
     keypoints[~is_found] = np.nan
     keep = is_found.any(axis=1)
     if not keep.any():
@@ -137,8 +141,9 @@ def _boxes(people: list[Person], keypoints: np.ndarray) -> np.ndarray:
         [np.nanmin(keypoints[..., :2], axis=1), np.nanmax(keypoints[..., :2], axis=1)], axis=-1
     )
     for row, person in enumerate(people):
-        if person.box is not None:
-            around[row] = np.asarray(person.box, dtype=np.float64)
+        box = np.asarray(np.nan if person.box is None else person.box, dtype=np.float64)
+        if (np.abs(box) < MAX_COORDINATE).all():
+            around[row] = box
     return around
 
 
