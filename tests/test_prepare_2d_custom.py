@@ -429,6 +429,9 @@ BAD = {
     "keypoints are (17, 2), others (17, 3)": with_people(
         [PERSON, {**PERSON, "keypoints": np.ones((17, 2))}]
     ),
+    "frame 0: the keypoints are no (points, 2 or 3) numbers": with_people(
+        [{**PERSON, "keypoints": [[1, 2], [3]]}]
+    ),
     "frame number 600000 is outside": with_people([{**PERSON, "frame": 600_000}]),
     "frame number -1 is outside": with_people([{**PERSON, "frame": -1}]),
     "keypoints are (3,), expected (points, 2 or 3)": with_array(np.ones((17, 3))),

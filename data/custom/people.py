@@ -111,7 +111,7 @@ def collect(content: Content, layout: str | None) -> People:
 
 def _stack(people: list[Person]) -> np.ndarray:
     """Stack to (people, points, channels), float64, all of one shape."""
-    arrays = [np.asarray(person.keypoints, dtype=np.float64) for person in people]
+    arrays = [_numbers(person) for person in people]
     first = arrays[0].shape
     for person, array in zip(people, arrays):
         if array.ndim != 2 or not 2 <= array.shape[1] <= 5:
@@ -121,6 +121,15 @@ def _stack(people: list[Person]) -> np.ndarray:
         if array.shape != first:
             raise ValueError(f"frame {person.frame}: keypoints are {array.shape}, others {first}")
     return np.stack(arrays)
+
+
+def _numbers(person: Person) -> np.ndarray:
+    try:
+        return np.asarray(person.keypoints, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"frame {person.frame}: the keypoints are no (points, 2 or 3) numbers"
+        ) from error
 
 
 def _without_depth(keypoints: np.ndarray) -> np.ndarray:
