@@ -360,7 +360,7 @@ def lift_own_footage(arguments: argparse.Namespace, world: World) -> None:
             chosen = options.frames(len(poses))
             in_world, azimuth = stand(poses, footage.fps, arguments.up, camera)
             options.write(
-                footage.name,
+                f"{footage.name}_3d",
                 {"Keypoints": footage.keypoints_px[chosen]},
                 in_world[chosen],
                 place="world, the hip above the origin, the lowest joint on the floor",

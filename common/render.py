@@ -8,7 +8,7 @@ import numpy as np
 
 from common.console import InputError
 from common.export import POSE_SUFFIXES, export_poses
-from common.files import check_output
+from common.files import check_distinct, check_output
 from common.video import VIDEO_SUFFIXES
 from common.visualization import render_prediction, save_prediction_strip
 
@@ -41,6 +41,11 @@ class RenderOptions:
                         raise InputError(f"{flag} is for videos, not for {self.output}")
         if self.export:
             check_output(self.export, POSE_SUFFIXES)
+        self._check_distinct(self.output, self.export)
+
+    def _check_distinct(self, *outputs: Path | None) -> None:
+        """Refuse to draw a video over itself."""
+        check_distinct(filter(None, outputs), filter(None, [self.video]))
 
     def frames(self, length: int) -> range:
         """Return which of a sequence's frames are drawn.
@@ -91,6 +96,7 @@ class RenderOptions:
             part: is added to the files' names, where there are several sequences.
         """
         output = _with_part(self.output or Path(f"{name}.mp4"), part if self.output else None)
+        self._check_distinct(output)
         look = {"azimuth": azimuth, "image_size": image_size, "frame_numbers": frame_numbers}
         if self.export:
             export = _with_part(self.export, part)

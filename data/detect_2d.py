@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.console import ArgumentParser, InputError, progress, run
-from common.files import atomic_output, check_output
+from common.files import atomic_output, check_distinct, check_output
 from common.layouts import coco_keypoints
 from common.video import count_frames, probe_video, read_video
 
@@ -33,7 +33,7 @@ def main() -> None:
     """Run the estimator on every frame and write what it finds."""
     arguments = parse_arguments()
     output = arguments.output or Path(f"{arguments.video.stem}_{arguments.estimator}.npy")
-    check_output(output, (".npy",))
+    check_distinct([check_output(output, (".npy",))], [arguments.video])
     size, frames = probe_video(arguments.video)[0], count_frames(arguments.video)
     estimate = load_estimator(arguments.estimator)
     pictures = read_video(arguments.video, (0, 0, 1, 1), size)

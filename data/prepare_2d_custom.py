@@ -26,6 +26,7 @@ from common.console import (
     split_names,
     warn,
 )
+from common.files import check_distinct
 from common.layouts import COCO_PARENTS, LAYOUTS, coco_keypoints, to_h36m
 from common.npz_io import write_custom_2d
 from common.skeleton import COCO_NAMES, JOINT_NAMES, PARENTS
@@ -54,6 +55,9 @@ class Recording(NamedTuple):
 def main() -> None:
     """Read, follow people, fill gaps, convert, write."""
     arguments = parse_arguments()
+    suffix = "_w_conf" if arguments.keep_conf else ""
+    output = arguments.data_dir / f"data_2d_custom_{arguments.name}{suffix}.npz"
+    check_distinct([output], [arguments.input, *([arguments.video] if arguments.video else [])])
     people = read_people(arguments.input, arguments.layout, arguments.first_frame)
     print(
         f"{arguments.input}: {people.source}, layout {people.layout}, "
@@ -88,8 +92,6 @@ def main() -> None:
             report(name, piece, people.layout)
             for what in contradictions(piece.keypoints, people.layout):
                 warn(f"{name}: {what}")
-    suffix = "_w_conf" if arguments.keep_conf else ""
-    output = arguments.data_dir / f"data_2d_custom_{arguments.name}{suffix}.npz"
     write_custom_2d(output, positions, metadata)
     print(f"wrote {output} ({len(positions)} sequence{'s' * (len(positions) > 1)})")
 

@@ -153,6 +153,20 @@ def test_the_video_lies_under_the_keypoints_from_the_sequences_first_frame(lift_
         assert_one_line_error(lift_file(*arguments, *output, keypoints="pair"), video)
 
 
+def test_the_users_video_is_not_drawn_over(lift_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("dance.mp4", "dance_3d.mp4"):  # the second is the default output's name
+        write_video(tmp_path / name, [np.zeros((480, 640, 4), np.uint8)] * FRAMES, fps=50)
+    (tmp_path / "link.mp4").symlink_to("dance.mp4")
+    for flags in (
+        ("--viz-video", "dance.mp4", "--viz-output", "dance.mp4"),
+        ("--viz-video", "dance.mp4", "--viz-output", "link.mp4"),
+        ("--viz-video", "dance_3d.mp4", "--up", "level"),
+    ):
+        with untouched(tmp_path):
+            assert_one_line_error(lift_file("--render", *flags), "is the same file as")
+
+
 def test_a_bvh_and_a_trc_come_out(lift_file, tmp_path):
     for suffix, start in ((".bvh", "HIERARCHY"), (".trc", "PathFileType")):
         path = tmp_path / f"poses{suffix}"

@@ -539,6 +539,15 @@ def test_what_is_no_custom_file_is_named(tmp_path):
             read_custom_2d(path)
 
 
+def test_the_input_is_not_written_over(prepare, tmp_path):
+    path = prepare.output
+    np.savez(path, walkers(people=1)[:, 0])
+    (tmp_path / "link.npz").symlink_to(path)
+    with untouched(prepare.data_dir):
+        for source in (path, tmp_path / "link.npz"):
+            assert_one_line_error(prepare(source), path, "is the same file as")
+
+
 def test_poses_by_frame_need_not_begin_at_zero(prepare, tmp_path):
     keypoints = walkers(people=1)
     keypoints[:4] = np.nan
