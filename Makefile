@@ -14,7 +14,7 @@ EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.b
 
 .PHONY: demo figs test lint format clean
 
-# The main job, end to end: raw files, npz, a mixture, training, evaluation.
+# The main job, end to end: raw files, npz, a mixture, training, evaluation, own footage to a film.
 demo: $(VENV)/.installed
 	$(PY) data/make_sample.py --data-dir $(SAMPLE) --frames 60
 	$(PY) data/prepare_data_h36m.py --data-dir $(SAMPLE)
@@ -27,6 +27,10 @@ demo: $(VENV)/.installed
 	$(TRAIN) --keypoints merge_average -c $(SAMPLE)/checkpoint/merge_average
 	$(EVALUATE) -c $(SAMPLE)/checkpoint/vitpose
 	$(EVALUATE) -c $(SAMPLE)/checkpoint/merge_average
+	$(PY) data/prepare_2d_custom.py --data-dir $(SAMPLE) --name greeting --size 1000x1000 --fps 50 \
+		--input $(SAMPLE)/preprocess/h36m_vitpose/S9/Greeting_55011271_pose_sequence.npy
+	$(EVALUATE) -c $(SAMPLE)/checkpoint/vitpose -d custom -k greeting --render \
+		--viz-output $(SAMPLE)/greeting.mp4 --viz-export $(SAMPLE)/greeting.bvh
 
 # The README's pictures, from the demo's data.
 figs: $(VENV)/.installed
