@@ -17,6 +17,7 @@ ALWAYS_ALLOWED_BYTES = 1 << 26
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _IS_ENCRYPTED, _SIZES_FOLLOW, _IS_UTF8 = 1, 1 << 3, 1 << 11
 _IN_ZIP64_FIELD = 0xFFFFFFFF
+_LARGEST_DESCRIPTOR = 24  # bytes behind a member whose sizes follow it
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -106,12 +107,12 @@ def _check_directory(file: BinaryIO, members: list[zipfile.ZipInfo], directory: 
             (signature, flags, method) != (b"PK\3\4", member.flag_bits, member.compress_type)
             or name != member.orig_filename
             or any(here not in (there, _IN_ZIP64_FIELD) for here, there in told)
-            or member.header_offset < end
+            or not end <= member.header_offset <= end + _LARGEST_DESCRIPTOR
         ):
             raise ValueError(f"the directory contradicts the member {member.filename[:80]}")
         end = file.tell() + extra + member.compress_size
-    if end > directory:
-        raise ValueError("its last member is truncated")
+    if not end <= directory <= end + _LARGEST_DESCRIPTOR:
+        raise ValueError("the directory leaves members out, or the last member is truncated")
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:

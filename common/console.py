@@ -23,7 +23,14 @@ EXIT_TERMINATED = 143
 
 
 class InputError(Exception):
-    """Bad usage or bad input; the message is one line that names the file and what to do."""
+    """Bad usage or bad input; the message is one line that names the file and what to do.
+
+    Args:
+        message: characters in it that cannot be printed, as in a damaged name, are replaced.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else "?" for c in message))
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

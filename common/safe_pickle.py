@@ -235,7 +235,7 @@ class PickleReader:
     def _global(self, module: Any, name: Any) -> Any:
         full_name = f"{module}.{name}" if type(module) is type(name) is str else "no name"
         if full_name not in self._stand_ins:
-            raise UnsafePickleError("".join(c if c.isprintable() else "?" for c in full_name[:200]))
+            raise UnsafePickleError(full_name[:200])
         return self._stand_ins[full_name]
 
     def _call(self, function: Any, arguments: Any) -> None:
