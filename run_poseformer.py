@@ -344,6 +344,7 @@ def render_checkpoint(arguments: argparse.Namespace, world: World) -> None:
             bitrate_kbit=arguments.viz_bitrate,
             frame_numbers=frames,
             video=arguments.viz_video,
+            recorded_fps=FPS,
             **look,
         )
     print(f"wrote {output} ({len(frames)} frames of {path.name}'s prediction)")

@@ -336,7 +336,12 @@ def _add_render_flags(parser: ArgumentParser) -> None:
         help=".mp4 or .gif; .png for a strip of some frames (default: "
         "<subject>_<action>_<camera>.mp4 in the working directory)",
     )
-    add("--viz-export", type=Path, metavar="FILE", help="write the poses: .npy, .json or .csv")
+    add(
+        "--viz-export",
+        type=Path,
+        metavar="FILE",
+        help="write the poses: .npy, .npz, .json, .csv, .trc or .bvh",
+    )
     add("--viz-limit", type=positive_int, metavar="N", help="draw N frames at most")
     add("--viz-skip", type=non_negative_int, default=0, metavar="N", help="leave out N frames")
     add(

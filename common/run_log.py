@@ -90,7 +90,7 @@ class RunLog:
     Args:
         folder: the checkpoint folder.
         completed_epochs: lines of later epochs, left by a run that was killed before it saved its
-            checkpoint, are dropped; 0 begins anew.
+            checkpoint, are dropped; 0 starts a new log.
         wandb_run: a run of `start_wandb`, or None.
     """
 
