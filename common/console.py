@@ -34,7 +34,7 @@ class InputError(Exception):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults that say something: neither None, nor False, nor one told in words."""
+    """Shows defaults, except None, False, and those that the help text already gives."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False
@@ -126,7 +126,7 @@ def _terminate(*_: Any) -> NoReturn:
 
 
 def leave_signals_to_parent() -> None:
-    """Make a pool's process ignore Ctrl-C, which its parent answers, and end at once on SIGTERM."""
+    """Make a worker process ignore Ctrl-C, which its parent handles, and end at once on SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

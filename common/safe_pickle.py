@@ -175,7 +175,11 @@ class PickleReader:
         return items
 
     def _add(self, container: Any, items: Iterable, depth: int = 1) -> None:
-        """Note how deep a container nests, now that it holds `items` too."""
+        """Note how deep a container nests, now that it holds `items` too.
+
+        Containers that hold it already are not followed: such chains come of the memo, and of
+        containers that hold themselves.
+        """
         for item in items:
             if type(item) in _CONTAINERS:
                 depth = max(depth, self._depths[id(item)] + 1)

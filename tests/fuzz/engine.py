@@ -135,9 +135,11 @@ def _serve(pipe: Any, readers: dict[str, Reader], memory_bytes: int) -> None:
     torch.set_num_threads(1)
     _import_what_is_imported_late(readers.values())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * os.sysconf("SC_PAGE_SIZE") + memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    memory = Path("/proc/self/statm")  # of Linux; elsewhere a case may take what there is
+    if memory.exists():
+        pages = int(memory.read_text().split()[0])
+        limit = pages * os.sysconf("SC_PAGE_SIZE") + memory_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     events: list[str] = []
     is_reading = False

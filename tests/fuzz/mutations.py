@@ -179,7 +179,7 @@ HOSTILE = [
     lambda: [[1, 2], [3]],
     lambda: [holding_itself()] * 4,
     lambda: dict.fromkeys(range(2000)),
-    lambda: {"a" * 100_000: 1},
+    lambda: {"a" * 1_000_000: dict.fromkeys(range(3000))},
     lambda: {(1, 2): 3},
     *(
         lambda s=s, d=d: np.ones(s, d)
