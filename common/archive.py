@@ -13,7 +13,7 @@ from common.stand_ins import UnsafePickleError
 
 # Poses deflate to a third; a member that inflates to more than these is meant to fill the memory.
 MAX_DEFLATION = 20
-ALWAYS_ALLOWED_BYTES = 1 << 26
+ALWAYS_ALLOWED_BYTES = 1 << 24
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _IS_ENCRYPTED, _SIZES_FOLLOW, _IS_UTF8 = 1, 1 << 3, 1 << 11
 _IN_ZIP64_FIELD = 0xFFFFFFFF

@@ -24,7 +24,7 @@ from common.stand_ins import (
 )
 
 MAX_DEPTH = 200  # published checkpoints nest to 8
-MAX_CONTAINERS = 5_000_000
+MAX_CONTAINERS = 2_000_000  # an hour of one person a frame, at 50 Hz
 MAX_INTEGER_BYTES = 64
 MAX_DIGITS = 100
 MEMOIZE, BINGET, BININT1, STOP = b"\x94hK."
