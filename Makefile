@@ -1,4 +1,4 @@
-# make demo | test | lint | clean. Everything is installed into .venv; PYTHON chooses the interpreter.
+# make demo | test | fuzz | lint | clean. Everything is installed into .venv; PYTHON chooses the interpreter.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
@@ -12,7 +12,7 @@ TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --batch-size 64
 	--learning-rate 5e-4 --drop-path 0 --stride 4 --no-eval --wandb-mode disabled --overwrite
 EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.bin
 
-.PHONY: demo figs test lint format clean
+.PHONY: demo figs test fuzz lint format clean
 
 # The main job, end to end: raw files, npz, a mixture, training, evaluation, own footage to a film.
 demo: $(VENV)/.installed
@@ -46,9 +46,15 @@ figs: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(PY) -m pytest
 
+# Strange files against every reader of foreign files: make fuzz CASES=100000
+CASES := 20000
+fuzz: $(VENV)/.installed-dev
+	$(PY) tests/fuzz --cases $(CASES)
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(PY) -m pip check
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
