@@ -188,21 +188,22 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
     """
     arrays = read_npz(path)
     if not {"positions_2d", "metadata"} <= arrays.keys():
-        raise InputError(f"{path}: holds {sorted(arrays)}, but no 'positions_2d' and 'metadata'")
+        raise InputError(f"{path}: holds {listing(arrays)}, but no 'positions_2d' and 'metadata'")
     content = arrays["metadata"] if isinstance(arrays["metadata"], dict) else {}
-    if content.get("layout_name") != "h36m" or not isinstance(content.get("video_metadata"), dict):
+    layout, videos = content.get("layout_name"), content.get("video_metadata")
+    if not (isinstance(layout, str) and layout == "h36m" and isinstance(videos, dict)):
         raise InputError(
             f"{path}: its metadata does not tell of joints in Human3.6M's layout and of videos; "
             "data/prepare_2d_custom.py writes such files"
         )
-    videos, positions, metadata = content["video_metadata"], {}, {}
+    positions, metadata = {}, {}
     actions_of = _map_actions(path, arrays["positions_2d"], _check_custom_2d)
     for video, actions in actions_of.items():
         info = videos.get(video)
         if not isinstance(info, dict) or not all(_is_positive(info.get(k)) for k in ("w", "h")):
             raise InputError(f"{path}: its metadata does not tell the size of {video}")
         if "fps" in info and not _is_positive(info["fps"]):
-            raise InputError(f"{path}: the frame rate of {video} is {info['fps']!r}")
+            raise InputError(f"{path}: the frame rate of {video} is {shown(info['fps'])}")
         for action, keypoints in actions.items():
             name = video if len(actions) == 1 else f"{video} {action}"
             positions[name], metadata[name] = keypoints, info

@@ -170,7 +170,16 @@ def _serve(pipe: Any, readers: dict[str, Reader], memory_bytes: int) -> None:
 
 def _import_what_is_imported_late(readers: Iterable[Reader]) -> None:
     """Use the readers and codecs once: an import executes code, which would be reported."""
-    for codec in ("cp437", "utf-8", "latin1", "raw-unicode-escape", "unicode-escape", "ascii"):
+    codecs_used = ("cp437", "utf-8", "latin1", "raw-unicode-escape", "unicode-escape", "ascii")
+    for codec in (
+        *codecs_used,
+        "utf-16",
+        "utf-16-le",
+        "utf-16-be",
+        "utf-32",
+        "utf-32-le",
+        "utf-32-be",
+    ):
         codecs.lookup(codec)
     with tempfile.TemporaryDirectory() as folder:
         for reader in readers:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import custom_files
 import numpy as np
 import torch
 from hypothesis import strategies as st
@@ -20,8 +21,16 @@ from raw_trees import npy_bytes, person, random_keypoints, world_poses, write_cd
 
 from common.checkpoint import load_checkpoint
 from common.detections import fill_gaps, read_detections
-from common.npz_io import KEYPOINTS_METADATA, read_npz, read_positions_2d, read_positions_3d
+from common.npz_io import (
+    KEYPOINTS_METADATA,
+    read_custom_2d,
+    read_npz,
+    read_positions_2d,
+    read_positions_3d,
+)
 from common.run_log import read_log
+from data.custom.formats import read_people
+from data.custom.tracks import follow
 from data.prepare_data_h36m import read_world_positions
 from fuzz.engine import Case, Reader
 from fuzz.mutations import (
@@ -53,6 +62,8 @@ def all_readers() -> list[Reader]:
         checkpoint_reader("checkpoint", True),
         checkpoint_reader("legacy checkpoint", False),
         log_reader(),
+        own_footage_reader(),
+        keypoints_json_reader(),
     ]
 
 
@@ -331,6 +342,64 @@ def log_reader() -> Reader:
         ),
     )
     return Reader("log", read_log, ".jsonl", cases, valid)
+
+
+# Own footage
+
+
+def own_footage_reader() -> Reader:
+    """Return the reader of `data_2d_custom_<name>.npz`."""
+    video = {"w": 640, "h": 480, "fps": 25.0, "person": 1, "first_frame": 0}
+    metadata = KEYPOINTS_METADATA | {"layout_name": "h36m", "video_metadata": {"dance": video}}
+    arrays = {"positions_2d": {"dance": {"custom": [random_keypoints(3, 2)]}}, "metadata": metadata}
+    valid = [saved(np.savez, **arrays)]
+    cases = one_of(
+        bits=flipped_bits(valid),
+        bytes=changed_bytes(valid),
+        archive=changed_archives(valid),
+        values=changed_values([arrays]).map(
+            lambda v: saved_members(v) if isinstance(v, dict) else b""
+        ),
+    )
+    return Reader("npz of own footage", read_custom_2d, ".npz", cases, valid)
+
+
+def saved_members(members: dict) -> bytes:
+    """Return an npz file with a pickled object for each name."""
+    return zipped([(f"{name}.npy", object_npy(value)) for name, value in members.items()])
+
+
+def keypoints_json_reader() -> Reader:
+    """Return the reader of estimators' JSON, in all of its forms."""
+    writers = (
+        *(custom_files.mmpose, custom_files.mmpose_inferencer, custom_files.coco_results),
+        *(custom_files.coco_annotations, custom_files.alphapose, custom_files.mediapipe),
+    )
+    keypoints = np.stack([random_keypoints(3, 2), random_keypoints(3, 2, 1)], axis=1)
+    keypoints = np.concatenate([keypoints, np.full((3, 2, 17, 1), 0.9)], axis=-1, dtype=np.float64)
+    valid = []
+    for write in writers:
+        with tempfile.TemporaryDirectory() as folder:
+            valid.append(write(Path(folder), keypoints, (1000, 1000)).read_bytes())
+    values = [json.loads(content) for content in valid]
+    plain = [
+        *(lambda v=v: v for v in (None, True, -1, 0, 2**80, 1e308, "", "x", [], {}, [[]], 0.5)),
+        *(lambda v=v: v for v in (float("inf"), float("nan"))),
+        lambda: nested(1, 300),
+    ]
+    cases = one_of(
+        bytes=changed_bytes(valid),
+        values=changed_values(values, plain).map(_as_json),
+        strange=st.sampled_from((b"[" * 200_000, b'{"a":' * 100_000, b"[]", b"{}", b"9" * 5000)),
+    )
+    return Reader("JSON of keypoints", lambda p: follow(read_people(p)), ".json", cases, valid)
+
+
+def _as_json(value: Any) -> bytes:
+    try:
+        return json.dumps(value).encode()
+    except (TypeError, ValueError, RecursionError):
+        return b"[]"
 
 
 def _as_lines(records: Any) -> bytes:
