@@ -26,11 +26,14 @@ def build_optimizer(model: nn.Module, learning_rate: float) -> torch.optim.AdamW
     it by `set_learning_rate`.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    on_gpu = parameters[0].is_cuda
-    lr = torch.tensor(learning_rate, device=parameters[0].device) if on_gpu else learning_rate
+    device = parameters[0].device
+    on_gpu = device.type != "cpu"
     optimizer = torch.optim.AdamW(
-        parameters, lr=lr, weight_decay=WEIGHT_DECAY, fused=True, capturable=on_gpu
+        parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True, capturable=on_gpu
     )
+    if on_gpu:
+        (group,) = optimizer.param_groups
+        group["lr"] = torch.full((), learning_rate, device=device)
     for p in parameters:
         optimizer.state[p] = {
             "step": torch.zeros((), device=p.device),
