@@ -14,10 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class _Recorder(TorchDispatchMode):
     def __init__(self):
         super().__init__()
-        self.calls, self.written = [], {}
+        self.calls, self.written, self.is_broken = [], {}, False
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         options = options or {}
+        if function is torch.ops.aten._local_scalar_dense.default:
+            self.is_broken = True
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         for schema, value in zip(function._schema.arguments, arguments):
             if schema.alias_info is not None and schema.alias_info.is_write:
                 for tensor in _tensors(value):
@@ -63,8 +66,9 @@ class StandIn:
     """The device's state, and what was asked of it."""
 
     def __init__(self):
-        self.device, self.stream, self.capturing = 0, "default", False
-        self.generators = [Generator(), Generator()]
+        self.device, self.default_stream = 0, _Stream(None)
+        self.stream = self.default_stream
+        self.generators = {index: Generator() for index in (None, 0, 1)}
         self.log, self.pools, self.streams = [], set(), set()
         self.allocator_pool = None
         self.fails_at_the_end = self.records_nothing = False
@@ -74,7 +78,8 @@ class StandIn:
         monkeypatch.setattr(cuda, "Stream", lambda device: _Stream(device))
         monkeypatch.setattr(cuda, "stream", self._set("stream"))
         monkeypatch.setattr(cuda, "device", lambda device: self._set("device")(device.index))
-        monkeypatch.setattr(cuda, "current_stream", lambda device: _Stream(device))
+        monkeypatch.setattr(cuda, "current_stream", lambda device: self.stream)
+        monkeypatch.setattr(cuda, "default_stream", lambda device: self.default_stream)
         monkeypatch.setattr(cuda, "CUDAGraph", self.make_graph)
         monkeypatch.setattr(cuda, "graph", self.capture)
         monkeypatch.setattr(cuda, "graph_pool_handle", lambda: (0, 7))
@@ -123,7 +128,7 @@ class StandIn:
             for tensor, value in recorder.written.values():
                 tensor.detach().copy_(value)
             torch.set_rng_state(random_state)
-            if self.fails_at_the_end:
+            if self.fails_at_the_end or recorder.is_broken:
                 self.generators[self.device].is_sound = False
                 raise RuntimeError("operation failed due to a previous error during capture\nmore")
         self.allocator_pool = None

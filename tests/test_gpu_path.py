@@ -1,6 +1,8 @@
 """What can be checked of the GPU path without a GPU; `make gpu-check` does the rest on one."""
 
+import importlib
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,7 +90,7 @@ def test_replayed_steps_are_eager_steps_bit_for_bit(stand_in, precision, batches
     assert stand_in.log.count("capture") == 2
     assert stand_in.log.count("replay") == 2 + len(ours[0])
     assert len(stand_in.pools) == len(stand_in.streams) == 1
-    assert (stand_in.device, stand_in.stream) == (0, "default")
+    assert (stand_in.device, stand_in.stream) == (0, stand_in.default_stream)
 
 
 def test_averaging_over_processes_is_part_of_the_graph(stand_in):
@@ -139,7 +141,8 @@ def test_capture_that_fails_in_its_end_leaves_everything_as_it_was(stand_in, cap
     ours = train(make_step(batches=BATCHES))
     assert_same_training(ours, expected)
     assert stand_in.log == ["capture"]
-    assert (stand_in.device, stand_in.stream, stand_in.allocator_pool) == (0, "default", None)
+    assert (stand_in.device, stand_in.stream) == (0, stand_in.default_stream)
+    assert stand_in.allocator_pool is None
     assert stand_in.generators[1].is_sound
     (line,) = capsys.readouterr().err.splitlines()
     assert "--no-cuda-graph" in line and "failed due to a previous error" in line
@@ -147,17 +150,10 @@ def test_capture_that_fails_in_its_end_leaves_everything_as_it_was(stand_in, cap
 
 def test_line_names_what_broke_the_capture(stand_in, capsys):
     step = make_step()
-    loss_of_batch = step.loss_of
-
-    def reads_back(batch):
-        if stand_in.allocator_pool:
-            stand_in.fails_at_the_end = True
-            raise ValueError("a number was read")
-        return loss_of_batch(batch)
-
-    step.loss_of = reads_back
+    loss_of_batch, read = step.loss_of, []
+    step.loss_of = lambda batch: read.append(loss_of_batch(batch).item()) or loss_of_batch(batch)
     train(step)
-    assert "a number was read" in capsys.readouterr().err
+    assert "operation not permitted when stream is capturing" in capsys.readouterr().err
 
 
 def test_empty_graph_is_not_replayed(stand_in, capsys):
@@ -329,3 +325,39 @@ def test_prediction_on_the_device_is_the_prediction():
     ours = common.evaluation.predict_on_device(model, keypoints, device="cpu")
     for a, b in zip(ours, predict(model, keypoints, device="cpu")):
         assert isinstance(a, torch.Tensor) and np.array_equal(a.numpy(), b)
+
+
+def test_checks_for_a_gpu_pass_on_the_stand_in(stand_in, monkeypatch):
+    """`make gpu-check` must work at once on the day when there is a GPU."""
+    gpu = importlib.import_module("benchmarks.gpu")
+    cpu, small = torch.device("cpu"), PoseFormerConfig(9, embed_dim_ratio=8, depth=1)
+    stand_in.device = cpu.index
+
+    def step_on_the_stand_in(*arguments, capture=True, **options):
+        step = TrainStep(*arguments, **options)
+        step._may_capture = capture
+        step.optimizer.param_groups[0]["lr"] = torch.tensor(1e-3)
+        return step
+
+    monkeypatch.setattr(gpu, "TrainStep", step_on_the_stand_in)
+    monkeypatch.setattr(gpu, "compile_network", lambda model, *_: _Compiled(model, lambda x: x))
+    monkeypatch.setattr(gpu, "CONFIG", small)
+    monkeypatch.setattr(gpu, "RANDOM", replace(small, **RANDOM))
+    monkeypatch.setattr(gpu, "build_network", lambda config, *_: PoseFormerV2(config))
+    monkeypatch.setattr(gpu, "EPOCHS", 1)
+    monkeypatch.setattr(gpu, "BATCH", 6)
+    monkeypatch.setattr(gpu, "TAIL", 4)
+    monkeypatch.setattr(gpu, "MAX_SEQUENCES", 40)
+    monkeypatch.setattr(gpu, "TEST_FRAMES", 25)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    monkeypatch.setattr(gpu, "samples_per_s", lambda *_: "fast")
+    few = [[part[:30] for part in parts] for parts in gpu.random_sequences(1)]
+    monkeypatch.setattr(gpu, "random_sequences", lambda number: [part * number for part in few])
+    assert gpu.graphs_equal_eager(cpu, "fp32", resumed=False) == "the same bits"
+    monkeypatch.setattr(gpu, "graphs_equal_eager", lambda *_: "as above")
+    table = gpu.Table(deadline=float("inf"))
+    gpu.check(table, cpu)
+    gpu.measure(table, World(0, 1, cpu))
+    failed = [row for row in table.rows if row[1].startswith("FAILED")]
+    assert not failed
