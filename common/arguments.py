@@ -17,8 +17,11 @@ from common.console import (
     positive_int,
 )
 from common.device import PRECISIONS
-from common.h36m_dataset import SUBJECTS, TEST_SUBJECTS, TRAIN_SUBJECTS, parse_subjects
+from common.footage import UPS
+from common.h36m_dataset import FPS, SUBJECTS, TEST_SUBJECTS, TRAIN_SUBJECTS, parse_subjects
 from common.model_poseformer import PoseFormerConfig
+from common.motion import DEFAULT_CUTOFF_HZ
+from common.render import RenderOptions
 from common.video import parse_size
 
 
@@ -50,10 +53,16 @@ class Recipe:
 ARCHITECTURE = ("number_of_frames", "number_of_kept_frames", "number_of_kept_coeffs", "depth")
 ARCHITECTURE += ("embed_dim_ratio",)
 
+OWN_FOOTAGE = "custom"  # the dataset of data/prepare_2d_custom.py, which has no true 3D
+DEFAULT_CAMERA = "55011271"
+
 # Flags without a default that one way of using the script reads, and no other.
 EVALUATION_FLAGS = ("by_subject", "latex", "report")
-VIDEO_FLAGS = ("viz_size", "viz_bitrate", "viz_no_ground_truth", "viz_video")
-RENDER_FLAGS = ("viz_output", "viz_export", "viz_limit", *VIDEO_FLAGS)
+RENDER_FLAGS = ("viz_output", "viz_export", "viz_limit", "viz_size", "viz_bitrate")
+RENDER_FLAGS += ("viz_no_ground_truth", "viz_video")
+FOOTAGE_FLAGS = ("causal", "no_resample", "smooth", "up")
+# Flags that own footage has no use for.
+DATASET_FLAGS = ("downsample", "std")
 
 
 # What flags and a checkpoint say together --------------------------------------------------------
@@ -155,6 +164,16 @@ def _given(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def render_options(arguments: argparse.Namespace) -> RenderOptions:
+    """Return what the flags --viz-… say of the output.
+
+    Raises:
+        InputError: if the output cannot be written, or they contradict each other.
+    """
+    names = [field.name for field in fields(RenderOptions)]
+    return RenderOptions(**{name: getattr(arguments, f"viz_{name}") for name in names})
+
+
 def estimator_names(keypoints: str) -> list[str]:
     """Return the estimators that a value of --keypoints stands for, in their order."""
     if keypoints == "concatenate":
@@ -184,6 +203,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     _add_run_flags(parser)
     _add_evaluation_flags(parser)
     _add_render_flags(parser)
+    _add_footage_flags(parser)
     arguments = parser.parse_args(argv)
     _check(arguments)
     return arguments
@@ -332,7 +352,8 @@ def _add_render_flags(parser: ArgumentParser) -> None:
     add("--render", action="store_true", help="draw a prediction instead of the table")
     add("--viz-subject", default="S9", choices=SUBJECTS, metavar="S", help="whose sequence")
     add("--viz-action", default="Walking", metavar="NAME", help='such as "Sitting 1"')
-    add("--viz-camera", default="55011271", metavar="ID", help="id of the camera, or 0 to 3")
+    camera = f"id of the camera, or 0 to 3 (default: {DEFAULT_CAMERA})"
+    add("--viz-camera", metavar="ID", help=camera)
     add(
         "--viz-output",
         type=Path,
@@ -340,7 +361,12 @@ def _add_render_flags(parser: ArgumentParser) -> None:
         help=".mp4 or .gif; .png for a strip of some frames (default: "
         "<subject>_<action>_<camera>.mp4 in the working directory)",
     )
-    add("--viz-export", type=Path, metavar="FILE", help="write the poses: .npy, .json or .csv")
+    add(
+        "--viz-export",
+        type=Path,
+        metavar="FILE",
+        help="write the poses: .npy, .npz, .json, .csv, .trc or .bvh",
+    )
     add("--viz-limit", type=positive_int, metavar="N", help="draw N frames at most")
     add("--viz-skip", type=non_negative_int, default=0, metavar="N", help="leave out N frames")
     add(
@@ -361,7 +387,52 @@ def _add_render_flags(parser: ArgumentParser) -> None:
     add("--viz-video", type=Path, metavar="FILE", help="draw its frames under the 2D")
 
 
+def _add_footage_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument_group(
+        "own footage",
+        f"with -d {OWN_FOOTAGE} -k NAME --evaluate FILE, for data/prepare_2d_custom.py's files; "
+        "-a chooses sequences",
+    ).add_argument
+    add("--causal", action="store_true", help="use past frames only")
+    add(
+        "--no-resample",
+        action="store_true",
+        help=f"take the frames for ones at the {FPS} a second of the training",
+    )
+    add(
+        "--smooth",
+        type=_positive_float,
+        nargs="?",
+        const=DEFAULT_CUTOFF_HZ,
+        metavar="HZ",
+        help=f"take out motion faster than this, without a delay ({DEFAULT_CUTOFF_HZ:g} Hz if no "
+        "number follows)",
+    )
+    add(
+        "--up",
+        choices=UPS,
+        help="what is up: level as the picture, auto by the person's trunk and feet; --viz-camera "
+        "and --viz-subject: as in that camera (default: auto)",
+    )
+
+
+def _check_footage(arguments: argparse.Namespace) -> None:
+    if arguments.dataset != OWN_FOOTAGE:
+        refuse_flags(arguments, FOOTAGE_FLAGS, f"goes with -d {OWN_FOOTAGE}")
+        return
+    if not arguments.evaluate:
+        raise InputError(
+            f"-d {OWN_FOOTAGE}: own footage has no true 3D to train on; add --evaluate FILE"
+        )
+    if arguments.keypoints is None or len(estimator_names(arguments.keypoints)) > 1:
+        raise InputError(f"-d {OWN_FOOTAGE}: name one file's keypoints with -k")
+    refuse_flags(arguments, (*EVALUATION_FLAGS, *DATASET_FLAGS), f"is not for -d {OWN_FOOTAGE}")
+    if arguments.up and arguments.viz_camera:
+        raise InputError("--up and --viz-camera both tell what is up; give one of them")
+
+
 def _check(arguments: argparse.Namespace) -> None:
+    _check_footage(arguments)
     for name in ("evaluate", "resume"):
         if getattr(arguments, name) == "":
             raise InputError(f"--{name} '': give the checkpoint's file")

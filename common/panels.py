@@ -296,11 +296,29 @@ def image_limits(poses_px: Iterable[np.ndarray]) -> Limits:
     return left, right, bottom, top
 
 
-def equal_scales(limits: Limits, aspect: float) -> Limits:
-    """Widen limits about their centre until width / height is `aspect`."""
+def equal_scales(
+    limits: Limits, aspect: float, image_size: tuple[int, int] | None = None
+) -> Limits:
+    """Widen limits about their centre until width / height is `aspect`.
+
+    Args:
+        limits: what must be visible.
+        aspect: of the panel.
+        image_size: (width, height) of the camera's picture in pixels; if given, the wider limits
+            are moved so that they show more of it and less of what lies beyond its edges.
+    """
     left, right, bottom, top = limits
-    width, height = right - left, top - bottom
-    x = max(width, aspect * abs(height)) / 2
-    y = np.sign(height) * x / aspect
-    center = (left + right) / 2, (bottom + top) / 2
-    return center[0] - x, center[0] + x, center[1] - y, center[1] + y
+    half = max(right - left, aspect * abs(top - bottom)) / 2
+    if image_size is None:
+        center, middle = (left + right) / 2, (bottom + top) / 2
+    else:
+        center = _move_inside(left, right, half, image_size[0])
+        middle = _move_inside(top, bottom, half / aspect, image_size[1])
+    y = np.sign(top - bottom) * half / aspect
+    return center - half, center + half, middle - y, middle + y
+
+
+def _move_inside(low: float, high: float, half: float, size: int) -> float:
+    """Return the centre, near that of low to high, of a span that lies within 0 to `size`."""
+    inside = np.clip((low + high) / 2, *sorted((half, size - half)))
+    return float(np.clip(inside, high - half, low + half))

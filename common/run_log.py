@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from common.console import InputError, warn
+from common.console import LARGEST_INTEGER, InputError, shown, warn
 from common.figures import COLORS, INK, paper_figure, save_figure
 from common.files import atomic_output, check_output
 
@@ -25,12 +25,21 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text()
         lines = text[: text.rfind("\n") + 1].splitlines()
-        records = {int(record["epoch"]): record for record in map(json.loads, lines)}
+        records = {_checked_epoch(record): record for record in map(json.loads, lines)}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; training writes it") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a training log (a line is damaged: {error})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path}: not a training log (a line is damaged: {str(error)[:200]})"
+        ) from error
     return [records[epoch] for epoch in sorted(records)]
+
+
+def _checked_epoch(record: dict[str, Any]) -> int:
+    epoch = record["epoch"]
+    if type(epoch) is not int or not 0 < epoch <= LARGEST_INTEGER:
+        raise ValueError(f"its epoch is {shown(epoch)}")
+    return epoch
 
 
 def save_training_curves(log_path: Path | str, output: Path | str) -> None:
@@ -81,7 +90,7 @@ class RunLog:
     Args:
         folder: the checkpoint folder.
         completed_epochs: lines of later epochs, left by a run that was killed before it saved its
-            checkpoint, are dropped; 0 begins anew.
+            checkpoint, are dropped; 0 starts a new log.
         wandb_run: a run of `start_wandb`, or None.
     """
 

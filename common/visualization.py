@@ -73,7 +73,8 @@ class Scene:
         self._lines = [_attach(p, axes, animated=True) for p, axes in zip(panels, self._axes)]
         for axes in self._axes[1:]:  # the first panel's numbers hold for all
             axes.tick_params(labelleft=False)
-        figure.text(*self._position(16, 24), title, size=10.5, weight="bold", color=INK)
+        style = {"size": 10.5, "weight": "bold", "color": INK, "parse_math": False}
+        figure.text(*self._position(16, 24), title, **style)
         _add_legend(figure, truth, self._position(size[0] / self._unit - 120, 20))
         canvas.draw()
         self._renderer = canvas.get_renderer()
@@ -175,10 +176,12 @@ def _attach(panel: ImagePanel | WorldPanel, axes: Any, animated: bool) -> Any:
     """Put a panel on matplotlib's axes; return the collection that draws its strokes."""
     from matplotlib.collections import LineCollection
 
-    left, right, bottom, top = equal_scales(panel.limits, axes.bbox.width / axes.bbox.height)
+    aspect = axes.bbox.width / axes.bbox.height
+    image_size = panel.image_size if isinstance(panel, ImagePanel) else None
+    left, right, bottom, top = equal_scales(panel.limits, aspect, image_size)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.spines[:].set(color=FRAME, linewidth=0.8)
-    axes.set_title(panel.title, loc="left", size=9, color=INK, pad=5)
+    axes.set_title(panel.title, loc="left", size=9, color=INK, pad=5, parse_math=False)
     panel.decorate(axes)
     # matplotlib keeps arrays of floats as they are, so the collection follows `segments`.
     style = {"linewidths": panel.strokes.widths, "colors": panel.strokes.colors}
@@ -308,10 +311,13 @@ def _read_pictures(
             f"{video}: its frames are {width}x{height} pixels, the keypoints' picture is "
             f"{image_size[0]}x{image_size[1]}; give the video that the keypoints were found in"
         )
+    part, shown = scene.picture_part()
+    if 0 in shown:
+        raise InputError(f"{video}: no keypoint lies in its picture; check the picture's size")
     rate = fps / recorded_fps if fps and recorded_fps else 1.0
     if abs(rate - 1) < _SAME_RATE:
         rate = 1.0
-    pictures = enumerate(read_video(video, *scene.picture_part()))
+    pictures = enumerate(read_video(video, part, shown))
     index, picture = -1, None
     for number in numbers:
         wanted = int(number * rate + 1e-6)

@@ -58,13 +58,6 @@ class Footage:
     poses_m: np.ndarray
     frame_numbers: range
 
-    def errors_px(self) -> dict[str, np.ndarray]:
-        """Return {estimator: (frames, 17)}, the distance from the true keypoints in pixels."""
-        return {
-            name: np.linalg.norm(keypoints - self.truth_px, axis=-1)
-            for name, keypoints in self.estimates_px.items()
-        }
-
 
 def main() -> None:
     """Read the files, draw the video and, with --errors, the errors' picture."""
@@ -250,7 +243,8 @@ def save_errors(output: Path, footage: Footage, title: str) -> None:
     """
     figure, (over_time, by_joint) = paper_figure(11, 4.6, columns=(1.7, 1))
     figure.suptitle(title, x=0.015, ha="left", size=11, weight="bold", color=INK)
-    for index, (name, errors) in enumerate(footage.errors_px().items()):
+    for index, (name, estimate_px) in enumerate(footage.estimates_px.items()):
+        errors = np.linalg.norm(estimate_px - footage.truth_px, axis=-1)
         color = COLORS[index % len(COLORS)]
         label = f"{name}: {errors.mean():.1f} px"
         mean = errors.mean(axis=1)

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from test_video import decode, decode_gif
 
 from common import run_log
 from common.camera import project, world_to_camera
@@ -11,7 +12,7 @@ from common.h36m_dataset import load_cameras
 from common.panels import SIDE_COLORS, ImagePanel, View, WorldPanel, equal_scales, image_limits
 from common.run_log import save_training_curves
 from common.skeleton import JOINT_NAMES, LEFT_JOINTS, RIGHT_JOINTS, SIDES
-from common.video import read_video, write_video
+from common.video import write_video
 from common.visualization import Scene, render_prediction, save_prediction_strip
 from data.visualize import Footage, render_estimates, save_errors
 
@@ -21,7 +22,6 @@ RGB = {
     side: np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
     for side, color in SIDE_COLORS.items()
 }
-WHOLE = (0, 0, 1, 1)
 
 # A standing person in metres: x to the person's left, y backwards, z up; left and right differ.
 STANDING = {
@@ -56,19 +56,6 @@ def walk():
     return world.astype(np.float32), project(camera, CAMERA.intrinsics).astype(np.float32)
 
 
-def decode(path, size):
-    return np.stack(list(read_video(path, WHOLE, size))).astype(int)
-
-
-def decode_gif(path):
-    with Image.open(path) as gif:
-        frames = []
-        for index in range(gif.n_frames):
-            gif.seek(index)
-            frames.append(np.array(gif.convert("RGB")))
-        return np.stack(frames).astype(int), gif.info
-
-
 def panels_of(picture):
     """Find the panels' frames in a picture: (left, top, right, bottom) each, in pixels."""
     height = len(picture)
@@ -85,7 +72,7 @@ def panels_of(picture):
 
 def expected_pixel(point, limits, box):
     left, top, right, bottom = box
-    limits = equal_scales(limits, (right - left) / (bottom - top))
+    limits = equal_scales(limits, (right - left) / (bottom - top), IMAGE_SIZE)
     share_x = (point[0] - limits[0]) / (limits[1] - limits[0])
     share_y = (point[1] - limits[3]) / (limits[2] - limits[3])
     return left + share_x * (right - left), top + share_y * (bottom - top)
@@ -233,57 +220,91 @@ def test_readings_are_the_mean_distances(walk):
     assert panel.reading(3) == f"MPJPE {mm:.1f} mm"
 
 
-def make_footage(path, colors):
-    """Write a video as large as the camera's pictures: the halves of each frame in two colours."""
+def make_footage(path, colors, size=IMAGE_SIZE, fps=50):
+    """Write a video: the halves of each frame in two colours."""
 
     def frames():
-        frame = np.zeros((CAMERA.height, CAMERA.width, 4), np.uint8)
+        frame = np.zeros((size[1], size[0], 4), np.uint8)
         for left, right in colors:
-            frame[:, : CAMERA.width // 2, :3] = left
-            frame[:, CAMERA.width // 2 :, :3] = right
+            frame[:, : size[0] // 2, :3] = left
+            frame[:, size[0] // 2 :, :3] = right
             yield frame
 
-    write_video(path, frames(), fps=50)
+    write_video(path, frames(), fps=fps)
 
 
-def test_prediction_over_the_frames_of_a_video(walk, tmp_path):
+def render_over(walk, tmp_path, numbers, recorded_fps=None, footage="footage.mp4"):
+    """Draw frames of the walk over a video; return them, (frames, 400, 1200, 3)."""
     world, pixels = walk
-    numbers = [2, 5, 8]
-    colors = [((40, 12 * i, 80), (200, 12 * i, 80)) for i in range(10)]
-    make_footage(tmp_path / "footage.mp4", colors)
-    options = {
-        "azimuth": CAMERA.azimuth,
-        "image_size": IMAGE_SIZE,
-        "title": "S9 Walking",
-        "fps": 25,
-        "frame_numbers": numbers,
-        "video": tmp_path / "footage.mp4",
-        "size": (1200, 400),
-    }
+    chosen = list(range(len(numbers)))
     render_prediction(
-        tmp_path / "out.mp4", {"input": pixels[numbers]}, world[numbers], world[numbers], **options
+        tmp_path / "out.mp4",
+        {"input": pixels[chosen]},
+        world[chosen],
+        world[chosen],
+        azimuth=CAMERA.azimuth,
+        image_size=IMAGE_SIZE,
+        title="S9 Walking",
+        fps=25,
+        frame_numbers=numbers,
+        video=tmp_path / footage,
+        recorded_fps=recorded_fps,
+        size=(1200, 400),
     )
-    frames = decode(tmp_path / "out.mp4", (1200, 400))
-    assert len(frames) == 3
-    limits = image_limits([pixels[numbers]])
-    first = panels_of(blank(pixels[numbers], world[numbers], (1200, 400)))[0]
-    for frame, number in zip(frames, numbers):
+    return decode(tmp_path / "out.mp4", (1200, 400))
+
+
+@pytest.mark.parametrize(
+    ("size", "fps", "recorded_fps", "shown"),
+    [
+        (IMAGE_SIZE, 50, None, [2, 5, 8, 9]),
+        (IMAGE_SIZE, 25, None, [2, 5, 8, 9]),  # the numbers count the video's own frames
+        ((500, 500), 25, 50, [1, 2, 4, 4]),
+        ((250, 250), 50, 50.4, [2, 5, 8, 9]),  # 30 and 29.97 are meant to be the same
+        ((1500, 1500), 120, 60, [4, 10, 16, 18]),
+    ],
+)
+def test_prediction_over_the_frames_of_a_video(walk, tmp_path, size, fps, recorded_fps, shown):
+    colors = [((40, 12 * i, 80), (200, 12 * i, 80)) for i in range(20)]
+    make_footage(tmp_path / "footage.mp4", colors, size, fps)
+    frames = render_over(walk, tmp_path, [2, 5, 8, 9], recorded_fps)
+    assert len(frames) == 4
+    limits = image_limits([walk[1][:4]])
+    first = panels_of(blank(walk[1][:4], walk[0][:4], (1200, 400)))[0]
+    for frame, number in zip(frames, shown):
         for x, color in ((480, colors[number][0]), (520, colors[number][1])):
             column, _ = expected_pixel((x, 0), limits, first)
             found = frame[first[1] + 6 : first[3] - 6, round(column)]
             assert np.abs(np.median(found, axis=0) - color).max() < 12
-    options["frame_numbers"] = [2, 5, 10]
-    with pytest.raises(InputError, match="ends before frame 10"):
-        render_prediction(
-            tmp_path / "short.mp4", {"input": pixels[numbers]}, world[numbers], **options
-        )
+
+
+@pytest.mark.parametrize(
+    ("footage", "numbers", "message"),
+    [
+        ("footage.mp4", [2, 5, 10], r"footage\.mp4: ends before frame 10; draw fewer"),
+        ("wide.mp4", [2], r"wide\.mp4: its frames are 1280x720 pixels.* is 1000x1000"),
+        ("text.mp4", [2], r"text\.mp4: ffmpeg failed"),
+        ("none.mp4", [2], r"none\.mp4: no such file"),
+    ],
+)
+def test_videos_that_do_not_fit_the_keypoints(walk, tmp_path, footage, numbers, message):
+    make_footage(tmp_path / "footage.mp4", [((0, 0, 0), (9, 9, 9))] * 10)
+    make_footage(tmp_path / "wide.mp4", [((0, 0, 0), (9, 9, 9))] * 10, (1280, 720))
     (tmp_path / "text.mp4").write_text("no video")
-    options["video"] = tmp_path / "text.mp4"
-    with pytest.raises(InputError, match=r"text\.mp4"):
-        render_prediction(
-            tmp_path / "short.mp4", {"input": pixels[numbers]}, world[numbers], **options
-        )
-    assert not (tmp_path / "short.mp4").exists()
+    with pytest.raises(InputError, match=message):
+        render_over(walk, tmp_path, numbers, footage=footage)
+    with pytest.raises(InputError, match="no keypoint lies in its picture"):
+        render_over((walk[0], walk[1] + 3000), tmp_path, [2])
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_view_shows_the_picture_rather_than_what_lies_beyond_it():
+    # A person at the right edge of a wide picture, one in its middle, one half outside.
+    assert equal_scales((800, 980, 700, 300), 2, (1000, 1000)) == (200, 1000, 700, 300)
+    assert equal_scales((400, 580, 700, 300), 2, (1000, 1000)) == (90, 890, 700, 300)
+    assert equal_scales((900, 1100, 700, 300), 2, (1000, 1000)) == (300, 1100, 700, 300)
+    # A view larger than the picture shows the whole picture.
+    assert equal_scales((900, 950, 900, 0), 2, (1000, 1000)) == (0, 1800, 900, 0)
 
 
 def blank(pixels, world, size):
