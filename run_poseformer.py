@@ -40,7 +40,14 @@ from common.checkpoint import (
     restore,
 )
 from common.console import InputError, run, split_names
-from common.device import autocast, build_network, keep_freed_memory, resolve_precision
+from common.device import (
+    allow_tf32,
+    autocast,
+    build_network,
+    compile_network,
+    keep_freed_memory,
+    resolve_precision,
+)
 from common.distributed import World, start_world
 from common.evaluation import evaluate, mean_pose_mpjpe_mm, predict
 from common.files import atomic_output, check_output
@@ -75,6 +82,8 @@ def main() -> None:
     arguments = parse_arguments()
     keep_freed_memory()
     world = start_world(arguments.gpu)
+    if arguments.tf32:
+        allow_tf32(world.device, quiet=not world.is_main)
     try:
         if arguments.dataset == OWN_FOOTAGE:
             lift_own_footage(arguments, world)
@@ -131,12 +140,19 @@ def train(arguments: argparse.Namespace, world: World) -> None:
         restore(model, optimizer, state, checkpoint, path, world.is_main)
     windows = training_windows(train_set, config.number_of_frames, recipe, world)
     noise_std = recipe.std * pixels_to_normalized(train_set[0].subject, train_set[0].camera)
-    replica = world.wrap(model)
+    world.share_weights(model)
+    batches = world.batches(len(windows), recipe.batch_size)
+    network = model
+    if world.device.type == "cuda" and not arguments.no_compile:
+        samples = torch.zeros(batches[0][0], dtype=torch.int64, device=world.device)
+        network = compile_network(model.train(), windows.gather(samples)[0], precision)
     step = TrainStep(
-        lambda batch: loss_of(replica, windows, batch, precision, noise_std),
+        lambda batch: loss_of(network, windows, batch, precision, noise_std),
         optimizer,
         world.device,
-        capture=world.size == 1,
+        batches=batches,
+        average_gradients=world.average_gradients if world.size > 1 else None,
+        capture=not arguments.no_cuda_graph and recipe.batch_size >= world.size,
     )
     pose = average_pose(train_set)
     saved = partial(contents, model, optimizer, state, asdict(recipe), pose)

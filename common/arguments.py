@@ -301,6 +301,10 @@ def _add_training_flags(parser: ArgumentParser) -> None:
 def _add_run_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("run").add_argument
     add("-g", "--gpu", default="0", metavar="N", help="which GPU; cpu for none")
+    tf32 = "let a GPU round fp32 to 11 bits in products (2D by about half a pixel), faster"
+    add("--tf32", action="store_true", help=tf32)
+    add("--no-compile", action="store_true", help="on a GPU, train without torch.compile")
+    add("--no-cuda-graph", action="store_true", help="on a GPU, train without CUDA graphs")
     add(
         "-c",
         "--checkpoint",
