@@ -4,15 +4,11 @@ Ours hold tensors and plain types only: `model_pos` (the state dict), `config` (
 `PoseFormerConfig`), `epoch`, `optimizer` and whatever training adds. Published ones hold `epoch`,
 `lr`, `random_state`, `optimizer`, `model_pos`, `min_loss` and `wandb_id`; `random_state` is a
 pickled NumPy `RandomState`, and every key of `model_pos` starts with `module.` where the training
-ran on a GPU. Both are read with PyTorch's restricted unpickler, which runs no code from the file.
+ran on a GPU. Both are read by `common.torch_file`, which runs no code from the file.
 """
 
 import io
-import pickle
 import re
-import struct
-import warnings
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -25,7 +21,7 @@ from torch import Tensor, nn
 from common.console import CHECKPOINT_DIR, InputError, warn
 from common.files import atomic_output
 from common.model_poseformer import NUM_JOINTS, PoseFormerConfig, PoseFormerV2
-from common.safe_pickle import DAMAGED_FILE_ERRORS
+from common.torch_file import read_torch_file
 from common.train_step import load_optimizer_state
 from common.training import TrainingState
 
@@ -74,21 +70,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         InputError: if the file is missing, damaged, unsafe or no checkpoint of a model.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        return _checked(_unpickle(path), path)
-    except (*DAMAGED_FILE_ERRORS, LookupError, RuntimeError, AssertionError, struct.error) as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and refused:
-            raise InputError(
-                f"{path}: refused, because it holds {refused[1]!r}, which could run code; "
-                "a checkpoint needs tensors and plain types only"
-            ) from error
-        raise InputError(
-            f"{path}: damaged, truncated or no checkpoint of tensors and plain types; "
-            "download or create it again"
-        ) from error
+    return _checked(read_torch_file(path), path)
 
 
 def model_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
@@ -264,69 +246,6 @@ def find_checkpoint(name: str, checkpoint_dir: Path) -> Path:
         if candidate.is_file():
             return candidate
     raise InputError(f"{name}: no such checkpoint; looked for {', '.join(map(str, candidates))}")
-
-
-class _NumpyObject:
-    """Stands for a NumPy object in a published checkpoint; swallows its pickled state."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _Dtype(_NumpyObject):
-    """Stands for a NumPy dtype; remembers what `_number` needs."""
-
-    def __init__(self, name: str, *_: Any) -> None:
-        self.name = name
-
-    def __setstate__(self, state: tuple) -> None:
-        self.byte_order = state[1]
-
-
-def _number(dtype: _Dtype, data: bytes) -> float | int | bool:
-    """Rebuild a NumPy number, such as the published `min_loss` can be, as a plain one."""
-    code = {"f4": "f", "f8": "d", "i4": "i", "i8": "q", "b1": "?"}[dtype.name]
-    return struct.unpack({"|": "<"}.get(dtype.byte_order, dtype.byte_order) + code, data)[0]
-
-
-# NumPy 1 pickles through numpy.core, NumPy 2 through numpy._core; before 1.17 a RandomState went
-# through numpy.random itself. No function of NumPy is called: all of them are stood in for.
-_STAND_INS = [
-    (_NumpyObject, "numpy.random.__RandomState_ctor"),
-    (_NumpyObject, "numpy.random._pickle.__randomstate_ctor"),
-    (_NumpyObject, "numpy.random._pickle.__bit_generator_ctor"),
-    (_NumpyObject, "numpy.random._mt19937.MT19937"),
-    (_NumpyObject, "numpy.random.bit_generator.SeedSequence"),
-    (_NumpyObject, "numpy.random.bit_generator.__pyx_unpickle_SeedSequence"),
-    (_NumpyObject, "numpy.core.multiarray._reconstruct"),
-    (_NumpyObject, "numpy._core.multiarray._reconstruct"),
-    (_NumpyObject, "numpy.ndarray"),
-    (_Dtype, "numpy.dtype"),
-    (_number, "numpy.core.multiarray.scalar"),
-    (_number, "numpy._core.multiarray.scalar"),
-]
-
-
-def _unpickle(path: Path) -> Any:
-    # From memory: reading a damaged file in place, PyTorch seeks to where only the disk objects.
-    content = io.BytesIO(path.read_bytes())
-    _check_sums(content)
-    with warnings.catch_warnings(), torch.serialization.safe_globals(_STAND_INS):
-        warnings.simplefilter("ignore")
-        return torch.load(content, map_location="cpu", weights_only=True)
-
-
-def _check_sums(content: io.BytesIO) -> None:
-    """Compare the zip format's checksums, which PyTorch does not look at; rewind the file."""
-    if zipfile.is_zipfile(content):
-        with zipfile.ZipFile(content) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-    content.seek(0)
 
 
 def _checked(checkpoint: Any, path: Path) -> dict[str, Any]:

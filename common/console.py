@@ -2,6 +2,8 @@
 
 import argparse
 import errno
+import numbers
+import reprlib
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -11,6 +13,9 @@ from typing import Any, NoReturn
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA_DIR = REPOSITORY / "data"
 CHECKPOINT_DIR = REPOSITORY / "checkpoint"
+
+MAX_SHOWN_NAME = 80
+LARGEST_INTEGER = 2**32 - 1  # of a flag: a seed that every library takes
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -49,6 +54,33 @@ def split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+class _Shortener(reprlib.Repr):
+    """Shows a value of a stranger's in part of a line, however large, deep or circular it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxtuple, self.maxdict, self.maxstring = 1, 5, 5, 5, 60
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        is_short = x is None or isinstance(x, numbers.Number)
+        return repr(x) if is_short else f"<{type(x).__name__}>"
+
+
+_shortener = _Shortener()
+
+
+def shown(value: Any) -> str:
+    """Return how a value is written in a message: in part of a line, whatever it holds."""
+    return _shortener.repr(value)
+
+
+def listing(names: Iterable[Any], most: int = 5) -> str:
+    """Return "a, b, c, d, e and 7 more"."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(str(name)[:MAX_SHOWN_NAME] for name in names[:most]) + more
+
+
 def fail(message: str) -> NoReturn:
     """Print `error: message` as one line on standard error and exit with status 2."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
@@ -61,10 +93,13 @@ def warn(message: str) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's `main`; what its user can mend becomes one line and exit status 2.
+    """Run a script's `main`; bad input becomes one line and exit status 2.
 
     After SIGTERM, as after Ctrl-C, temporary files are removed and other processes are ended.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what the locale cannot write, such as "…", is escaped
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
@@ -100,7 +135,9 @@ def number(
         except ValueError:
             value = None
         if value is None or not holds(value):
-            raise argparse.ArgumentTypeError(f"'{text}' is not {what}")
+            raise argparse.ArgumentTypeError(f"'{text[:MAX_SHOWN_NAME]}' is not {what}")
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            raise argparse.ArgumentTypeError(f"{text[:MAX_SHOWN_NAME]} is too large a number")
         return value
 
     return parse
@@ -116,9 +153,9 @@ def describe_os_error(error: OSError) -> str:
         errno.ENOSPC: "the disk is full; free some space and run again",
         errno.EDQUOT: "the disk quota is used up; free some space and run again",
         errno.EROFS: "the file system is read-only; choose another folder",
-        errno.EACCES: "permission denied; choose another folder or mend its permissions",
+        errno.EACCES: "permission denied; choose another folder or change its permissions",
         errno.EEXIST: "something of this name is in the way; choose another",
-        errno.EPERM: "operation not permitted; choose another folder or mend its permissions",
+        errno.EPERM: "operation not permitted; choose another folder or change its permissions",
         errno.ENOENT: "no such file or folder",
         errno.ENOTDIR: "a part of this path is a file, not a folder",
         errno.EISDIR: "this is a folder, not a file",

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.console import InputError
-from common.npz_io import read_npy
+from common.console import InputError, listing, shown
+from common.npz_io import as_array, read_npy
 
 NUM_KEYPOINTS = 17
 CHANNELS = (2, 3)  # without and with confidence
@@ -122,29 +122,25 @@ def _from_poses_by_frame(poses: dict) -> Detections:
 def _from_people(people: Sequence[dict]) -> Detections:
     for person in people:
         if not all(key in person for key in PERSON_KEYS):
-            raise ValueError(f"a person has {list(person)}, expected {', '.join(PERSON_KEYS)}")
+            raise ValueError(f"a person has {shown(list(person))}, expected {listing(PERSON_KEYS)}")
     frames = np.array([_frame_number(person["frame"]) for person in people], dtype=np.int64)
-    chosen = choose_people(frames, _box_scores([person["bbox"] for person in people], frames))
+    boxes = [
+        _numbers(person["bbox"], [BOX_SHAPE], f"frame {frame}: a bbox is {{}}, expected (5,)")
+        for person, frame in zip(people, frames)
+    ]
+    scores = np.array([box[-1] for box in boxes], dtype=np.float64)
+    if not np.isfinite(scores).all():
+        raise ValueError("the score of a bbox is NaN or infinite")
+    chosen = choose_people(frames, scores)
     keypoints = _stack([people[i]["keypoints"] for i in chosen], frames[chosen])
     return Detections(frames[chosen], keypoints, int(frames.max()) + 1)
 
 
-def _box_scores(boxes: list, frames: np.ndarray) -> np.ndarray:
-    boxes = [np.asarray(box) for box in boxes]
-    for frame, box in zip(frames, boxes):
-        if box.shape != BOX_SHAPE or box.dtype.kind not in "fiu":
-            raise ValueError(f"frame {frame}: a bbox is {_describe(box)}, expected {BOX_SHAPE}")
-    scores = np.array([box[-1] for box in boxes], dtype=np.float64)
-    if not np.isfinite(scores).all():
-        raise ValueError("the score of a bbox is NaN or infinite")
-    return scores
-
-
 def _frame_number(number: Any) -> int:
     if isinstance(number, bool) or not isinstance(number, int | np.integer):
-        raise ValueError(f"frame number {number!r} is no integer")
+        raise ValueError(f"frame number {shown(number)} is no integer")
     if not 0 <= number < MAX_FRAMES:
-        raise ValueError(f"frame number {number} is outside of 0 … {MAX_FRAMES - 1}")
+        raise ValueError(f"frame number {shown(number)} is outside of 0 … {MAX_FRAMES - 1}")
     return int(number)
 
 
@@ -152,22 +148,26 @@ def _stack(poses: list, frames: np.ndarray, people: tuple[int, ...] = ()) -> np.
     """Stack poses (*people, 17, 2 or 3), all of one shape, to (frames, 17, 2 or 3), float32."""
     if not poses:
         raise ValueError("no frame has a detection")
-    poses = [np.asarray(pose) for pose in poses]
-    shape = poses[0].shape
-    is_pose = shape in [(*people, NUM_KEYPOINTS, channels) for channels in CHANNELS]
+    shapes = [(*people, NUM_KEYPOINTS, channels) for channels in CHANNELS]
+    expected = f"expected ({', '.join(map(str, (*people, NUM_KEYPOINTS)))}, 2 or 3)"
+    arrays = []
     for frame, pose in zip(frames, poses):
-        if not is_pose or pose.shape != shape or pose.dtype.kind not in "fiu":
-            expected = ", ".join(map(str, (*people, NUM_KEYPOINTS, "2 or 3")))
-            raise ValueError(
-                f"frame {frame}: keypoints are {_describe(pose)}, expected ({expected}), "
-                "the same in every frame"
-            )
+        message = f"frame {frame}: keypoints are {{}}, {expected}, the same in every frame"
+        arrays.append(_numbers(pose, shapes, message))
+        shapes = [arrays[0].shape]
     with np.errstate(over="ignore"):  # what float32 cannot hold is found to be infinite
-        return np.array(poses, dtype=np.float32).reshape(len(poses), *shape[-2:])
+        return np.array(arrays, dtype=np.float32).reshape(len(arrays), *shapes[0][-2:])
 
 
-def _describe(array: np.ndarray) -> str:
-    return f"{array.shape}" if array.dtype.kind in "fiu" else f"{array.dtype} {array.shape}"
+def _numbers(value: Any, shapes: Sequence[tuple[int, ...]], message: str) -> np.ndarray:
+    """Return an array, or nested lists of numbers, of one of `shapes`, or say what it is."""
+    try:
+        array = as_array(value, max_dims=len(shapes[0]))
+    except ValueError as error:
+        raise ValueError(message.format(error)) from error
+    if array.shape not in shapes:
+        raise ValueError(message.format(array.shape))
+    return array
 
 
 def _check_finite(detections: Detections) -> None:

@@ -1,12 +1,34 @@
 """Output that is complete or not there: checked before the work, replaced at its end."""
 
 import contextlib
+import glob
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.console import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where what a killed process leaves is not removed
+    fcntl = None
+
+TEMPORARY_MARK = ".unfinished"
+
+
+def find_folder(name: Path | str, parents: Iterable[Path], advice: str) -> Path:
+    """Return the first of `parents` / `name` that is a folder; an absolute name is the only one.
+
+    Raises:
+        InputError: if there is none; the message says where it was looked for.
+    """
+    candidates = list(dict.fromkeys(parent / name for parent in parents))
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    tried = ", ".join(map(str, candidates))
+    raise InputError(f"{name}: no such folder (looked for {tried}); {advice}")
 
 
 def check_output(path: Path | str, suffixes: Sequence[str]) -> Path:
@@ -18,18 +40,39 @@ def check_output(path: Path | str, suffixes: Sequence[str]) -> Path:
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise InputError(f"{path}: the ending must be {' or '.join(suffixes)}")
-    if path.is_dir():
-        raise InputError(f"{path}: this is a folder, not a file; give the name of a file")
+    _check_no_folder(path)
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder; create it or choose another")
     return path
+
+
+def check_distinct(outputs: Iterable[Path], inputs: Iterable[Path] = ()) -> None:
+    """Refuse an output that is an input, or another output, be it by another name or a link.
+
+    Raises:
+        InputError: naming both.
+    """
+    others = list(inputs)
+    for output in outputs:
+        for other in others:
+            if _is_same_file(output, other):
+                raise InputError(f"{output}: is the same file as {other}; choose another name")
+        others.append(output)
+
+
+def _is_same_file(a: Path, b: Path) -> bool:
+    try:
+        return a.samefile(b)
+    except OSError:  # one of them does not exist yet
+        return a.resolve() == b.resolve()
 
 
 @contextlib.contextmanager
 def atomic_output(path: Path | str) -> Iterator[Path]:
     """Give a temporary path beside `path`, which replaces `path` once the block has succeeded.
 
-    If the block fails, the temporary file is removed and an earlier `path` stays as it was.
+    If the block fails, the temporary file is removed and an earlier `path` stays as it was. What
+    a killed process left of the same output is removed; that of a running one is locked by it.
 
     Args:
         path: the output; its folder is created where it is missing.
@@ -42,16 +85,17 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
         OSError: naming `path`, as on a full or read-only disk.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: this is a folder, not a file; give the name of a file")
+    _check_no_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        descriptor, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix
-        )
+        with _locked_folder(path.parent):
+            _remove_unfinished(path)
+            descriptor, name = tempfile.mkstemp(
+                dir=path.parent, prefix=f".{path.stem}.", suffix=TEMPORARY_MARK + path.suffix
+            )
+            _lock(descriptor)
     except OSError as error:  # name the output, not the temporary file
         raise OSError(error.errno, error.strerror, str(path)) from error
-    os.close(descriptor)
     temporary = Path(name)
     try:
         yield temporary
@@ -63,7 +107,48 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
+        os.close(descriptor)
         temporary.unlink(missing_ok=True)
+
+
+def _check_no_folder(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path}: this is a folder, not a file; give the name of a file")
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove the temporary files of `path` that no running process holds locked."""
+    if fcntl is None:
+        return
+    pattern = f".{glob.escape(path.stem)}.*{TEMPORARY_MARK}{glob.escape(path.suffix)}"
+    for stale in path.parent.glob(pattern):
+        with contextlib.suppress(OSError), stale.open("rb+") as file:
+            if _lock(file.fileno()):
+                stale.unlink()
+
+
+@contextlib.contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Let no other process look for unfinished files until this one's is locked."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed, or its process ends; tell whether that was possible."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (OSError, AttributeError):
+        return False
+    return True
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -5,7 +5,7 @@ This is the only place where pixels become normalised coordinates and poses beco
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -94,6 +94,36 @@ def wrong_takes(sequences: Iterable[str]) -> list[str]:
     )
 
 
+def list_raw_files(
+    folder: Path, subjects: Sequence[str], list_subject: Callable[[str], tuple[Any, list[str]]]
+) -> dict[str, Any]:
+    """List the raw files of every subject, after checking that none is missing.
+
+    Args:
+        folder: holds the subjects' files.
+        subjects: which subjects.
+        list_subject: returns one subject's files, and a phrase for each problem with them.
+
+    Returns:
+        {subject: its files}.
+
+    Raises:
+        InputError: naming all problems of all subjects.
+    """
+    files, problems = {}, []
+    for subject in subjects:
+        files[subject], found = list_subject(subject)
+        problems += [f"{subject} {problem}" for problem in found]
+    if problems:
+        raise InputError(
+            f"{folder}: {'; '.join(problems)}. Complete the folder (extract the archive again), "
+            "or choose with --subjects"
+        )
+    if CORRUPT_SEQUENCE[0] in subjects:
+        print(f"left out {' '.join(CORRUPT_SEQUENCE)}: its video is corrupt")
+    return files
+
+
 def camera_index(camera: str) -> int:
     """Return the index of a camera that is given by its id or its index.
 
@@ -102,7 +132,7 @@ def camera_index(camera: str) -> int:
     """
     if camera in CAMERA_IDS:
         return CAMERA_IDS.index(camera)
-    if camera.isdecimal() and int(camera) < len(CAMERA_IDS):
+    if camera in ("0", "1", "2", "3"):
         return int(camera)
     raise InputError(f"no camera '{camera}'; there are {', '.join(CAMERA_IDS)}, or 0 to 3")
 
@@ -118,6 +148,16 @@ def parse_subjects(text: str) -> tuple[str, ...]:
     if unknown or not names:
         raise InputError(f"no subject '{', '.join(unknown)}'; there are: {', '.join(SUBJECTS)}")
     return tuple(subject for subject in SUBJECTS if subject in names)
+
+
+SUBJECTS_FLAG = MappingProxyType(
+    {
+        "type": parse_subjects,
+        "default": ",".join(SUBJECTS),
+        "metavar": "S1,S5,…",
+        "help": "which subjects, for a partial download",
+    }
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,22 +1,33 @@
 """The schema of the 2D and 3D files, and reading npz and npy without running code from them."""
 
-import contextlib
-import zipfile
-from collections.abc import Callable, Iterator
+import math
+import re
+import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from common.console import InputError
+from common.archive import read_members, readable
+from common.console import InputError, listing, shown
 from common.files import atomic_output
-from common.safe_pickle import DAMAGED_FILE_ERRORS, RestrictedUnpickler, UnsafePickleError
+from common.safe_pickle import PickleReader
+from common.stand_ins import plain_dtype
 
 NUM_CAMERAS = 4
+MAX_NAME = 100
+MAX_LISTED_NUMBERS = 10_000_000
 KEYPOINTS_METADATA = {
     "num_joints": 17,
     "keypoints_symmetry": [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]],
 }
+
+_HEADER_FIELDS = (
+    r"""['"]descr['"]: *['"]([^'"]*)['"]""",
+    r"""['"]fortran_order['"]: *(True|False)""",
+    r"""['"]shape['"]: *\(([\d, L]*)\)""",
+)
 
 # {subject: {action: [four arrays (frames, 17, 2 or 3), float32, pixels]}}
 Positions2d = dict[str, dict[str, list[np.ndarray]]]
@@ -38,8 +49,8 @@ def read_npy(path: Path | str) -> Any:
         InputError: if the file is missing, damaged, or holds anything but arrays and containers.
     """
     path = Path(path)
-    with _readable(path), path.open("rb") as file:
-        return _read_array(file)
+    with readable(path, "file of arrays and plain containers"):
+        return _parse_npy(path.read_bytes())
 
 
 def read_npz(path: Path | str) -> dict[str, Any]:
@@ -55,70 +66,36 @@ def read_npz(path: Path | str) -> dict[str, Any]:
         InputError: if the file is missing, damaged, or holds anything but arrays and containers.
     """
     path = Path(path)
-    with _readable(path), zipfile.ZipFile(path) as archive:
-        arrays = {}
-        for name in archive.namelist():
-            with archive.open(name) as member:
-                arrays[name.removesuffix(".npy")] = _read_array(member)
-        return arrays
+    with readable(path, "file of arrays and plain containers"):
+        return {n.removesuffix(".npy"): _parse_npy(content) for n, content in read_members(path)}
 
 
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn whatever a missing, foreign or damaged file raises into an `InputError`."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty; download or create it again")
-    try:
-        yield
-    except UnsafePickleError as error:
-        raise InputError(
-            f"{path}: refused, because it holds {error}, which could run code; "
-            "only arrays and plain containers are read"
-        ) from error
-    except MemoryError as error:
-        raise InputError(f"{path}: damaged, or too large for this machine's memory") from error
-    except (*DAMAGED_FILE_ERRORS, OSError) as error:
-        if isinstance(error, OSError) and error.filename:
-            raise
-        reason = str(error) or type(error).__name__
-        raise InputError(
-            f"{path}: damaged or in another format ({reason}); download or create it again"
-        ) from error
-
-
-def _read_array(file: BinaryIO) -> Any:
-    """Read one array in npy format, unpickling objects with the restricted reader."""
-    version = np.lib.format.read_magic(file)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[version]
-    shape, fortran_order, dtype = read_header(file)
+def _parse_npy(content: bytes) -> Any:
+    """Parse the npy format (NEP 1), unpickling objects with the restricted reader."""
+    length_form = {b"\x01\0": "<H", b"\x02\0": "<I", b"\x03\0": "<I"}.get(content[6:8])
+    if content[:6] != b"\x93NUMPY" or length_form is None:
+        raise ValueError("it does not begin as an npy file")
+    start = 8 + struct.calcsize(length_form)
+    end = start + int.from_bytes(content[8:start], "little")
+    header = content[start:end].decode("latin1")
+    name, is_fortran, sizes = (_header_field(header, pattern) for pattern in _HEADER_FIELDS)
+    dtype = plain_dtype(name)
+    shape = tuple(int(size[:20].strip(" L")) for size in sizes.split(",") if size.strip())
     if dtype.hasobject:
-        return _unpickle_array(file, shape)
-    count = int(np.prod(shape, dtype=np.int64))
-    data = _read_exactly(file, count * dtype.itemsize)
-    return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran_order else "C")
+        array = PickleReader(content, end).load()
+        if not isinstance(array, np.ndarray) or array.shape != shape:
+            raise ValueError("the pickled array does not have the shape that the header announces")
+        return array.item() if array.shape == () else array
+    expected = math.prod(shape) * dtype.itemsize
+    if len(content) - end != expected:
+        raise ValueError(f"it holds {len(content) - end} of {expected} bytes")
+    order = "F" if is_fortran == "True" else "C"
+    return np.ndarray(shape, dtype, content, offset=end, order=order).copy(order="K")
 
 
-def _unpickle_array(file: BinaryIO, shape: tuple[int, ...]) -> Any:
-    array = RestrictedUnpickler(file, encoding="latin1").load()
-    if not isinstance(array, np.ndarray) or array.shape != shape:
-        raise ValueError("the pickled array does not have the shape that the header promises")
-    return array.item() if array.shape == () else array
-
-
-def _read_exactly(file: BinaryIO, size: int) -> bytearray:
-    """Read `size` bytes; a header that promises more than the file holds must not fill memory."""
-    data = bytearray()
-    while len(data) < size:
-        chunk = file.read(min(size - len(data), 1 << 24))
-        if not chunk:
-            raise ValueError(f"truncated: {len(data)} of {size} bytes")
-        data += chunk
-    return data
+def _header_field(header: str, pattern: str) -> str:
+    (value,) = re.findall(pattern, header[:1000])
+    return value
 
 
 def write_npz(path: Path | str, **arrays: Any) -> None:
@@ -211,44 +188,88 @@ def _map_actions(path: Path | str, positions: Any, check: Callable[[str, Any], A
         raise InputError(f"{path}: expected a dict of subjects")
     checked = {}
     for subject, actions in positions.items():
+        where = f"{path}: {_checked_name(path, subject, 'a subject')}"
         if not isinstance(actions, dict) or not actions:
-            raise InputError(f"{path}: {subject} is not a dict of actions")
+            raise InputError(f"{where} is not a dict of actions")
         checked[subject] = {
-            action: check(f"{path}: {subject}, {action}", value)
+            action: check(f"{where}, {_checked_name(path, action, 'an action')}", value)
             for action, value in actions.items()
         }
     return checked
 
 
+def _checked_name(path: Path | str, name: Any, what: str) -> str:
+    if not isinstance(name, str) or not name.isprintable() or len(name) > MAX_NAME:
+        raise InputError(f"{path}: {shown(name)} is not the name of {what}")
+    return name
+
+
 def _read_member(path: Path | str, member: str) -> Any:
     arrays = read_npz(path)
     if member not in arrays:
-        raise InputError(f"{path}: holds {sorted(arrays)}, but no array '{member}'")
+        raise InputError(f"{path}: holds {listing(sorted(arrays))}, but no array '{member}'")
     return arrays[member]
 
 
 def _check_cameras_2d(where: str, cameras: Any) -> list[np.ndarray]:
-    if not isinstance(cameras, list | tuple | np.ndarray) or len(cameras) != NUM_CAMERAS:
-        raise InputError(f"{where}: expected a list of {NUM_CAMERAS} cameras' arrays")
-    return [_check_array(f"{where}, camera {i}", a, 17, (2, 3)) for i, a in enumerate(cameras)]
+    return _check_cameras(where, cameras, 17, (2, 3))
 
 
 def _check_positions_3d(where: str, value: Any) -> np.ndarray | list[np.ndarray]:
-    if not isinstance(value, list | tuple):
-        return _check_array(where, value, 32, (3,))
-    if len(value) != NUM_CAMERAS:
+    if isinstance(value, list | tuple):
+        return _check_cameras(where, value, 32, (3,))
+    return _check_array(where, value, 32, (3,))
+
+
+def _check_cameras(
+    where: str, cameras: Any, joints: int, channels: tuple[int, ...]
+) -> list[np.ndarray]:
+    is_sequence = isinstance(cameras, list | tuple) or (
+        isinstance(cameras, np.ndarray) and cameras.ndim > 0
+    )
+    if not is_sequence or len(cameras) != NUM_CAMERAS:
         raise InputError(f"{where}: expected a list of {NUM_CAMERAS} cameras' arrays")
-    return [_check_array(f"{where}, camera {i}", a, 32, (3,)) for i, a in enumerate(value)]
+    return [
+        _check_array(f"{where}, camera {i}", array, joints, channels)
+        for i, array in enumerate(cameras)
+    ]
+
+
+def as_array(value: Any, max_dims: int) -> np.ndarray:
+    """Return an array, or numbers in nested lists, as an array.
+
+    Args:
+        value: what a stranger's file holds; a list in it may be shared, and hold itself.
+        max_dims: how deep lists may nest.
+
+    Raises:
+        ValueError: if it is none of these, or lists differ in length or nest too deep.
+    """
+    items = [value]
+    for _ in range(max_dims):
+        if not all(isinstance(item, list | tuple) for item in items):
+            break
+        if sum(map(len, items)) > MAX_LISTED_NUMBERS:
+            raise ValueError(f"lists of more than {MAX_LISTED_NUMBERS:,} numbers")
+        items = [number for item in items for number in item]
+    for item in items:
+        if not isinstance(item, int | float | np.number | np.ndarray):
+            raise ValueError(shown(item))
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{array.dtype} {array.shape}")
+    return array
 
 
 def _check_array(where: str, array: Any, joints: int, channels: tuple[int, ...]) -> np.ndarray:
     """Return `array` as float32 (frames, joints, channels), or say what is wrong with it."""
-    array = np.asarray(array)
     shape = f"(frames, {joints}, {' or '.join(map(str, channels))})"
+    try:
+        array = as_array(array, 3)
+    except ValueError as error:
+        raise InputError(f"{where}: expected numbers {shape}, got {error}") from error
     if array.ndim != 3 or array.shape[1] != joints or array.shape[2] not in channels:
         raise InputError(f"{where}: expected an array {shape}, got {array.shape}")
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"{where}: expected numbers, got {array.dtype}")
     if len(array) == 0:
         raise InputError(f"{where}: has no frames")
     with np.errstate(over="ignore"):

@@ -14,6 +14,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.console import DATA_DIR, ArgumentParser, InputError, run, split_names, warn
+from common.files import check_distinct
 from common.fusion import cut_to_shortest, replace_joints, weighted_mean, weights_from_logits
 from common.h36m_dataset import CAMERA_IDS, each_sequence, keypoints_path
 from common.npz_io import Positions2d, npz_path, read_positions_2d, write_positions_2d
@@ -40,8 +41,7 @@ def main() -> None:
     if filename is None:
         filename = f"data_2d_h36m_merge_{arguments.strategy}.npz"
     output = npz_path(arguments.data_dir, filename)
-    if output in paths.values():
-        raise InputError(f"{output}: is one of the files to be mixed; choose another name")
+    check_distinct([output], paths.values())
     estimators = read_estimators(paths)
     if weighted:
         check_confidences(estimators, logits)

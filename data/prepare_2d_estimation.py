@@ -7,7 +7,7 @@ without a detection are filled, and COCO's keypoints become Human3.6M's joints.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -29,13 +29,14 @@ from common.console import (
     warn,
 )
 from common.detections import FilledSequence, fill_gaps, read_detections
+from common.files import find_folder
 from common.h36m_dataset import (
     CAMERA_IDS,
     CORRUPT_SEQUENCE,
-    SUBJECTS,
+    SUBJECTS_FLAG,
     canonical_action,
     is_corrupt,
-    parse_subjects,
+    list_raw_files,
     wrong_takes,
 )
 from common.npz_io import Positions2d, read_positions_3d, write_positions_2d
@@ -62,7 +63,8 @@ def main() -> None:
     path_3d = arguments.data_dir / "data_3d_h36m.npz"
     lengths_3d = read_lengths_3d(path_3d)
     folder = find_detections(arguments.detections_dir, arguments.data_dir, arguments.detector)
-    files = list_files(folder, arguments.subjects, lengths_3d)
+    listed = list_raw_files(folder, arguments.subjects, partial(list_subject, folder, lengths_3d))
+    files = [file for subject_files in listed.values() for file in subject_files]
     print(f"reading {len(files)} files of {folder}")
     sequences = convert(files, arguments.layout, arguments.keep_conf)
     check_lengths(files, sequences, lengths_3d, path_3d)
@@ -106,13 +108,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FRAMES",
         help="warn of a file in which more frames than these, in succession, have no detection",
     )
-    add(
-        "--subjects",
-        type=parse_subjects,
-        default=",".join(SUBJECTS),
-        metavar="S1,S5,…",
-        help="which subjects, for a partial download",
-    )
+    add("--subjects", **SUBJECTS_FLAG)
     return parser.parse_args()
 
 
@@ -124,15 +120,10 @@ def find_detections(given: Path | None, data_dir: Path, detector: str) -> Path:
     """
     if not detector or Path(detector).name != detector:
         raise InputError(f"--detector '{detector}': a name, not a path; see --detections-dir")
-    name = f"h36m_{detector}"
-    candidates = [given] if given else [data_dir / "preprocess" / name, data_dir / name]
-    for folder in candidates:
-        if folder.is_dir():
-            return folder
-    raise InputError(
-        f"{' or '.join(map(str, candidates))}: no such folder; put the raw files of {detector} "
-        "there, or name their folder with --detections-dir"
-    )
+    advice = f"put the raw files of {detector} there, or name their folder with --detections-dir"
+    if given:
+        return find_folder(given, [Path()], advice)
+    return find_folder(f"h36m_{detector}", [data_dir / "preprocess", data_dir], advice)
 
 
 def read_lengths_3d(path: Path) -> dict[str, dict[str, int]]:
@@ -148,73 +139,52 @@ def read_lengths_3d(path: Path) -> dict[str, dict[str, int]]:
     }
 
 
-def list_files(
-    folder: Path, subjects: Sequence[str], lengths_3d: dict[str, dict[str, int]]
-) -> list[RawFile]:
-    """List the raw files by subject, action and camera, after checking that none is missing.
+def list_subject(
+    folder: Path, lengths_3d: dict[str, dict[str, int]], subject: str
+) -> tuple[list[RawFile], list[str]]:
+    """List one subject's raw files, and say what is wrong with them.
 
     Args:
         folder: holds `<SUBJECT>/<ACTION>_<CAMERA>_pose_sequence.npy`.
-        subjects: which subjects.
         lengths_3d: whose keys are the sequences that a subject must have; a subject that is not
             in it must have two takes of each of the 15 actions.
+        subject: which subject.
 
-    Raises:
-        InputError: if subjects, actions or cameras are missing or unknown; all of them are named.
+    Returns:
+        The files by action and camera; those of all actions together, `_ALL…`, are no sequences.
+        And a phrase for each action or camera that is missing or unknown.
     """
-    files, problems = [], []
-    for subject in subjects:
-        if not (folder / subject).is_dir():
-            problems.append(f"{subject} is missing")
-            continue
-        found = list_subject(folder, subject)
-        problems += camera_problems(found)
-        problems += action_problems(subject, {file.action for file in found}, lengths_3d)
-        files += found
-    if problems:
-        raise InputError(
-            f"{folder}: {'; '.join(problems)}. Complete the folder, or choose with --subjects"
-        )
-    if CORRUPT_SEQUENCE[0] in subjects:
-        print(f"left out {' '.join(CORRUPT_SEQUENCE)}: its video is corrupt")
-    return files
-
-
-def list_subject(folder: Path, subject: str) -> list[RawFile]:
-    """List one subject's raw files; those of all actions together, `_ALL…`, are no sequences."""
+    if not (folder / subject).is_dir():
+        return [], ["is missing"]
     files = []
     for path in sorted((folder / subject).glob(f"[!._]*{FILE_SUFFIX}")):
         action, _, camera = path.name.removesuffix(FILE_SUFFIX).rpartition("_")
         if not is_corrupt(subject, action):
             files.append(RawFile(subject, canonical_action(action), camera, path))
-    return sorted(files)
+    actions = {file.action for file in files}
+    if subject in lengths_3d:
+        missing = sorted(set(lengths_3d[subject]) - actions)
+        problems = [f"lacks {', '.join(missing)}, which 3D has"] if missing else []
+    else:
+        left_out = {action for corrupt, action in [CORRUPT_SEQUENCE] if corrupt == subject}
+        problems = [f"has {wrong}" for wrong in wrong_takes(sorted(actions | left_out))]
+    return sorted(files), camera_problems(files) + problems
 
 
 def camera_problems(files: list[RawFile]) -> list[str]:
     """Say which of one subject's actions lack a camera, have an unknown one, or one twice."""
     problems = [
-        f"unknown camera {file.camera} of {file.subject}/{file.path.name}"
+        f"has an unknown camera {file.camera}: {file.path.name}"
         for file in files
         if file.camera not in CAMERA_IDS
     ]
-    views = [file[:3] for file in files]
-    problems += [f"{' '.join(view)} twice" for view in sorted(set(views)) if views.count(view) > 1]
-    for subject, action in sorted({file[:2] for file in files}):
-        missing = [camera for camera in CAMERA_IDS if (subject, action, camera) not in views]
+    views = Counter((file.action, file.camera) for file in files)
+    problems += [f"has {' '.join(view)} twice" for view, count in views.items() if count > 1]
+    for action in sorted({file.action for file in files}):
+        missing = [camera for camera in CAMERA_IDS if (action, camera) not in views]
         if missing:
-            problems.append(f"{subject} {action} lacks camera {', '.join(missing)}")
+            problems.append(f"{action} lacks camera {', '.join(missing)}")
     return problems
-
-
-def action_problems(
-    subject: str, actions: set[str], lengths_3d: dict[str, dict[str, int]]
-) -> list[str]:
-    """Say which actions 3D has and this subject lacks, or, without 3D, which lack a take."""
-    if subject in lengths_3d:
-        missing = sorted(set(lengths_3d[subject]) - actions)
-        return [f"{subject} lacks {', '.join(missing)}, which 3D has"] if missing else []
-    left_out = {action for corrupt, action in [CORRUPT_SEQUENCE] if corrupt == subject}
-    return [f"{subject} has {wrong}" for wrong in wrong_takes(sorted(actions | left_out))]
 
 
 def convert(files: list[RawFile], layout: str, keep_conf: bool) -> list[FilledSequence]:

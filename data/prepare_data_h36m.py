@@ -6,6 +6,7 @@ pixels, projected through the full distortion model of each of the four cameras.
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,18 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.camera import project, world_to_camera
-from common.console import DATA_DIR, ArgumentParser, InputError, progress, run, warn
-from common.files import atomic_output
+from common.console import DATA_DIR, ArgumentParser, InputError, listing, progress, run, warn
+from common.files import atomic_output, check_distinct, find_folder
 from common.h36m_dataset import (
     ACTIONS,
-    CORRUPT_SEQUENCE,
-    SUBJECTS,
+    SUBJECTS_FLAG,
     TAKES_PER_ACTION,
     TEST_SUBJECTS,
     TRAIN_SUBJECTS,
     canonical_action,
+    is_corrupt,
+    list_raw_files,
     load_cameras,
-    parse_subjects,
     wrong_takes,
 )
 from common.npz_io import (
@@ -35,6 +36,7 @@ from common.npz_io import (
     write_positions_3d,
 )
 from common.skeleton import JOINTS_32_TO_17, NUM_JOINTS_32
+from data.cdf import read_variable
 
 FILES_PER_SUBJECT = TAKES_PER_ACTION * len(ACTIONS)
 # Frames of the complete dataset, counted over the four cameras, S11 Directions left out.
@@ -46,16 +48,19 @@ VARIABLE = "Pose"
 def main() -> None:
     """Find the files, read and project them, write both outputs."""
     arguments = parse_arguments()
-    cdf_dir = find_cdf_dir(arguments.cdf_dir, arguments.data_dir)
-    files = list_sequences(cdf_dir, arguments.subjects)
+    data_dir = arguments.data_dir
+    path_3d = npz_path(data_dir, arguments.output_filename_3d)
+    path_2d = npz_path(data_dir, arguments.output_filename_2d)
+    check_distinct([path_3d, path_2d])
+    cdf_dir = find_folder(
+        arguments.cdf_dir,
+        [Path.cwd(), data_dir, data_dir / "preprocess"],
+        "extract Human3.6M's Poses_D3_Positions_<SUBJECT>.tgz into one, and give it as --cdf-dir",
+    )
+    files = list_raw_files(cdf_dir, arguments.subjects, partial(list_subject, cdf_dir))
     print(f"reading {sum(map(len, files.values()))} files of {cdf_dir}")
     positions_3d, positions_2d = convert(files, arguments.per_camera)
-    write_both(
-        npz_path(arguments.data_dir, arguments.output_filename_3d),
-        positions_3d,
-        npz_path(arguments.data_dir, arguments.output_filename_2d),
-        positions_2d,
-    )
+    write_both(path_3d, positions_3d, path_2d, positions_2d)
     report_counts(positions_2d)
 
 
@@ -89,66 +94,29 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="store 3D in the coordinates of each of the four cameras, not in the world's",
     )
-    add(
-        "--subjects",
-        type=parse_subjects,
-        default=",".join(SUBJECTS),
-        metavar="S1,S5,…",
-        help="which subjects, for a partial download",
-    )
+    add("--subjects", **SUBJECTS_FLAG)
     return parser.parse_args()
 
 
-def find_cdf_dir(cdf_dir: Path, data_dir: Path) -> Path:
-    """Return the folder of the CDF files, from the working directory or from the data folder.
-
-    Raises:
-        InputError: if there is none; the message says where it was looked for.
-    """
-    candidates = [base / cdf_dir for base in (Path.cwd(), data_dir, data_dir / "preprocess")]
-    for candidate in candidates:
-        if candidate.is_dir():
-            return candidate
-    tried = ", ".join(dict.fromkeys(str(c) for c in candidates))
-    raise InputError(
-        f"{cdf_dir}: no such folder (looked for {tried}); "
-        "extract Human3.6M's Poses_D3_Positions_<SUBJECT>.tgz into one and give it as --cdf-dir"
-    )
-
-
-def list_sequences(cdf_dir: Path, subjects: tuple[str, ...]) -> dict[str, dict[str, Path]]:
-    """List the CDF files, after checking that there are two takes of each action.
+def list_subject(cdf_dir: Path, subject: str) -> tuple[dict[str, Path], list[str]]:
+    """List one subject's CDF files, and say what is wrong with them.
 
     Args:
         cdf_dir: folder that holds `<SUBJECT>/MyPoseFeatures/D3_Positions/*.cdf`.
-        subjects: which subjects.
+        subject: which subject.
 
     Returns:
-        {subject: {canonical action: path}}, without the corrupt S11 Directions.
-
-    Raises:
-        InputError: if subjects or files are missing or surplus; all of them are named.
+        {canonical action: path}, without the corrupt S11 Directions; and a phrase for each problem.
     """
-    files, problems = {}, []
-    for subject in subjects:
-        folder = cdf_dir / subject / POSITIONS_FOLDER
-        if not folder.is_dir():
-            problems.append(f"{subject} is missing (no folder {folder})")
-            continue
-        paths = [p for p in sorted(folder.glob("*.cdf")) if not p.name.startswith(("_ALL", "."))]
-        if len(paths) != FILES_PER_SUBJECT:
-            problems.append(f"{subject} has {len(paths)} files instead of {FILES_PER_SUBJECT}")
-        problems += [f"{subject} has {wrong}" for wrong in wrong_takes(p.stem for p in paths)]
-        files[subject] = {canonical_action(path.stem): path for path in paths}
-    if problems:
-        raise InputError(
-            f"{cdf_dir}: {'; '.join(problems)}. Each subject has {FILES_PER_SUBJECT} files, "
-            "two of each action: extract its archive again, or choose others with --subjects"
-        )
-    if CORRUPT_SEQUENCE[0] in files:
-        del files[CORRUPT_SEQUENCE[0]][CORRUPT_SEQUENCE[1]]
-        print(f"left out {' '.join(CORRUPT_SEQUENCE)}: its video is corrupt")
-    return files
+    folder = cdf_dir / subject / POSITIONS_FOLDER
+    if not folder.is_dir():
+        return {}, [f"is missing (no folder {folder})"]
+    paths = [p for p in sorted(folder.glob("*.cdf")) if not p.name.startswith(("_ALL", "."))]
+    problems = [f"has {wrong}" for wrong in wrong_takes(path.stem for path in paths)]
+    if len(paths) != FILES_PER_SUBJECT:
+        problems.insert(0, f"has {len(paths)} files instead of {FILES_PER_SUBJECT}")
+    files = {canonical_action(path.stem): path for path in paths}
+    return {a: path for a, path in files.items() if not is_corrupt(subject, a)}, problems
 
 
 def convert(files: dict[str, dict[str, Path]], per_camera: bool) -> tuple[Positions3d, Positions2d]:
@@ -188,7 +156,16 @@ def read_world_positions(path: Path) -> np.ndarray:
     Raises:
         InputError: if the file is damaged, has no such variable, or holds NaN or infinity.
     """
-    values = read_cdf_variable(path, VARIABLE)
+    try:
+        values = read_variable(path, VARIABLE)
+    except KeyError as error:
+        raise InputError(
+            f"{path}: no variable {VARIABLE}; it holds {listing(error.args[0]) or 'none'}"
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            f"{path}: damaged or not a CDF file ({error}); extract it again"
+        ) from error
     pose = values[0] if values.ndim == 3 and len(values) == 1 else values
     if pose.ndim != 2 or len(pose) == 0 or pose.shape[1] != NUM_JOINTS_32 * 3:
         raise InputError(
@@ -202,28 +179,6 @@ def read_world_positions(path: Path) -> np.ndarray:
         frame = np.flatnonzero(~finite)[0]
         raise InputError(f"{path}: holds NaN or infinite coordinates, first in frame {frame}")
     return pose.reshape(-1, NUM_JOINTS_32, 3).astype(np.float64) / 1000
-
-
-def read_cdf_variable(path: Path, variable: str) -> np.ndarray:
-    """Return a variable of a CDF file.
-
-    Raises:
-        InputError: if the file is damaged or has no such variable.
-    """
-    import cdflib
-
-    try:
-        cdf = cdflib.CDF(path)
-        info = cdf.cdf_info()
-        names = info.rVariables + info.zVariables
-        values = cdf.varget(variable) if variable in names else None
-    except Exception as error:  # on a damaged file cdflib raises whatever it stumbles over
-        raise InputError(
-            f"{path}: damaged or not a CDF file ({error}); extract it again"
-        ) from error
-    if values is None:
-        raise InputError(f"{path}: no variable {variable}; it holds {', '.join(names) or 'none'}")
-    return np.asarray(values)
 
 
 def project_views(path: Path, in_cameras_m: list[np.ndarray], subject: str) -> list[np.ndarray]:
@@ -249,13 +204,7 @@ def project_views(path: Path, in_cameras_m: list[np.ndarray], subject: str) -> l
 def write_both(
     path_3d: Path, positions_3d: Positions3d, path_2d: Path, positions_2d: Positions2d
 ) -> None:
-    """Write 3D and 2D; both are complete before either replaces an earlier file.
-
-    Raises:
-        InputError: if both would go to the same file.
-    """
-    if path_3d == path_2d:
-        raise InputError(f"{path_3d}: 3D and 2D cannot go to one file; choose two names")
+    """Write 3D and 2D; both are complete before either replaces an earlier file."""
     with atomic_output(path_2d) as temporary_2d, atomic_output(path_3d) as temporary_3d:
         write_positions_3d(temporary_3d, positions_3d)
         write_positions_2d(temporary_2d, positions_2d)

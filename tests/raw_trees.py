@@ -134,3 +134,11 @@ def random_keypoints(frames, channels=3, seed=0):
 def person(frame, score, keypoints):
     box = np.array([10, 20, 30, 40, score], dtype=np.float32)
     return {"frame": frame, "bbox": box, "keypoints": keypoints}
+
+
+def npy_bytes(pickled, shape=()):
+    """Return an npy file of objects around a pickle that may be anything."""
+    file = io.BytesIO()
+    header = {"descr": "|O", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + pickled

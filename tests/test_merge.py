@@ -296,7 +296,7 @@ def test_confidences_that_do_not_exist_are_named(with_earlier_output):
 @pytest.mark.parametrize(
     ("strategy", "flags", "message"),
     [
-        ("average", ("--output-filename", "data_2d_h36m_pct"), "one of the files to be mixed"),
+        ("average", ("--output-filename", "data_2d_h36m_pct"), "is the same file as"),
         ("average", ("--output-filename", ""), "give the name of a file"),
         ("average", ("--detectors", ""), "two estimators or more"),
         ("average", ("--logits", "pct"), "--logits goes with weighted_average"),

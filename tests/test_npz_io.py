@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from raw_trees import random_keypoints, untouched, world_poses
+from raw_trees import npy_bytes, random_keypoints, untouched, world_poses
 
 from common import files
 from common.console import InputError
@@ -51,14 +51,6 @@ def assert_equal(left, right):
             assert_equal(a, b) if left.dtype == object else np.testing.assert_equal(a, b)
     else:
         np.testing.assert_equal(left, right)
-
-
-def npy_bytes(pickled, shape=()):
-    """Return an npy file of objects around a pickle that may be anything."""
-    file = io.BytesIO()
-    header = {"descr": "|O", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    return file.getvalue() + pickled
 
 
 def in_object_array(content, protocol):

@@ -144,7 +144,7 @@ BAD_CONTENT = {
     r"frame 1: keypoints are (17, 2)": [person(0, 0.5, POSE), person(1, 0.5, POSE[:, :2])],
     r"frame 0: keypoints are (17, 4)": [person(0, 0.5, np.zeros((17, 4)))],
     r"frame 0: keypoints are <U1 (17, 3)": [person(0, 0.5, np.full((17, 3), "a"))],
-    r"frame 2: keypoints are object ()": [person(2, 0.5, None)],
+    r"frame 2: keypoints are None": [person(2, 0.5, None)],
     r"frame 0: a bbox is (4,), expected (5,)": [{**person(0, 0.5, POSE), "bbox": np.zeros(4)}],
     "the score of a bbox is NaN": [person(0, np.nan, POSE)],
     "a person has ['frame', 'keypoints'], expected frame, bbox, keypoints": [
@@ -355,9 +355,9 @@ def test_everything_that_is_missing_is_named_at_once(detector, tmp_path):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("Eating_12345678", "unknown camera 12345678 of S1/Eating_12345678_pose"),
+        ("Eating_12345678", "S1 has an unknown camera 12345678: Eating_12345678_pose"),
         ("Running_54138969", "unknown action Running"),
-        ("Photo_54138969", "S1 Photo 54138969 twice"),
+        ("Photo_54138969", "S1 has Photo 54138969 twice"),
     ],
 )
 def test_a_surplus_file_is_named(detector, name, says):
