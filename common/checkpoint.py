@@ -29,7 +29,7 @@ _DATA_PARALLEL_PREFIX = "module."
 _PLAIN_TYPES = (bool, int, float, str, type(None))
 _MAX_NAMES = 5
 # What a checkpoint keeps of the epoch that is under way: fields of `TrainingState`.
-PROGRESS = ("step", "samples", "loss_sum", "random_state")
+PROGRESS = ("step", "samples", "loss_sum", "random_state", "is_best")
 
 
 def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
@@ -37,21 +37,33 @@ def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
 
     Args:
         path: the file.
+        state: as for `checkpoint_bytes`.
+
+    Raises:
+        TypeError: if `state` holds what could not be read.
+        OSError: if the file cannot be written, as on a full disk.
+    """
+    content = checkpoint_bytes(state)
+    with atomic_output(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def checkpoint_bytes(state: dict[str, Any]) -> bytes:
+    """Return a checkpoint as it is written.
+
+    Args:
         state: tensors, numbers, strings, None, and dicts, lists and tuples of these.
 
     Raises:
         TypeError: if `state` holds anything else, which `torch.load(weights_only=True)` would
             refuse to read.
-        OSError: if the file cannot be written, as on a full disk.
     """
     foreign = _first_foreign(state)
     if foreign:
-        raise TypeError(f"{path}: cannot save {foreign}")
-    # Through memory, because torch.save reports a full disk as a RuntimeError of its own.
+        raise TypeError(f"cannot save {foreign}")
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    with atomic_output(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    return buffer.getvalue()
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -143,6 +155,7 @@ def contents(
         "model_pos": model.state_dict(),
         "min_loss": state.min_loss,
         "wandb_id": state.wandb_id,
+        "log": state.log,
         "config": asdict(model.config),
         "recipe": recipe,
         "progress": {name: getattr(state, name) for name in PROGRESS},
@@ -188,6 +201,8 @@ def restore(
         state.step, state.samples = int(progress["step"]), int(progress["samples"])
         state.loss_sum = float(progress["loss_sum"]) if is_main else 0.0
         state.random_state = progress["random_state"]
+        state.is_best = progress.get("is_best", False)
+        state.log = checkpoint.get("log", [])
         if "progress" in checkpoint:  # published files do not say in which unit the loss is
             state.min_loss = float(checkpoint["min_loss"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -1,8 +1,10 @@
 """What every script shares: flags, the one-line error, the progress bar, the data folder."""
 
 import argparse
+import contextlib
 import errno
 import numbers
+import os
 import reprlib
 import signal
 import sys
@@ -90,6 +92,35 @@ def fail(message: str) -> NoReturn:
 def warn(message: str) -> None:
     """Print `warning: message` as one line on standard error."""
     print("warning: " + " ".join(message.split()), file=sys.stderr)
+
+
+class _PatientStream:
+    """A text stream that loses what cannot be written: its reader is gone, or the disk is full."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def never_fail_to_print() -> None:
+    """Let standard output and error lose what cannot be written, in place of raising an OSError.
+
+    For work that is worth more than what it prints, and whose results are elsewhere.
+    """
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115  (stays open as long as the process)
+    sys.stdout = _PatientStream(sys.stdout or nowhere)
+    sys.stderr = _PatientStream(sys.stderr or nowhere)
 
 
 def run(main: Callable[[], None]) -> None:
