@@ -19,13 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from common.arguments import (
-    VIDEO_FLAGS,
     Recipe,
     architecture,
     estimator_names,
     evaluation_recipe,
     parse_arguments,
-    refuse_flags,
     training_recipe,
 )
 from common.camera import camera_to_world, image_coordinates
@@ -371,12 +369,10 @@ def check_render_outputs(arguments: argparse.Namespace) -> None:
     """Refuse outputs that cannot be written, before the work is done.
 
     Raises:
-        InputError: if an ending or a folder is wrong, or a flag of videos is given for a strip.
+        InputError: if an ending or a folder is wrong.
     """
     if arguments.viz_output:
         check_output(arguments.viz_output, (*VIDEO_SUFFIXES, ".png"))
-        if arguments.viz_output.suffix.lower() == ".png":
-            refuse_flags(arguments, VIDEO_FLAGS, f"is for videos, not for {arguments.viz_output}")
     if arguments.viz_export:
         check_output(arguments.viz_export, POSE_SUFFIXES)
 
@@ -415,7 +411,7 @@ def load_model(
     """Return --evaluate's model on the device, how to evaluate it, its file, what that holds."""
     path = find_checkpoint(arguments.evaluate, arguments.checkpoint)
     checkpoint = load_checkpoint(path)
-    recipe = evaluation_recipe(arguments, checkpoint)
+    recipe = evaluation_recipe(arguments, checkpoint, path)
     config = architecture(arguments, recipe, checkpoint, path)
     precision = resolve_precision(recipe.precision, world.device)
     model = build_network(config, world.device, precision)

@@ -1,6 +1,7 @@
 """The record of a training: `log.jsonl`, the curves drawn from it, and a Weights & Biases run."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +9,31 @@ from typing import Any
 
 import numpy as np
 
-from common.console import InputError, warn
+from common.console import InputError, Kind, positive_int, shown, warn
 from common.figures import COLORS, INK, paper_figure, save_figure
 from common.files import check_output
 
 LOG_NAME = "log.jsonl"
 _WANDB_TIMEOUT_S = 8  # to reach the server at the start
+
+
+_figure = Kind(float, lambda x: not math.isinf(x), "a finite number")
+_FIGURES = ("lr", "train_mpjpe_mm", "valid_mpjpe_mm", "samples_per_s", "seconds")
+
+
+def checked_record(record: Any, where: str) -> dict[str, Any]:
+    """Return an epoch's figures that were read from a log or a checkpoint.
+
+    Raises:
+        InputError: if it is no record of an epoch; the message begins with `where`.
+    """
+    if not isinstance(record, dict) or "epoch" not in record:
+        raise InputError(f"{where} is {shown(record)}, not an epoch's figures")
+    positive_int.check(record["epoch"], f"{where}: its epoch")
+    for name in _FIGURES:
+        if record.get(name) is not None:
+            _figure.check(record[name], f"{where}: its {name}")
+    return record
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -24,13 +44,15 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: if the file is missing or a line of it is no record of an epoch.
     """
+    records = {}
     try:
         text = path.read_text()
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        records = {int(record["epoch"]): record for record in map(json.loads, lines)}
+        for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
+            record = checked_record(json.loads(line), f"{path}: line {number}")
+            records[record["epoch"]] = record
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; training writes it") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a training log (a line is damaged: {error})") from error
     return [records[epoch] for epoch in sorted(records)]
 
@@ -70,10 +92,8 @@ def _errors_by_epoch(path: Path) -> tuple[list[int], np.ndarray, np.ndarray]:
     if not records:
         raise InputError(f"{path}: holds no epoch yet")
     keys = ("train_mpjpe_mm", "valid_mpjpe_mm")
-    try:  # as floats, None becomes NaN
-        train, valid = np.array([[r.get(key) for r in records] for key in keys], dtype=np.float64)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: not a training log ({error})") from error
+    # As floats, None becomes NaN.
+    train, valid = np.array([[r.get(key) for r in records] for key in keys], dtype=np.float64)
     return [record["epoch"] for record in records], train, valid
 
 

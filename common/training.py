@@ -91,6 +91,12 @@ class Epoch:
         interruption: "Interruption",
     ) -> None:
         self._order = windows.order(seed, state.epoch + 1)
+        if state.samples != min(state.step * batch_size, len(self._order)):
+            raise InputError(
+                f"the checkpoint stopped after {state.step} steps and {state.samples} samples of "
+                f"an epoch, which does not fit {len(self._order)} samples in steps of "
+                f"{batch_size}; use the data that it was trained on"
+            )
         self._state, self._seed, self._batch_size = state, seed, batch_size
         self._world, self._interruption = world, interruption
         self._unread: list[tuple[Tensor, int, int]] = []  # loss, samples here, samples everywhere

@@ -532,6 +532,12 @@ def test_training_with_flips_on_mirrored_data_gives_mirrored_predictions():
         np.testing.assert_allclose(b, flip_poses(torch.tensor(a)).numpy(), atol=1e-6)
 
 
+TRAINING_FLAGS = (
+    *(("--epochs", "200"), ("--batch-size", "16"), ("--overwrite",), ("--no-eval",)),
+    *(("--checkpoint-frequency", "2"), ("--export-training-curves",), ("--learning-rate", "1")),
+)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -563,14 +569,28 @@ def test_training_with_flips_on_mirrored_data_gives_mirrored_predictions():
             ("--evaluate", "a", "--render", "--viz-output", "a.png", "--viz-video", "a.mp4"),
             "--viz-video is for videos",
         ),
+        (("--evaluate", "a", "--render", "--viz-output", "a.gif", "--viz-bitrate", "9"), "for mp4"),
+        *((("--evaluate", "a", *f), f"{f[0]} is for training") for f in TRAINING_FLAGS),
+        (("--evaluate", "a", "--render", "-std", "3"), "--std is not for --render"),
+        (("--seed", str(2**64)), "is too large a number"),
+        (("-b", "9" * 20), "is too large a number"),
+        (("--viz-limit", "9" * 20), "is too large a number"),
+        (("-frame", "30001"), "not a whole number from 1 to 4095"),
+        (("--embed-dim-ratio", "100000000"), "not a whole number from 1 to 4096"),
+        (("--embed-dim-ratio", "4096"), "weights, more than 1,000,000,000"),
         (("-k", "vitpose+"), "an estimator's name is missing"),
         (("-a", ","), "no action is named"),
         (("--data-dir", "nowhere"), "data_3d_h36m.npz: no such file"),
         (("--no-such-flag",), "unrecognized arguments: --no-such-flag"),
     ],
 )
-def test_bad_usage_is_one_line(train, flags, message):
-    result, folder = train("-e", "1", *flags)
+def test_bad_usage_is_one_line(train, data_dir, tmp_path, flags, message):
+    if "--evaluate" in flags:
+        folder = tmp_path / "run"
+        common = ("--data-dir", data_dir, "-c", folder, "-g", "cpu")
+        result = call(run_poseformer.main, *common, *flags)
+    else:
+        result, folder = train("-e", "1", *flags)
     assert result.status == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ")
