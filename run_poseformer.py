@@ -5,6 +5,13 @@ python run_poseformer.py --keypoints vitpose -c checkpoint/vitpose --resume last
 python run_poseformer.py --keypoints vitpose --evaluate checkpoint/vitpose/best_epoch.bin
 """
 
+import os
+
+# Threads that wait sleep, which costs little alone and saves much beside other work; both before
+# PyTorch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no C++ stack beside a message of ours
+
 import argparse
 import json
 import time
