@@ -1,4 +1,4 @@
-# make demo | test | fuzz | gpu-check | lint | clean. Everything is installed into .venv; PYTHON chooses the interpreter.
+# make demo | test | fuzz | torture | gpu-check | lint | clean. All is installed into .venv; PYTHON chooses the interpreter.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
@@ -12,7 +12,7 @@ TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --batch-size 64
 	--learning-rate 5e-4 --drop-path 0 --stride 4 --no-eval --wandb-mode disabled --overwrite
 EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.bin
 
-.PHONY: demo figs test fuzz gpu-check lint format clean
+.PHONY: demo figs test fuzz torture gpu-check lint format clean
 
 # The main job, end to end: raw files, npz, a mixture, training, evaluation, own footage to a film.
 demo: $(VENV)/.installed
@@ -55,6 +55,10 @@ fuzz: $(VENV)/.installed-dev
 # PY=python takes an environment that has PyTorch and NumPy already.
 gpu-check:
 	$(PY) benchmarks/gpu.py
+
+# Ten minutes of kills, signals and full disks; a short form is part of the tests.
+torture: $(VENV)/.installed-dev
+	$(PY) tests/torture.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -5,6 +5,13 @@ python run_poseformer.py --keypoints vitpose -c checkpoint/vitpose --resume last
 python run_poseformer.py --keypoints vitpose --evaluate checkpoint/vitpose/best_epoch.bin
 """
 
+import os
+
+# Threads that wait sleep, which costs little alone and saves much beside other work; both before
+# PyTorch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no C++ stack beside a message of ours
+
 import argparse
 import json
 import time
@@ -39,7 +46,7 @@ from common.checkpoint import (
     model_state,
     restore,
 )
-from common.console import InputError, run, split_names
+from common.console import InputError, never_fail_to_print, run, split_names
 from common.device import (
     allow_tf32,
     autocast,
@@ -71,7 +78,7 @@ from common.loss import mpjpe
 from common.model_poseformer import PoseFormerV2
 from common.report import format_report, latex_row, make_report
 from common.run_folder import LAST, RunFolder, prepare_folder
-from common.run_log import RunLog, start_wandb
+from common.run_log import LOG_NAME, WandbRun, read_log, start_wandb
 from common.skeleton import ROOT
 from common.train_step import TrainStep, build_optimizer, set_learning_rate
 from common.training import Epoch, Interruption, TrainingState
@@ -92,10 +99,15 @@ def main() -> None:
         elif arguments.evaluate:
             evaluate_checkpoint(arguments, world)
         else:
+            never_fail_to_print()
             train(arguments, world)
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
             raise InputError("out of memory; choose a smaller --batch-size") from error
+        if world.has_lost_another(error):
+            raise InputError(
+                "another process of this training has ended, so this one ends"
+            ) from error
         raise
     finally:
         world.finish()
@@ -157,10 +169,10 @@ def train(arguments: argparse.Namespace, world: World) -> None:
     pose = average_pose(train_set)
     saved = partial(contents, model, optimizer, state, asdict(recipe), pose)
     settings = asdict(recipe) | asdict(config)
-    folder = start_run(arguments, settings, state, saved, world, is_new=checkpoint is None)
+    folder = start_run(arguments, settings, state, saved, world, path)
     folder.describe(model, windows, number_of_frames(test_set), precision)
 
-    with folder, Interruption(world) as interruption:
+    with Interruption(world) as interruption, folder:
         for number in range(state.epoch + 1, arguments.epochs + 1):
             began = time.perf_counter()
             lr = recipe.learning_rate * recipe.lr_decay ** (number - 1)
@@ -170,21 +182,28 @@ def train(arguments: argparse.Namespace, world: World) -> None:
             for batch, weight in epoch:
                 epoch.add(step(batch, weight))
             figures = {"epoch": number, "lr": lr, "train_mpjpe_mm": state.mean_loss_mm}
-            with interruption.immediately():
-                figures["valid_mpjpe_mm"] = validate(model, test_set, world, precision)
-            is_best = state.finish_epoch(figures["valid_mpjpe_mm"])
+            figures["valid_mpjpe_mm"] = validate(model, test_set, world, precision, interruption)
+            state.finish_epoch(figures["valid_mpjpe_mm"])
             figures["samples_per_s"] = epoch.samples_per_s
             figures["seconds"] = time.perf_counter() - began
-            folder.keep(is_best, **figures)
+            folder.keep(**figures)
+    folder.finish()
 
 
 def validate(
-    model: PoseFormerV2, test_set: list[Sequence2d3d], world: World, precision: str
+    model: PoseFormerV2,
+    test_set: list[Sequence2d3d],
+    world: World,
+    precision: str,
+    interruption: Interruption,
 ) -> float | None:
     """Return the MPJPE on the test subjects in mm, over the actions; None without them."""
-    if not test_set:
-        return None
-    return evaluate(model, test_set, world, precision, all_metrics=False).mpjpe_mm()
+    part = test_set[world.rank :: world.size]
+    sums = interruption.attempt(
+        lambda: evaluate(model, part, world.alone(), precision, all_metrics=False)
+    )
+    sums.state = world.sum(sums.state)
+    return sums.mpjpe_mm() if test_set else None
 
 
 def checkpoint_to_resume(arguments: argparse.Namespace, world: World) -> Path | None:
@@ -255,33 +274,38 @@ def start_run(
     state: TrainingState,
     contents: Callable[[], dict[str, Any]],
     world: World,
-    is_new: bool,
+    resumed: Path | None,
 ) -> RunFolder:
-    """Open the checkpoint folder, its log, and the Weights & Biases run, whose id state keeps."""
-    log = None
-    if world.is_main:
-        if is_new:
-            prepare_folder(arguments.checkpoint, arguments.overwrite)
-        settings = vars(arguments) | settings
-        wandb_run = start_wandb(
-            arguments.wandb_mode,
-            project=arguments.wandb_project,
-            name=arguments.wandb_name,
-            run_id=arguments.wandb_id or state.wandb_id,
-            config={k: v if isinstance(v, int | float) else str(v) for k, v in settings.items()},
-        )
-        if wandb_run is not None:
-            state.wandb_id = wandb_run.id
-        log = RunLog(arguments.checkpoint, state.epoch, wandb_run)
-    return RunFolder(
+    """Open the checkpoint folder and the Weights & Biases run, whose id state keeps."""
+    folder = RunFolder(
         folder=arguments.checkpoint,
-        log=log,
+        world=world,
+        wandb=WandbRun(None),
         state=state,
         contents=contents,
         epochs=arguments.epochs,
         every=arguments.checkpoint_frequency,
         curves=arguments.export_training_curves,
     )
+    if not world.is_main:
+        return folder
+    if not resumed:
+        folder.earlier = prepare_folder(arguments.checkpoint, arguments.overwrite)
+    settings = vars(arguments) | settings
+    folder.wandb = start_wandb(
+        arguments.wandb_mode,
+        project=arguments.wandb_project,
+        name=arguments.wandb_name,
+        run_id=arguments.wandb_id or state.wandb_id,
+        config={k: v if isinstance(v, int | float) else str(v) for k, v in settings.items()},
+    )
+    state.wandb_id = folder.wandb.id or state.wandb_id
+    if resumed:
+        log = folder.folder / LOG_NAME
+        if not state.log and log.is_file():  # of a version whose checkpoints do not hold the log
+            state.log = [r for r in read_log(log) if r["epoch"] <= state.epoch]
+        folder.complete(resumed)
+    return folder
 
 
 # Evaluation and pictures --------------------------------------------------------------------------
@@ -411,7 +435,7 @@ def load_model(
     """Return --evaluate's model on the device, how to evaluate it, its file, what that holds."""
     path = find_checkpoint(arguments.evaluate, arguments.checkpoint)
     checkpoint = load_checkpoint(path)
-    recipe = evaluation_recipe(arguments, checkpoint)
+    recipe = evaluation_recipe(arguments, checkpoint, path)
     config = architecture(arguments, recipe, checkpoint, path)
     precision = resolve_precision(recipe.precision, world.device)
     model = build_network(config, world.device, precision)

@@ -2,19 +2,25 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import infer_config
+from common.checkpoint import ARCHITECTURE, MAX_WEIGHTS, infer_config, number_of_weights
 from common.console import (
     CHECKPOINT_DIR,
     DATA_DIR,
     ArgumentParser,
     InputError,
+    Kind,
+    non_negative_float,
     non_negative_int,
-    number,
+    positive_float,
     positive_int,
+    rate,
+    shown,
+    warn,
+    yes_or_no,
 )
 from common.device import PRECISIONS
 from common.footage import UPS
@@ -25,6 +31,25 @@ from common.render import RenderOptions
 from common.video import parse_size
 
 
+def _are_subjects(text: str) -> bool:
+    try:
+        return bool(parse_subjects(text))
+    except InputError:
+        return False
+
+
+_names = Kind(str, lambda text: 0 < len(text) <= 1000, "a list of names")
+_subject_names = Kind(str, _are_subjects, f"a list of subjects among {', '.join(SUBJECTS)}")
+_estimators = Kind(str, lambda t: "" not in t.split("+") and len(t) <= 1000, "names of estimators")
+_fraction = Kind(float, lambda x: 0 < x <= 1, "a part between 0 and 1")
+_precision = Kind(str, lambda text: text in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+
+
+def _is(kind: Kind, default: Any) -> Any:
+    """Return a dataclass field of this kind."""
+    return field(default=default, metadata={"kind": kind})
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a training does, but for the network and the number of epochs; checkpoints keep it.
@@ -32,37 +57,44 @@ class Recipe:
     Each field is a flag of the same name.
     """
 
-    batch_size: int = 16
-    learning_rate: float = 5e-4
-    lr_decay: float = 0.99
-    dropout: float = 0.0
-    drop_path: float = 0.0
-    keypoints: str = "vitpose"
-    subjects_train: str = ",".join(TRAIN_SUBJECTS)
-    subjects_test: str = ",".join(TEST_SUBJECTS)
-    actions: str = "*"
-    stride: int = 1
-    subset: float = 1.0
-    downsample: int = 1
-    std: float = 0.0
-    no_data_augmentation: bool = False
-    seed: int = 0
-    precision: str = "auto"
+    batch_size: int = _is(positive_int, 16)
+    learning_rate: float = _is(positive_float, 5e-4)
+    lr_decay: float = _is(positive_float, 0.99)
+    dropout: float = _is(rate, 0.0)
+    drop_path: float = _is(rate, 0.0)
+    keypoints: str = _is(_estimators, "vitpose")
+    subjects_train: str = _is(_subject_names, ",".join(TRAIN_SUBJECTS))
+    subjects_test: str = _is(_subject_names, ",".join(TEST_SUBJECTS))
+    actions: str = _is(_names, "*")
+    stride: int = _is(positive_int, 1)
+    subset: float = _is(_fraction, 1.0)
+    downsample: int = _is(positive_int, 1)
+    std: float = _is(non_negative_float, 0.0)
+    no_data_augmentation: bool = _is(yes_or_no, False)
+    seed: int = _is(non_negative_int, 0)
+    precision: str = _is(_precision, "auto")
 
 
-ARCHITECTURE = ("number_of_frames", "number_of_kept_frames", "number_of_kept_coeffs", "depth")
-ARCHITECTURE += ("embed_dim_ratio",)
+_KINDS = ARCHITECTURE | {f.name: f.metadata["kind"] for f in fields(Recipe)}
+NETWORK_FLAGS = tuple(name for name in ARCHITECTURE if "drop" not in name and name != "in_chans")
 
 OWN_FOOTAGE = "custom"  # the dataset of data/prepare_2d_custom.py, which has no true 3D
 DEFAULT_CAMERA = "55011271"
 
-# Flags without a default that one way of using the script reads, and no other.
+# What one way of using the script reads, and no other.
 EVALUATION_FLAGS = ("by_subject", "latex", "report")
-RENDER_FLAGS = ("viz_output", "viz_export", "viz_limit", "viz_size", "viz_bitrate")
-RENDER_FLAGS += ("viz_no_ground_truth", "viz_video")
+VIDEO_FLAGS = ("viz_size", "viz_bitrate", "viz_no_ground_truth", "viz_video")
+RENDER_FLAGS = ("viz_subject", "viz_action", "viz_camera", "viz_output", "viz_export", "viz_limit")
+RENDER_FLAGS += ("viz_skip", "viz_downsample", *VIDEO_FLAGS)
+SEQUENCE_FLAGS = ("subjects_test", "actions", "std", "seed")  # not read by --render
+TRAINING_FLAGS = ("epochs", "batch_size", "learning_rate", "lr_decay", "dropout", "drop_path")
+TRAINING_FLAGS += ("subjects_train", "stride", "subset", "no_data_augmentation", "no_eval")
+TRAINING_FLAGS += ("overwrite", "checkpoint_frequency", "export_training_curves")
+TRAINING_FLAGS += ("wandb_name", "wandb_id", "wandb_project", "wandb_mode")
+TRAINING_FLAGS += ("no_cuda_graph", "no_compile")
 FOOTAGE_FLAGS = ("causal", "no_resample", "smooth", "up")
-# Flags that own footage has no use for.
-DATASET_FLAGS = ("downsample", "std")
+# What own footage has no use for; -a chooses its sequences.
+DATASET_FLAGS = ("subjects_test", "downsample", "std", "seed")
 
 
 # What flags and a checkpoint say together --------------------------------------------------------
@@ -76,7 +108,7 @@ def training_recipe(
     Raises:
         InputError: if a flag contradicts the checkpoint: the run would not go on exactly.
     """
-    stored = stored_recipe(checkpoint)
+    stored = stored_recipe(checkpoint, path)
     given = _given(arguments, Recipe)
     for name, value in stored.items():
         if given.get(name, value) != value:
@@ -84,25 +116,39 @@ def training_recipe(
                 f"--{name.replace('_', '-')} {given[name]}: {path} was trained with {value}; leave "
                 "the flag out to go on with that, or start a new run"
             )
-    return Recipe(**given | stored)
+    recipe = Recipe(**given | stored)
+    tested = set(parse_subjects(recipe.subjects_test)) & set(parse_subjects(recipe.subjects_train))
+    if tested:
+        warn(
+            f"{', '.join(sorted(tested))}: both trained on and tested on, so the errors do not "
+            "tell how well the network does for other people"
+        )
+    return recipe
 
 
-def evaluation_recipe(arguments: argparse.Namespace, checkpoint: dict[str, Any]) -> Recipe:
+def evaluation_recipe(
+    arguments: argparse.Namespace, checkpoint: dict[str, Any], path: Path
+) -> Recipe:
     """Return the flags' recipe, with the estimator of the training unless another is given.
 
     Noise, frame rate and test subjects are the evaluation's own.
     """
-    estimator = {k: v for k, v in stored_recipe(checkpoint).items() if k == "keypoints"}
+    stored = stored_recipe(checkpoint, path)
+    estimator = {k: v for k, v in stored.items() if k == "keypoints"}
     return Recipe(**estimator | _given(arguments, Recipe))
 
 
-def stored_recipe(checkpoint: dict[str, Any] | None) -> dict[str, Any]:
-    """Return those fields of the recipe that a checkpoint of ours holds, with the right types."""
-    stored = (checkpoint or {}).get("recipe")
+def stored_recipe(checkpoint: dict[str, Any] | None, path: Path | None) -> dict[str, Any]:
+    """Return those fields of the recipe that a checkpoint of ours holds.
+
+    Raises:
+        InputError: if one of them is not what its flag could be.
+    """
+    stored = (checkpoint or {}).get("recipe", {})
     if not isinstance(stored, dict):
-        return {}
-    defaults = asdict(Recipe()).items()
-    return {name: stored[name] for name, d in defaults if isinstance(stored.get(name), type(d))}
+        raise InputError(f"{path}: its recipe is {shown(stored)}, not names and values")
+    names = [f.name for f in fields(Recipe) if f.name in stored]
+    return {name: _KINDS[name].check(stored[name], f"{path}: its {name}") for name in names}
 
 
 def architecture(
@@ -117,10 +163,15 @@ def architecture(
         InputError: if the flags describe no network, or contradict the checkpoint.
     """
     in_chans = 2 * len(estimator_names(recipe.keypoints))
-    given = {name: value for name in ARCHITECTURE if (value := getattr(arguments, name))}
+    given = {name: value for name in NETWORK_FLAGS if (value := getattr(arguments, name))}
     try:
         if not checkpoint:
             config = PoseFormerConfig(in_chans=in_chans, **given)
+            if (size := number_of_weights(config)) > MAX_WEIGHTS:
+                raise InputError(
+                    f"--embed-dim-ratio {config.embed_dim_ratio}: the network would have {size:,} "
+                    f"weights, more than {MAX_WEIGHTS:,}; choose fewer channels or blocks"
+                )
         else:
             config = infer_config(checkpoint, path, arguments.number_of_frames)
             check_flags(config, given | {"in_chans": in_chans}, path)
@@ -205,18 +256,24 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     _add_render_flags(parser)
     _add_footage_flags(parser)
     arguments = parser.parse_args(argv)
-    _check(arguments)
+    # The parser sets no default where there is a value: what is not None then was given.
+    nothing = argparse.Namespace(**dict.fromkeys(vars(arguments)))
+    given = {name for name, v in vars(parser.parse_args(argv, nothing)).items() if v is not None}
+    _check(arguments, given)
     return arguments
 
 
 def _adder(group: Any, defaults: Any) -> Callable[..., None]:
-    """Return a function that adds a flag which a checkpoint may answer, and tells its default."""
+    """Return a function that adds a flag which a checkpoint may answer: its default, its kind."""
 
     def add(*names: str, help: str, **settings: Any) -> None:
-        default = getattr(defaults, names[-1].removeprefix("--").replace("-", "_"))
-        shown = f"{default:g}" if isinstance(default, float) else default
+        name = names[-1].removeprefix("--").replace("-", "_")
+        default = getattr(defaults, name)
+        told = f"{default:g}" if isinstance(default, float) else default
         if default is not False:
-            help += f" (default: {shown})"
+            help += f" (default: {told})"
+        if not settings.keys() & {"action", "choices", "type"}:
+            settings["type"] = _KINDS[name]
         group.add_argument(*names, help=help, default=None, **settings)
 
     return add
@@ -246,13 +303,12 @@ def _add_data_flags(parser: ArgumentParser) -> None:
         "one",
     )
     rate = "keep every N-th frame of the 50 Hz, in training and evaluation"
-    keep("--downsample", type=positive_int, metavar="N", help=rate)
+    keep("--downsample", metavar="N", help=rate)
     part = "train on this part of each sequence, chosen by the seed"
-    keep("--subset", type=_fraction, metavar="PART", help=part)
+    keep("--subset", metavar="PART", help=part)
     keep(
         "-std",
         "--std",
-        type=_non_negative_float,
         metavar="PX",
         help="add Gaussian noise of this standard deviation to the 2D of training and "
         "evaluation, in pixels",
@@ -264,14 +320,13 @@ def _add_model_flags(parser: ArgumentParser) -> None:
         "model", "with --resume and --evaluate the checkpoint says, and a contradiction is an error"
     )
     keep = _adder(group, PoseFormerConfig())
-    whole = {"type": positive_int}
-    keep("-frame", "--number-of-frames", **whole, metavar="F", help="receptive field, odd")
+    keep("-frame", "--number-of-frames", metavar="F", help="receptive field, odd")
     kept = "central frames that enter as they are"
-    keep("-frame-kept", "--number-of-kept-frames", **whole, metavar="f", help=kept)
+    keep("-frame-kept", "--number-of-kept-frames", metavar="f", help=kept)
     kept = "lowest DCT coefficients that stand for the whole window"
-    keep("-coeff-kept", "--number-of-kept-coeffs", **whole, metavar="n", help=kept)
-    keep("--depth", **whole, help="blocks of each kind")
-    keep("--embed-dim-ratio", **whole, metavar="D", help="channels a joint")
+    keep("-coeff-kept", "--number-of-kept-coeffs", metavar="n", help=kept)
+    keep("--depth", help="blocks of each kind")
+    keep("--embed-dim-ratio", metavar="D", help="channels a joint")
 
 
 def _add_training_flags(parser: ArgumentParser) -> None:
@@ -281,19 +336,19 @@ def _add_training_flags(parser: ArgumentParser) -> None:
     add, keep = group.add_argument, _adder(group, Recipe())
     add("-e", "--epochs", type=non_negative_int, default=200, metavar="N", help="in all")
     size = "windows a step, over all processes"
-    keep("-b", "--batch-size", type=positive_int, metavar="N", help=size)
+    keep("-b", "--batch-size", metavar="N", help=size)
     first = "of the first epoch"
-    keep("-lr", "--learning-rate", type=_positive_float, metavar="LR", help=first)
+    keep("-lr", "--learning-rate", metavar="LR", help=first)
     decay = "the learning rate is multiplied by it each epoch"
-    keep("-lrd", "--lr-decay", type=_positive_float, metavar="FACTOR", help=decay)
-    keep("-drop", "--dropout", type=_rate, metavar="P", help="dropout")
-    keep("--drop-path", type=_rate, metavar="P", help="drop path of the last block")
+    keep("-lrd", "--lr-decay", metavar="FACTOR", help=decay)
+    keep("-drop", "--dropout", metavar="P", help="dropout")
+    keep("--drop-path", metavar="P", help="drop path of the last block")
     stride = "frames from one training window to the next"
-    keep("-s", "--stride", type=positive_int, metavar="N", help=stride)
+    keep("-s", "--stride", metavar="N", help=stride)
     mirrored = "do not add mirrored windows in training"
     keep("-no-da", "--no-data-augmentation", action="store_true", help=mirrored)
     add("--no-eval", action="store_true", help="do not validate after each epoch")
-    keep("--seed", type=non_negative_int, help="of weights and shuffling")
+    keep("--seed", help="of weights and shuffling")
     precision = "of matrix products; auto is bf16 where the processor has it"
     keep("--precision", choices=PRECISIONS, help=precision)
 
@@ -401,7 +456,7 @@ def _add_footage_flags(parser: ArgumentParser) -> None:
     )
     add(
         "--smooth",
-        type=_positive_float,
+        type=positive_float,
         nargs="?",
         const=DEFAULT_CUTOFF_HZ,
         metavar="HZ",
@@ -416,9 +471,9 @@ def _add_footage_flags(parser: ArgumentParser) -> None:
     )
 
 
-def _check_footage(arguments: argparse.Namespace) -> None:
+def _check_footage(arguments: argparse.Namespace, given: set[str]) -> None:
     if arguments.dataset != OWN_FOOTAGE:
-        refuse_flags(arguments, FOOTAGE_FLAGS, f"goes with -d {OWN_FOOTAGE}")
+        refuse_flags(given, FOOTAGE_FLAGS, f"goes with -d {OWN_FOOTAGE}")
         return
     if not arguments.evaluate:
         raise InputError(
@@ -426,13 +481,13 @@ def _check_footage(arguments: argparse.Namespace) -> None:
         )
     if arguments.keypoints is None or len(estimator_names(arguments.keypoints)) > 1:
         raise InputError(f"-d {OWN_FOOTAGE}: name one file's keypoints with -k")
-    refuse_flags(arguments, (*EVALUATION_FLAGS, *DATASET_FLAGS), f"is not for -d {OWN_FOOTAGE}")
+    refuse_flags(given, (*EVALUATION_FLAGS, *DATASET_FLAGS), f"is not for -d {OWN_FOOTAGE}")
     if arguments.up and arguments.viz_camera:
         raise InputError("--up and --viz-camera both tell what is up; give one of them")
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    _check_footage(arguments)
+def _check(arguments: argparse.Namespace, given: set[str]) -> None:
+    _check_footage(arguments, given)
     for name in ("evaluate", "resume"):
         if getattr(arguments, name) == "":
             raise InputError(f"--{name} '': give the checkpoint's file")
@@ -443,9 +498,19 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.render and not arguments.evaluate:
         raise InputError("--render draws a checkpoint's prediction; add --evaluate FILE")
     if not arguments.render:
-        refuse_flags(arguments, RENDER_FLAGS, "goes with --render; add that, or leave it out")
+        refuse_flags(given, RENDER_FLAGS, "goes with --render; add that, or leave it out")
     if arguments.render or not arguments.evaluate:
-        refuse_flags(arguments, EVALUATION_FLAGS, "goes with --evaluate, without --render")
+        refuse_flags(given, EVALUATION_FLAGS, "goes with --evaluate, without --render")
+    if arguments.evaluate:
+        refuse_flags(given, TRAINING_FLAGS, "is for training, not for --evaluate; leave it out")
+    if arguments.render:
+        if arguments.dataset != OWN_FOOTAGE:
+            refuse_flags(given, SEQUENCE_FLAGS, "is not for --render; leave it out")
+        output = arguments.viz_output or Path("x.mp4")
+        if output.suffix.lower() == ".png":
+            refuse_flags(given, VIDEO_FLAGS, f"is for videos, not for {output}")
+        elif output.suffix.lower() == ".gif":
+            refuse_flags(given, ("viz_bitrate",), f"is for mp4, not for {output}")
     if arguments.keypoints is not None and "" in arguments.keypoints.split("+"):
         raise InputError(f"--keypoints '{arguments.keypoints}': an estimator's name is missing")
     if arguments.number_of_frames is not None and arguments.number_of_frames % 2 == 0:
@@ -455,23 +520,17 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def refuse_flags(arguments: argparse.Namespace, names: Sequence[str], reason: str) -> None:
+def refuse_flags(given: set[str], names: Sequence[str], reason: str) -> None:
     """Refuse flags that the user gave and that would not be read.
 
     Raises:
         InputError: naming the first of them, with `reason`.
     """
     for name in names:
-        if getattr(arguments, name):
+        if name in given:
             raise InputError(f"--{name.replace('_', '-')} {reason}")
 
 
 def _subjects(text: str) -> str:
     """Check and sort "S5,S1"; it stays text, as it is kept in checkpoints."""
     return ",".join(parse_subjects(text))
-
-
-_positive_float = number(float, lambda x: 0 < x < float("inf"), "a positive number")
-_non_negative_float = number(float, lambda x: 0 <= x < float("inf"), "a number from 0")
-_fraction = number(float, lambda x: 0 < x <= 1, "a part between 0 and 1")
-_rate = number(float, lambda x: 0 <= x < 1, "a rate from 0 to below 1")

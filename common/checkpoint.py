@@ -9,8 +9,8 @@ ran on a GPU. Both are read by `common.torch_file`, which runs no code from the 
 
 import io
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,55 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.console import CHECKPOINT_DIR, InputError, shown, warn
+from common.console import (
+    CHECKPOINT_DIR,
+    InputError,
+    Kind,
+    listing,
+    non_negative_float,
+    non_negative_int,
+    rate,
+    shown,
+    warn,
+    yes_or_no,
+)
 from common.files import atomic_output
 from common.model_poseformer import NUM_JOINTS, PoseFormerConfig, PoseFormerV2
+from common.run_log import checked_record
 from common.torch_file import read_torch_file
 from common.train_step import load_optimizer_state
 from common.training import TrainingState
 
 _DATA_PARALLEL_PREFIX = "module."
+_MAX_KEYS = 5  # of a place within a checkpoint, in a message
 _PLAIN_TYPES = (bool, int, float, str, type(None))
-_MAX_NAMES = 5
 # What a checkpoint keeps of the epoch that is under way: fields of `TrainingState`.
-PROGRESS = ("step", "samples", "loss_sum", "random_state")
+_PROGRESS = {
+    "step": non_negative_int,
+    "samples": non_negative_int,
+    "loss_sum": non_negative_float,
+    "is_best": yes_or_no,
+}
+_min_loss = Kind(float, lambda x: x >= 0, "an error in mm")
+
+
+def _up_to(most: int) -> Kind:
+    return Kind(int, lambda n: 1 <= n <= most, f"a whole number from 1 to {most}")
+
+
+# Fields of `PoseFormerConfig`, within what a machine can hold.
+ARCHITECTURE = {
+    "number_of_frames": _up_to(4095),
+    "number_of_kept_frames": _up_to(4095),
+    "number_of_kept_coeffs": _up_to(4095),
+    "in_chans": _up_to(1024),
+    "embed_dim_ratio": _up_to(4096),
+    "depth": _up_to(1000),
+    "drop_rate": rate,
+    "drop_path_rate": rate,
+}
+MAX_WEIGHTS = 10**9
+_CUDA_RANDOM_STATE_BYTES = 16
 
 
 def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
@@ -37,21 +74,33 @@ def save_checkpoint(path: Path | str, state: dict[str, Any]) -> None:
 
     Args:
         path: the file.
+        state: as for `checkpoint_bytes`.
+
+    Raises:
+        TypeError: if `state` holds what could not be read.
+        OSError: if the file cannot be written, as on a full disk.
+    """
+    content = checkpoint_bytes(state)
+    with atomic_output(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def checkpoint_bytes(state: dict[str, Any]) -> bytes:
+    """Return a checkpoint as it is written.
+
+    Args:
         state: tensors, numbers, strings, None, and dicts, lists and tuples of these.
 
     Raises:
         TypeError: if `state` holds anything else, which `torch.load(weights_only=True)` would
             refuse to read.
-        OSError: if the file cannot be written, as on a full disk.
     """
     foreign = _first_foreign(state)
     if foreign:
-        raise TypeError(f"{path}: cannot save {foreign}")
-    # Through memory, because torch.save reports a full disk as a RuntimeError of its own.
+        raise TypeError(f"cannot save {foreign}")
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    with atomic_output(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    return buffer.getvalue()
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -101,7 +150,8 @@ def infer_config(
         InputError: if the weights are not a PoseFormerV2's, if the stored configuration
             contradicts them, or if no window of that length can have such weights.
     """
-    from_shapes = _architecture_from_shapes(model_state(checkpoint), path)
+    weights = model_state(checkpoint)
+    from_shapes = _architecture_from_shapes(weights, path)
     if "config" in checkpoint:
         config = _config(_stored_fields(checkpoint["config"], path), path)
         for name, value in from_shapes.items():
@@ -110,14 +160,42 @@ def infer_config(
                     f"{path}: damaged, because its configuration says {name} = "
                     f"{getattr(config, name)} and its weights say {value}; create it again"
                 )
-        return config
+        return _small_enough(config, weights, path)
     if number_of_frames is None:
         number_of_frames = PoseFormerConfig.number_of_frames
         warn(
             f"{path}: does not tell its number of frames; taking {number_of_frames} "
             "(if it was trained with another, give --number-of-frames)"
         )
-    return _config({**from_shapes, "number_of_frames": number_of_frames}, path)
+    config = _config({**from_shapes, "number_of_frames": number_of_frames}, path)
+    return _small_enough(config, weights, path)
+
+
+def _small_enough(
+    config: PoseFormerConfig, weights: Mapping[str, Tensor], path: Path | str
+) -> PoseFormerConfig:
+    """Return the configuration, unless its network is far larger than the weights that are there.
+
+    A few bytes can describe a network that fills the memory.
+    """
+    there, needed = sum(w.numel() for w in weights.values()), number_of_weights(config)
+    if needed > 2 * there + 10**6:
+        raise InputError(
+            f"{path}: damaged, because it describes a network of {needed:,} weights and holds "
+            f"{there:,}; create it again"
+        )
+    return config
+
+
+def number_of_weights(config: PoseFormerConfig) -> int:
+    """Return how many weights a network has, without making it.
+
+    Its blocks are alike, so two shallow networks tell what each block adds.
+    """
+    with torch.device("meta"):
+        networks = [PoseFormerV2(replace(config, depth=depth)) for depth in (1, 2)]
+    one, two = (sum(w.numel() for w in n.state_dict().values()) for n in networks)
+    return one + (config.depth - 1) * (two - one)
 
 
 def contents(
@@ -143,9 +221,10 @@ def contents(
         "model_pos": model.state_dict(),
         "min_loss": state.min_loss,
         "wandb_id": state.wandb_id,
+        "log": state.log,
         "config": asdict(model.config),
         "recipe": recipe,
-        "progress": {name: getattr(state, name) for name in PROGRESS},
+        "progress": {name: getattr(state, name) for name in (*_PROGRESS, "random_state")},
         "mean_pose": torch.from_numpy(mean_pose),
     }
 
@@ -177,25 +256,83 @@ def restore(
     load_into(model, model_state(checkpoint), path)
     if "optimizer" in checkpoint:
         try:
+            _check_optimizer(checkpoint["optimizer"])
             load_optimizer_state(optimizer, checkpoint["optimizer"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: {error}; resume from another checkpoint") from error
     elif is_main:
         warn(f"{path}: has no optimizer that fits; its moments start at zero")
-    progress = checkpoint.get("progress", {name: getattr(state, name) for name in PROGRESS})
     try:
-        state.epoch = int(checkpoint["epoch"])
-        state.step, state.samples = int(progress["step"]), int(progress["samples"])
-        state.loss_sum = float(progress["loss_sum"]) if is_main else 0.0
-        state.random_state = progress["random_state"]
-        if "progress" in checkpoint:  # published files do not say in which unit the loss is
-            state.min_loss = float(checkpoint["min_loss"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        _restore_place(state, checkpoint)
+    except (InputError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: does not say where its training stopped ({error}); evaluate it, or "
             "resume from another checkpoint"
         ) from error
-    state.wandb_id = checkpoint.get("wandb_id")
+    if not is_main:
+        state.loss_sum = 0.0
+
+
+def _restore_place(state: TrainingState, checkpoint: dict[str, Any]) -> None:
+    """Take over how far a checkpoint's training has come.
+
+    Raises:
+        InputError, KeyError or TypeError: if something is missing or of another kind.
+    """
+    state.epoch = non_negative_int.check(checkpoint["epoch"], "its epoch")
+    wandb_id = checkpoint.get("wandb_id")
+    state.wandb_id = wandb_id if isinstance(wandb_id, str) else None
+    if "progress" not in checkpoint:  # published files do not say in which unit the loss is
+        return
+    state.min_loss = _min_loss.check(checkpoint["min_loss"], "its min_loss")
+    progress = {"is_best": False} | checkpoint["progress"]  # earlier versions did not tell
+    for name, kind in _PROGRESS.items():
+        setattr(state, name, kind.check(progress[name], f"its {name}"))
+    if not _is_random_state(progress["random_state"]):
+        raise InputError("its random_state is not one of PyTorch's")
+    state.random_state = progress["random_state"]
+    log = checkpoint.get("log", [])
+    if not isinstance(log, list):
+        raise InputError(f"its log is {shown(log)}, not a list")
+    state.log = [checked_record(record, "a record of its log") for record in log]
+
+
+def _is_random_state(states: Any) -> bool:
+    """Tell whether generators take these states: of the CPU and, on a GPU, of that; or None."""
+    if states is None:
+        return True
+    if not isinstance(states, list) or not 1 <= len(states) <= 2:
+        return False
+    if not all(isinstance(s, Tensor) and s.dtype == torch.uint8 and s.ndim == 1 for s in states):
+        return False
+    try:
+        torch.Generator().set_state(states[0])
+    except RuntimeError:
+        return False
+    return len(states) == 1 or len(states[1]) == _CUDA_RANDOM_STATE_BYTES
+
+
+def _check_optimizer(saved: Any) -> None:
+    """Refuse an optimizer's state that is not made as AdamW's.
+
+    Raises:
+        ValueError: saying what is wrong; whether the shapes fit is seen when it is loaded.
+    """
+    if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict):
+        raise ValueError("its optimizer has no state")
+    groups = saved.get("param_groups")
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise ValueError("its optimizer has no groups of parameters")
+    lists = [group.get("params") for group in groups]
+    if not all(isinstance(p, list) and all(type(i) is int for i in p) for p in lists):
+        raise ValueError("its optimizer's groups do not list their parameters")
+    for moments in saved["state"].values():
+        for name, value in dict(moments).items():
+            value = torch.as_tensor(value)
+            if not (_is_dense(value) and value.isfinite().all()):
+                raise ValueError(f"the optimizer's {shown(name)} are not finite numbers")
+            if name != "exp_avg" and (value < 0).any():
+                raise ValueError(f"the optimizer's {shown(name)} are negative")
 
 
 def mean_pose(checkpoint: dict[str, Any]) -> np.ndarray | None:
@@ -224,7 +361,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], path: Path | str) -
         ("has other shapes or types:", _mismatches(state, expected)),
         ("has NaN or infinite numbers in", _not_finite(state)),
     ]
-    found = [f"{problem} {_listing(names)}" for problem, names in problems if names]
+    found = [f"{problem} {listing(names)}" for problem, names in problems if names]
     if found:
         raise InputError(f"{path}: does not fit the model: it {'; it '.join(found)}")
     model.load_state_dict(state, strict=True)
@@ -307,7 +444,7 @@ def _first_foreign(value: Any) -> str | None:
 def _where(place: tuple) -> str:
     """Describe a place within a checkpoint, given as (place of the container, key there)."""
     keys = []
-    while place and len(keys) < _MAX_NAMES:
+    while place and len(keys) < _MAX_KEYS:
         place, key = place
         keys.append(f"[{shown(key)}]")
     return f"the checkpoint{'…' if place else ''}{''.join(reversed(keys))}"
@@ -329,28 +466,23 @@ def _architecture_from_shapes(state: Mapping[str, Tensor], path: Path | str) -> 
         raise InputError(
             f"{path}: not the weights of a PoseFormerV2: Joint_embedding.weight, "
             "Temporal_pos_embed or Temporal_pos_embed_ is missing or has other dimensions; "
-            f"it holds {_listing([repr(key) for key in state])}"
+            f"it holds {listing([repr(key) for key in state])}"
         ) from error
 
 
 def _stored_fields(stored: Any, path: Path | str) -> dict[str, Any]:
-    """Return the stored configuration, if it is a dict of exactly the right names and types."""
-    defaults = asdict(PoseFormerConfig())
-    if not isinstance(stored, dict) or stored.keys() != defaults.keys():
+    """Return the stored configuration, if it is a dict of exactly the right names."""
+    if not isinstance(stored, dict) or stored.keys() != ARCHITECTURE.keys():
         raise InputError(
             f"{path}: its configuration does not have the fields "
-            f"{', '.join(field.name for field in fields(PoseFormerConfig))}; create it again"
+            f"{', '.join(ARCHITECTURE)}; create it again"
         )
-    for name, default in defaults.items():
-        if type(stored[name]) not in (type(default), int):
-            raise InputError(
-                f"{path}: its configuration has {name} = {shown(stored[name])}, "
-                f"which is no {type(default).__name__}; create it again"
-            )
     return stored
 
 
 def _config(values: dict[str, Any], path: Path | str) -> PoseFormerConfig:
+    for name, value in values.items():
+        ARCHITECTURE[name].check(value, f"{path}: damaged, because its {name}")
     try:
         return PoseFormerConfig(**values)
     except ValueError as error:
@@ -373,9 +505,3 @@ def _description(weight: Tensor) -> str:
 
 def _not_finite(state: Mapping[str, Tensor]) -> list[str]:
     return [repr(key) for key, weight in state.items() if not weight.float().isfinite().all()]
-
-
-def _listing(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more

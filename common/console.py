@@ -1,12 +1,15 @@
 """What every script shares: flags, the one-line error, the progress bar, the data folder."""
 
 import argparse
+import contextlib
 import errno
 import numbers
+import os
 import reprlib
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -99,6 +102,35 @@ def warn(message: str) -> None:
     print("warning: " + " ".join(message.split()), file=sys.stderr)
 
 
+class _PatientStream:
+    """A text stream that loses what cannot be written: its reader is gone, or the disk is full."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def never_fail_to_print() -> None:
+    """Let standard output and error lose what cannot be written, in place of raising an OSError.
+
+    For work that is worth more than what it prints, and whose results are elsewhere.
+    """
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115  (stays open as long as the process)
+    sys.stdout = _PatientStream(sys.stdout or nowhere)
+    sys.stderr = _PatientStream(sys.stderr or nowhere)
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; bad input becomes one line and exit status 2.
 
@@ -131,27 +163,56 @@ def leave_signals_to_parent() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def number(
-    convert: Callable[[str], float], holds: Callable[[float], bool], what: str
-) -> Callable[[str], float]:
-    """Return an argparse type: a number for which `holds`, described as `what`."""
+@dataclass(frozen=True)
+class Kind:
+    """What a value may be, wherever it comes from: a flag, a checkpoint or a log.
 
-    def parse(text: str) -> float:
+    Attributes:
+        type: bool, int, float or str.
+        holds: tells whether a value of this type is admitted.
+        what: what it is, in words: "a positive whole number".
+    """
+
+    type: type
+    holds: Callable[[Any], bool]
+    what: str
+
+    def __call__(self, text: str) -> Any:
+        """Return the value of a flag's text, as a type of argparse."""
         try:
-            value = convert(text)
+            value = self.type(text)
         except ValueError:
             value = None
-        if value is None or not holds(value):
-            raise argparse.ArgumentTypeError(f"'{text[:MAX_SHOWN_NAME]}' is not {what}")
-        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        if value is None or not self.holds(value):
+            raise argparse.ArgumentTypeError(f"'{text[:MAX_SHOWN_NAME]}' is not {self.what}")
+        if not self.admits(value):
             raise argparse.ArgumentTypeError(f"{text[:MAX_SHOWN_NAME]} is too large a number")
         return value
 
-    return parse
+    def admits(self, value: Any) -> bool:
+        """Tell whether a value that was read from a file is of this kind; an int may be a float."""
+        if type(value) is int and abs(value) > LARGEST_INTEGER:
+            return False
+        is_typed = type(value) is self.type or (self.type is float and type(value) is int)
+        return is_typed and self.holds(value)
+
+    def check(self, value: Any, where: str) -> Any:
+        """Return a value that was read from a file.
+
+        Raises:
+            InputError: if it is not of this kind; `where` names the file and the value's name.
+        """
+        if not self.admits(value):
+            raise InputError(f"{where} is {shown(value)}, not {self.what}")
+        return value
 
 
-positive_int = number(int, lambda n: n > 0, "a positive whole number")
-non_negative_int = number(int, lambda n: n >= 0, "a whole number from 0")
+positive_int = Kind(int, lambda n: n > 0, "a positive whole number")
+non_negative_int = Kind(int, lambda n: n >= 0, "a whole number from 0")
+positive_float = Kind(float, lambda x: 0 < x < float("inf"), "a positive number")
+non_negative_float = Kind(float, lambda x: 0 <= x < float("inf"), "a number from 0")
+rate = Kind(float, lambda x: 0 <= x < 1, "a rate from 0 to below 1")
+yes_or_no = Kind(bool, lambda _: True, "True or False")
 
 
 def describe_os_error(error: OSError) -> str:

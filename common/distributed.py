@@ -1,14 +1,26 @@
 """One process or many: PyTorch's own engine under `torchrun`, and plain calls without it."""
 
+import gc
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from common.console import InputError
 from common.device import choose_device
+
+_TORCHRUN_VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_JOIN_TIMEOUT = timedelta(seconds=45)
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Timed out waiting",
+)
 
 
 @dataclass(frozen=True)
@@ -97,9 +109,25 @@ class World:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
+    def alone(self) -> "World":
+        """Return this process as if there were no other, for work that it does by itself."""
+        return replace(self, rank=0, size=1)
+
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
+        self.sum(torch.zeros(1))
+
+    def has_lost_another(self, error: RuntimeError) -> bool:
+        """Tell whether an error means that another process has ended."""
+        is_of_group = isinstance(error, dist.DistError) or any(t in str(error) for t in _LOST)
+        return self.size > 1 and is_of_group
+
     def finish(self) -> None:
         """Leave the group of processes."""
         if self.size > 1:
+            # What still holds tensors of the group goes first: a thread of the group that frees
+            # them while the interpreter ends would abort the process.
+            gc.collect()
             dist.destroy_process_group()
 
 
@@ -111,25 +139,66 @@ def start_world(gpu: str) -> World:
             rank, unless it is "cpu".
 
     Raises:
-        InputError: if there is no such GPU.
+        InputError: if there is no such GPU, the environment is not torchrun's, or the other
+            processes do not come.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
-    if size > 1 and gpu != "cpu":
-        gpu = os.environ["LOCAL_RANK"]
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    rank, size, local_rank, restarts = _torchrun_s_numbers() if several else (0, 1, 0, 0)
+    if several and gpu != "cpu":
+        gpu = str(local_rank)
     device = choose_device(gpu, quiet=rank > 0)
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device)  # a CUDA graph is captured on the current device
-    if size == 1:
+    if not several:
         return World(rank=0, size=1, device=device)
     if on_gpu:  # PyTorch's notes on CUDA graphs ask for it where a graph holds NCCL's calls
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
-    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
-    return World(
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=_store_of_all(rank, size, restarts),
         rank=rank,
-        size=size,
-        device=device,
-        control=dist.new_group(backend="gloo") if on_gpu else None,
-        restarts=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+        world_size=size,
+        device_id=device if on_gpu else None,
     )
+    control = dist.new_group(backend="gloo") if on_gpu else None
+    return World(rank, size, device, control, restarts)
+
+
+def _torchrun_s_numbers() -> tuple[int, int, int, int]:
+    """Return rank, number of processes, rank on this machine, and number of restarts."""
+    missing = [name for name in _TORCHRUN_VARIABLES if name not in os.environ]
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
+    try:
+        rank, size, local_rank, restarts = (int(os.environ.get(name, "0")) for name in names)
+    except ValueError:
+        missing = names
+    if missing or not (0 <= rank < size and local_rank >= 0):
+        raise InputError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} in the environment, but {missing or names} "
+            "are not as torchrun sets them; start torchrun --nproc_per_node=N run_poseformer.py …, "
+            "or unset WORLD_SIZE"
+        )
+    return rank, size, local_rank, restarts
+
+
+def _store_of_all(rank: int, size: int, restarts: int) -> dist.Store:
+    """Return the store through which the processes find each other, once all of them are there.
+
+    Torchrun keeps the store when it restarts the processes, with the addresses of those that have
+    ended; so each start has keys of its own.
+
+    Raises:
+        InputError: if one of them does not come.
+    """
+    try:
+        store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=_JOIN_TIMEOUT))
+        store = dist.PrefixStore(f"start {restarts}", store)
+        store.set(f"process {rank}", "here")
+        store.wait([f"process {other}" for other in range(size)], _JOIN_TIMEOUT)
+    except dist.DistError as error:
+        raise InputError(
+            f"of {size} processes some did not come within {_JOIN_TIMEOUT.seconds} s; "
+            "start torchrun again, with --resume last_epoch.bin to go on"
+        ) from error
+    return store

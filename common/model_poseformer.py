@@ -241,7 +241,7 @@ class PoseFormerV2(nn.Module):
         self.config = config
         f, n = config.number_of_kept_frames, config.number_of_kept_coeffs
         d, dim, drop = config.embed_dim_ratio, config.token_dim, config.drop_rate
-        drop_paths = torch.linspace(0, config.drop_path_rate, config.depth).tolist()
+        drop_paths = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
 
         self.Joint_embedding = nn.Linear(config.in_chans, d)
         self.Spatial_pos_embed = nn.Parameter(torch.zeros(1, NUM_JOINTS, d))

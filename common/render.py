@@ -18,7 +18,7 @@ class RenderOptions:
     """What is drawn and exported; each field is a flag of the same name, --viz-….
 
     Raises:
-        InputError: if an output cannot be written, or a flag of videos is given for a strip.
+        InputError: if an output cannot be written.
     """
 
     output: Path | None = None
@@ -34,11 +34,6 @@ class RenderOptions:
     def __post_init__(self) -> None:
         if self.output:
             check_output(self.output, (*VIDEO_SUFFIXES, ".png"))
-            if self.output.suffix.lower() == ".png":
-                for name in ("size", "bitrate", "no_ground_truth", "video"):
-                    if getattr(self, name):
-                        flag = f"--viz-{name.replace('_', '-')}"
-                        raise InputError(f"{flag} is for videos, not for {self.output}")
         if self.export:
             check_output(self.export, POSE_SUFFIXES)
         self._check_distinct(self.output, self.export)

@@ -1,68 +1,91 @@
 """What a training writes into its checkpoint folder, and what it prints about it."""
 
+import contextlib
+import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import save_checkpoint
-from common.console import InputError
+from common.checkpoint import checkpoint_bytes
+from common.console import InputError, describe_os_error, warn
+from common.distributed import World
+from common.files import atomic_output
 from common.generators import WindowGenerator
 from common.model_poseformer import PoseFormerV2
-from common.run_log import LOG_NAME, RunLog, save_training_curves
+from common.run_log import LOG_NAME, WandbRun, save_training_curves
 from common.training import Interrupted, TrainingState
 
 BEST, LAST, CURVES = "best_epoch.bin", "last_epoch.bin", "training_curves.png"
 
 
-def prepare_folder(folder: Path, overwrite: bool) -> None:
-    """Make sure that a new run does not mix with an earlier one in the checkpoint folder.
+def prepare_folder(folder: Path, overwrite: bool) -> list[Path]:
+    """Make sure that a new run can write into the checkpoint folder, and does not mix with another.
+
+    Returns:
+        What an earlier run has left, for the new run's first save to replace.
 
     Raises:
-        InputError: if there is an earlier run and `overwrite` is false.
+        InputError: if there is an earlier run and `overwrite` is false. A folder without a
+            checkpoint holds no run.
+        OSError: if the folder cannot be written to.
     """
-    earlier = [p for p in (folder / LAST, folder / BEST, folder / LOG_NAME) if p.exists()]
-    earlier += sorted(folder.glob("epoch_*.bin"))
-    if earlier and not overwrite:
+    checkpoints = [p for p in (folder / LAST, folder / BEST) if p.exists()]
+    checkpoints += sorted(folder.glob("epoch_*.bin"))
+    if checkpoints and not overwrite:
+        name = checkpoints[0].name
         raise InputError(
-            f"{folder}: holds an earlier run ({earlier[0].name}); go on with --resume {LAST}, "
+            f"{folder}: holds an earlier run ({name}); go on with --resume {name}, "
             "choose another folder with -c, or replace it with --overwrite"
         )
-    for path in earlier:
-        path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return [*checkpoints, folder / LOG_NAME]
 
 
 @dataclass
 class RunFolder:
-    """Log, checkpoints and curves of a training; as a context, it also ends the run.
+    """Checkpoints, log and curves of a training; as a context, it also ends the run.
+
+    An epoch's files are written in one order, `last_epoch.bin` first, which holds all that is
+    needed to write the others: a training that is killed between them is made whole by `complete`.
+    A file that cannot be written, as on a full disk, is kept in memory and tried again at the next
+    save, before any later `last_epoch.bin`.
 
     Attributes:
         folder: the checkpoint folder.
-        log: the run's log; None in all processes but the main one, which alone writes.
+        world: this process among the others; the main one writes and prints.
+        wandb: the Weights & Biases run.
         state: where the training is.
         contents: gives what a checkpoint holds now.
         epochs: how many there are to be.
         every: keep `epoch_N.bin` every so many epochs; 0 for never.
         curves: whether to draw the training curves after each epoch.
+        earlier: files of an earlier run, which the first save replaces.
     """
 
     folder: Path
-    log: RunLog | None
+    world: World
+    wandb: WandbRun
     state: TrainingState
     contents: Callable[[], dict[str, Any]]
     epochs: int
     every: int = 0
     curves: bool = False
+    earlier: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._waiting: dict[str, bytes] = {}
 
     def describe(
         self, model: PoseFormerV2, windows: WindowGenerator, valid_frames: int, precision: str
     ) -> None:
         """Print what is about to be trained."""
-        if self.log is None:
+        if not self.world.is_main:
             return
         parameters = sum(p.numel() for p in model.parameters())
         print(
@@ -72,37 +95,104 @@ class RunFolder:
         if self.state.epoch >= self.epochs:
             print(f"{self.state.epoch} epochs are done; a higher --epochs goes on")
 
-    def keep(self, is_best: bool, **record: Any) -> None:
-        """Log and print an epoch's figures, those of `RunLog.add_epoch`; save its checkpoints."""
-        if self.log is None:
-            return
-        self.log.add_epoch(record)
-        print_epoch(record, self.epochs, is_best)
-        if self.curves:
-            save_training_curves(self.log.path, self.folder / CURVES)
-        # After the log: a line without its checkpoint is dropped when the run is resumed.
-        self._save(LAST)
-        if is_best:
-            self._save(BEST)
-        if self.every and record["epoch"] % self.every == 0:
-            self._save(f"epoch_{record['epoch']}.bin")
+    def keep(self, **record: Any) -> None:
+        """Save, print and log a completed epoch.
 
-    def _save(self, name: str) -> None:
-        save_checkpoint(self.folder / name, self.contents())
+        Args:
+            record: the line of log.jsonl: epoch, lr, train_mpjpe_mm, valid_mpjpe_mm (None without
+                validation), samples_per_s, seconds.
+        """
+        if not self.world.is_main:
+            return
+        self.state.log.append(record)
+        checkpoint = checkpoint_bytes(self.contents())
+        self._save({LAST: checkpoint, **self._files_beside(checkpoint)})
+        print_epoch(record, self.epochs, self.state.is_best)
+        self.wandb.add_epoch(record)
+        if self.curves and LOG_NAME not in self._waiting:
+            with _warning_of_failure():
+                save_training_curves(self.folder / LOG_NAME, self.folder / CURVES)
+
+    def complete(self, checkpoint: Path) -> None:
+        """Write what a kill may have kept the epoch of this checkpoint from writing."""
+        is_between_epochs = self.state.epoch > 0 and self.state.step == 0
+        if self.world.is_main:
+            self._save(self._files_beside(checkpoint.read_bytes(), is_between_epochs))
+
+    def _files_beside(self, checkpoint: bytes, is_between_epochs: bool = True) -> dict[str, bytes]:
+        """Return the contents of the files that belong to an epoch's `last_epoch.bin`."""
+        state = self.state
+        log = "".join(json.dumps(record) + "\n" for record in state.log)
+        files = {LOG_NAME: log.encode()}
+        if is_between_epochs and state.is_best:
+            files[BEST] = checkpoint
+        if is_between_epochs and self.every and state.epoch % self.every == 0:
+            files[f"epoch_{state.epoch}.bin"] = checkpoint
+        return files
+
+    def _save(self, files: dict[str, bytes]) -> None:
+        """Write what waits and these files, in their order; what fails waits for the next save."""
+        waiting = {name: content for name, content in self._waiting.items() if name not in files}
+        self._waiting = waiting | files
+        with _warning_of_failure():
+            for name, content in list(self._waiting.items()):
+                self._write(name, content)
+                del self._waiting[name]
+
+    def _write(self, name: str, content: bytes) -> None:
+        with atomic_output(self.folder / name) as temporary:
+            temporary.write_bytes(content)
+            # The new run is on the disk; a kill from here on leaves one run or the other.
+            for path in self.earlier:
+                if path.name != name:
+                    path.unlink(missing_ok=True)
+            self.earlier = []
 
     def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
-        """After an interruption save, say how to go on, and exit; after the last epoch upload."""
-        if isinstance(error, Interrupted):
-            if self.log is not None:
-                self._save(LAST)
-                self.log.close(exit_code=error.exit_status)
-                print(how_to_resume(self.state), file=sys.stderr)
-            raise SystemExit(error.exit_status) from None
-        if error is None and self.log is not None:
-            self.log.finish([p for n in (BEST, LAST) if (p := self.folder / n).is_file()])
+        """After an interruption save, say how to go on, and exit.
+
+        Raises:
+            SystemExit: after an interruption, in all processes once the main one has saved.
+        """
+        if not isinstance(error, Interrupted):
+            return
+        if self.world.is_main:
+            self._save({LAST: checkpoint_bytes(self.contents())})
+            print(how_to_resume(self.state, saved=not self._waiting), file=sys.stderr)
+            self.wandb.close(exit_code=error.exit_status)
+        self.world.wait()
+        raise SystemExit(error.exit_status) from None
+
+    def finish(self) -> None:
+        """Upload the checkpoints; after the last epoch.
+
+        Raises:
+            InputError: if something could not be saved to the end.
+        """
+        if not self.world.is_main:
+            return
+        self._save({})
+        self.wandb.upload([p for n in (BEST, LAST) if (p := self.folder / n).is_file()])
+        self.wandb.close(exit_code=int(bool(self._waiting)))
+        if self._waiting:
+            raise InputError(
+                f"{self.folder}: {', '.join(self._waiting)} could not be saved; make room, then "
+                f"repeat what is not in {LAST} with --resume {LAST}"
+            )
+
+
+@contextlib.contextmanager
+def _warning_of_failure() -> Iterator[None]:
+    """Make an error of the file system in the block a warning."""
+    try:
+        yield
+    except OSError as error:
+        warn(f"{describe_os_error(error)}. The training goes on and saves again after its epoch")
+    except InputError as error:
+        warn(f"{error}. The training goes on and saves again after its epoch")
 
 
 def print_epoch(record: dict[str, Any], epochs: int, is_best: bool) -> None:
@@ -117,7 +207,7 @@ def print_epoch(record: dict[str, Any], epochs: int, is_best: bool) -> None:
     )
 
 
-def how_to_resume(state: TrainingState) -> str:
+def how_to_resume(state: TrainingState, saved: bool) -> str:
     """Return the line that tells how to go on after an interruption."""
     words = iter(sys.argv[1:])
     kept = []
@@ -129,4 +219,7 @@ def how_to_resume(state: TrainingState) -> str:
     processes = os.environ.get("LOCAL_WORLD_SIZE")
     launcher = ["torchrun", f"--nproc_per_node={processes}"] if processes else ["python"]
     command = shlex.join([*launcher, sys.argv[0], *kept, "--resume", LAST])
-    return f"stopped in epoch {state.epoch + 1} after step {state.step}; go on with: {command}"
+    place = f"stopped in epoch {state.epoch + 1} after step {state.step}"
+    if not saved:
+        return f"{place}, which could not be saved; go on from an earlier save with: {command}"
+    return f"{place}; go on with: {command}"

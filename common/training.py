@@ -1,13 +1,12 @@
 """The course of a training: where it is, an epoch of it, stopping and going on."""
 
-import contextlib
 import math
 import signal
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from common.generators import WindowGenerator
 # A GPU's losses are read only every so many steps, as reading waits for the device.
 STEPS_BETWEEN_READS_ON_GPU = 50
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+T = TypeVar("T")
 
 
 @dataclass
@@ -34,6 +34,8 @@ class TrainingState:
         min_loss: lowest validation MPJPE so far, in mm.
         wandb_id: id of the Weights & Biases run.
         random_state: of PyTorch's generators after these steps; None between epochs.
+        is_best: whether the last completed epoch is the one of `min_loss`.
+        log: the figures of each completed epoch, as in log.jsonl.
     """
 
     epoch: int = 0
@@ -43,20 +45,21 @@ class TrainingState:
     min_loss: float = math.inf
     wandb_id: str | None = None
     random_state: list[Tensor] | None = None
+    is_best: bool = False
+    log: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def mean_loss_mm(self) -> float:
         """Training MPJPE of the current epoch so far, in mm."""
         return 1000 * self.loss_sum / max(1, self.samples)
 
-    def finish_epoch(self, valid_mpjpe_mm: float | None) -> bool:
-        """Count the epoch as completed; tell whether its validation MPJPE is the lowest so far."""
+    def finish_epoch(self, valid_mpjpe_mm: float | None) -> None:
+        """Count the epoch as completed, with its validation MPJPE if there was a validation."""
         self.epoch += 1
         self.step, self.samples, self.loss_sum, self.random_state = 0, 0, 0.0, None
-        is_best = valid_mpjpe_mm is not None and valid_mpjpe_mm < self.min_loss
-        if is_best:
+        self.is_best = valid_mpjpe_mm is not None and valid_mpjpe_mm < self.min_loss
+        if self.is_best:
             self.min_loss = valid_mpjpe_mm
-        return is_best
 
 
 class Epoch:
@@ -88,6 +91,12 @@ class Epoch:
         interruption: "Interruption",
     ) -> None:
         self._order = windows.order(seed, state.epoch + 1)
+        if state.samples != min(state.step * batch_size, len(self._order)):
+            raise InputError(
+                f"the checkpoint stopped after {state.step} steps and {state.samples} samples of "
+                f"an epoch, which does not fit {len(self._order)} samples in steps of "
+                f"{batch_size}; use the data that it was trained on"
+            )
         self._state, self._seed, self._batch_size = state, seed, batch_size
         self._world, self._interruption = world, interruption
         self._unread: list[tuple[Tensor, int, int]] = []  # loss, samples here, samples everywhere
@@ -184,14 +193,17 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """While it is entered, SIGINT and SIGTERM wait for the end of the step, or of the block.
+    """While it is entered, SIGINT and SIGTERM wait for the end of the step, or end `attempt`.
 
-    A second signal of the same kind does what it always does, so nobody is locked in.
+    Of a single process, a second signal of the same kind does what it always does, so nobody is
+    locked in. Several processes get each signal twice, from the terminal or the scheduler and from
+    torchrun, which kills them after 30 s; they ignore the second one.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.received = 0  # number of the signal
+        self.received = 0  # number of the signal that came to this process; the handler sets it
+        self._agreed = 0  # number of the signal that came to any process
         self._immediate = False
         self._earlier: dict[int, Any] = {}
 
@@ -208,27 +220,36 @@ class Interruption:
 
         Every process asks after the same steps, so that all stop after the same one.
         """
-        if self.world.size > 1:
-            self.received = int(self.world.maximum(torch.tensor(self.received)))
-        return self.received > 0
+        self._agreed = int(self.world.maximum(torch.tensor(self.received)))
+        return self._agreed > 0
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal was received."""
-        if self.received:
-            raise Interrupted(self.received)
+        """Raise `Interrupted` if any of the processes has received a signal; all ask together."""
+        if self.is_requested():
+            raise Interrupted(self._agreed)
 
-    @contextlib.contextmanager
-    def immediately(self) -> Iterator[None]:
-        """Raise `Interrupted` at once in this block, for work that leaves nothing half-done."""
+    def attempt(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns; after a signal, end it at once and raise `Interrupted`.
+
+        All processes call it together, and all raise after the work of each.
+
+        Args:
+            work: leaves nothing half-done, and does not wait for other processes.
+        """
         self.check()
-        self._immediate = True
         try:
-            yield
-        finally:
+            self._immediate = not self.received
+            result = work() if self._immediate else None
             self._immediate = False
+        except Interrupted:
+            pass
+        self.check()
+        return result
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         self.received = number
-        signal.signal(number, self._earlier[number])
+        if self.world.size == 1:
+            signal.signal(number, self._earlier[number])
         if self._immediate:
+            self._immediate = False
             raise Interrupted(number)

@@ -99,7 +99,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--skip", type=non_negative_int, default=0, help="leave out so many frames at the start")
     add("--limit", type=positive_int, help="draw at most this many frames")
     add("--debug", action="store_true", help=f"draw at most {DEBUG_FRAMES} frames")
-    frame_rate = console.number(float, lambda x: 0 < x <= 1000, "a frame rate above 0, to 1000")
+    frame_rate = console.Kind(float, lambda x: 0 < x <= 1000, "a frame rate above 0, to 1000")
     add("--fps", type=frame_rate, default=FPS, help="frames a second, when shown")
     size = "of the video in pixels (default: 1700x400 for three panels)"
     add("--size", type=parse_size, metavar="WIDTHxHEIGHT", help=size)

@@ -1,4 +1,7 @@
+import copy
+import dataclasses
 import functools
+import math
 import os
 import pickle
 import re
@@ -6,23 +9,28 @@ import resource
 import tracemalloc
 import zipfile
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import common.checkpoint
-from common.arguments import check_flags
+from common.arguments import Recipe, check_flags, stored_recipe
 from common.checkpoint import (
+    contents,
     find_checkpoint,
     infer_config,
     load_checkpoint,
     load_into,
     model_state,
+    restore,
     save_checkpoint,
 )
 from common.console import InputError
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.train_step import build_optimizer
+from common.training import TrainingState
 
 CONFIG = PoseFormerConfig(
     number_of_frames=9, number_of_kept_frames=3, number_of_kept_coeffs=5, embed_dim_ratio=8, depth=2
@@ -453,10 +461,12 @@ def test_window_shorter_than_the_kept_frames_is_refused(published):
     ("change", "message"),
     [
         ({"depth": 1}, "says depth = 1 and its weights say 2"),
-        ({"embed_dim_ratio": 1 << 20}, "its weights say 8"),
-        ({"depth": "2"}, "is no int"),
-        ({"drop_rate": None}, "is no float"),
-        ({"drop_rate": 2.0}, "drop_rate must lie in"),
+        ({"embed_dim_ratio": 1 << 10}, "its weights say 8"),
+        ({"embed_dim_ratio": 1 << 20}, "not a whole number from 1 to 4096"),
+        ({"number_of_frames": 30001}, "not a whole number from 1 to 4095"),
+        ({"depth": "2"}, "its depth is '2', not a whole number"),
+        ({"drop_rate": None}, "its drop_rate is None, not a rate"),
+        ({"drop_rate": 2.0}, "its drop_rate is 2.0, not a rate"),
         ({"surprise": 1}, "does not have the fields"),
     ],
 )
@@ -506,3 +516,98 @@ def test_find_checkpoint_by_path_then_folder_then_repository(tmp_path, monkeypat
     assert find_checkpoint(str(run / "a.bin"), tmp_path / "other") == run / "a.bin"
     with pytest.raises(InputError, match=r"looked for /no/such.bin$"):
         find_checkpoint("/no/such.bin", run)
+
+
+@pytest.mark.parametrize("kind", ["a wide embedding", "many blocks"])
+def test_a_small_file_that_describes_a_huge_network_is_refused_at_once(tmp_path, kind):
+    """Without a configuration, shapes and names of weights alone describe the network."""
+    weights = make_model().state_dict()
+    if kind == "a wide embedding":
+        weights["Joint_embedding.weight"] = torch.zeros(1024, 2)
+    else:
+        weights |= {f"Spatial_blocks.{i}.norm1.weight": torch.zeros(1) for i in range(900)}
+    path = write(tmp_path / "p.bin", {"model_pos": weights})
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 10**8, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"describes a network of .* weights"):
+            infer_config(load_checkpoint(path), path, number_of_frames=9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def changed(**changes):
+    return lambda checkpoint: checkpoint.update(changes)
+
+
+def in_progress(**changes):
+    return lambda checkpoint: checkpoint["progress"].update(changes)
+
+
+def in_optimizer(name, value):
+    return lambda checkpoint: checkpoint["optimizer"]["state"][0].update({name: value})
+
+
+SPOILED = {
+    "epoch -1": changed(epoch=-1),
+    "epoch inf": changed(epoch=math.inf),
+    "epoch text": changed(epoch="3"),
+    "min_loss NaN": changed(min_loss=math.nan),
+    "no min_loss": lambda checkpoint: checkpoint.pop("min_loss"),
+    "progress a list": changed(progress=[1]),
+    "step -1": in_progress(step=-1),
+    "step a tensor": in_progress(step=torch.ones(3)),
+    "step huge": in_progress(step=10**20),
+    "loss NaN": in_progress(loss_sum=math.nan),
+    "random state short": in_progress(random_state=[torch.zeros(3, dtype=torch.uint8)]),
+    "random state of ones": in_progress(random_state=[torch.ones(5056, dtype=torch.uint8)]),
+    "random state text": in_progress(random_state="x"),
+    "is_best 1": in_progress(is_best=1),
+    "log a text": changed(log="x"),
+    "log of texts": changed(log=["x"]),
+    "log's epoch inf": changed(log=[{"epoch": math.inf}]),
+    "moment a text": in_optimizer("exp_avg", "x"),
+    "moment of integers": in_optimizer("exp_avg", torch.ones(8, 2, dtype=torch.int64)),
+    "moment NaN": in_optimizer("exp_avg", torch.full((8, 2), math.nan)),
+    "moment negative": in_optimizer("exp_avg_sq", torch.full((8, 2), -1.0)),
+    "moment of another shape": in_optimizer("exp_avg", torch.zeros(3)),
+    "step count negative": in_optimizer("step", torch.tensor(-1.0)),
+    "moments a list": lambda checkpoint: checkpoint["optimizer"]["state"].update({0: [1]}),
+    "optimizer a list": changed(optimizer=[1]),
+    "groups a dict": lambda checkpoint: checkpoint["optimizer"].update(param_groups={}),
+    "group without parameters": lambda checkpoint: checkpoint["optimizer"].update(
+        param_groups=[{}]
+    ),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_what_a_resume_takes_from_a_checkpoint_is_checked(tmp_path, spoil):
+    model = make_model()
+    optimizer = build_optimizer(model, 1e-4)
+    checkpoint = contents(model, optimizer, TrainingState(epoch=3), {}, np.zeros((17, 3)))
+    checkpoint["progress"]["random_state"] = [torch.get_rng_state()]
+    copied = functools.partial(copy.deepcopy, checkpoint)
+    restore(model, optimizer, TrainingState(), copied(), tmp_path)
+    spoiled = copied()
+    spoil(spoiled)
+    with pytest.raises(InputError, match=re.escape(str(tmp_path))):
+        restore(model, optimizer, TrainingState(), spoiled, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("batch_size", n) for n in (0, -1, 2**40, 1.5, True, "16", None)),
+        *(("lr_decay", x) for x in (-0.99, 0, math.nan, math.inf)),
+        *(("dropout", 5), ("learning_rate", math.nan), ("seed", -1), ("std", -1.0)),
+        *(("precision", "fp8"), ("keypoints", "a++b"), ("subjects_train", "S99")),
+        *(("no_data_augmentation", 1), ("subset", 2.0), ("stride", 0), ("actions", "")),
+    ],
+)
+def test_a_stored_recipe_passes_the_checks_of_the_flags(tmp_path, name, value):
+    good = dataclasses.asdict(Recipe())
+    assert stored_recipe({"recipe": good}, tmp_path) == good
+    with pytest.raises(InputError, match=f"{re.escape(str(tmp_path))}: its {name} is"):
+        stored_recipe({"recipe": good | {name: value}}, tmp_path)

@@ -18,7 +18,7 @@ EDITS = {
 }
 
 
-def train(folder, data_dir, name):  # noqa: F811
+def train(folder, data_dir, name):
     """Train and validate an epoch with a copy of the code: weights, mm, standard error."""
     flags = ["--data-dir", data_dir, "-c", folder / name, "-g", "cpu", "--precision", "fp32"]
     flags += ["-str", "S1", "-ste", "S9", "-frame", "9", "--depth", "1", "--embed-dim-ratio", "16"]
@@ -32,7 +32,7 @@ def train(folder, data_dir, name):  # noqa: F811
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-def test_training_and_evaluation_compute_what_was_written(data_dir, tmp_path, edit):  # noqa: F811
+def test_training_and_evaluation_compute_what_was_written(data_dir, tmp_path, edit):
     fast_cpu = pytest.importorskip("common.fast_cpu")
     if fast_cpu.kernels() is None:
         pytest.skip("no C compiler")

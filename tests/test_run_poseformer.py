@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from common.loss import mpjpe
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 from common.npz_io import write_positions_2d, write_positions_3d
 from common.train_step import TrainStep, build_optimizer
+from common.training import Interrupted, Interruption
 from common.video import read_video
 
 SUBJECTS = ("S1", "S5", "S9")
@@ -449,22 +449,95 @@ def test_two_processes_train_and_evaluate_like_one(train, data_dir, tmp_path):
     for a, b in zip(log_figures(tmp_path / "one"), log_figures(tmp_path / "two")):
         assert b == pytest.approx(a, rel=1e-4)
     assert result.stdout.count("epoch 1/2") == 1  # one process prints
-    assert "UserWarning" not in result.stderr
+    assert "Warning" not in result.stderr
 
 
-def test_a_restart_by_torchrun_goes_on_from_the_last_epoch(train, monkeypatch):
-    _, folder = train("-e", "1")
-    world = run_poseformer.start_world("cpu")
-    monkeypatch.setattr(run_poseformer, "start_world", lambda _: replace(world, restarts=1))
-    result, _ = train("-e", "2")  # the same command, without --resume
-    assert result.status == 0, result.stderr
-    assert [record["epoch"] for record in log_figures(folder)] == [1, 2]
+KILLED_ONCE = """
+import os, signal, sys
+sys.path.insert(0, {repository!r})
+import run_poseformer
+from common.console import run
+from common.train_step import TrainStep
+plain, steps = TrainStep.__call__, iter(range(1, 1000))
+def killed(self, *arguments):
+    if next(steps) == 30 and os.environ["RANK"] + os.environ["TORCHELASTIC_RESTART_COUNT"] == "00":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, *arguments)
+TrainStep.__call__ = killed
+run(run_poseformer.main)
+"""
 
 
-def torchrun(script, data_dir):
+def test_a_restart_by_torchrun_goes_on_from_the_last_epoch(train, data_dir, tmp_path):
+    """The same command, without --resume; torchrun keeps the addresses of the killed processes."""
+    flags = ("-e", "3", "--drop-path", "0", "-b", "50")
+    script = tmp_path / "killed_once.py"
+    script.write_text(KILLED_ONCE.format(repository=str(REPOSITORY)))
+    result = run_quietly(
+        [*torchrun(script, data_dir, "--max_restarts=1"), *flags, "-c", tmp_path / "killed"]
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert [record["epoch"] for record in log_figures(tmp_path / "killed")] == [1, 2, 3]
+    assert result.stdout.count("epoch 1/3") == 1  # 20 steps; the kill came in the second epoch
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"RANK": "x"}, {"RANK": "2", "LOCAL_RANK": "0"}], ids=str
+)
+def test_an_environment_that_is_not_torchrun_s_is_one_line(train, monkeypatch, environment):
+    for name, value in ({"WORLD_SIZE": "2"} | environment).items():
+        monkeypatch.setenv(name, value)
+    result, _ = train("-e", "1")
+    assert result.status == 2
+    assert result.stderr.startswith("error: WORLD_SIZE is 2") and "torchrun" in result.stderr
+
+
+def test_of_two_processes_a_signal_that_comes_within_the_agreement_is_kept(monkeypatch):
+    """Only one process gets it, and while it waits for the other's answer."""
+    world = World(0, 2, torch.device("cpu"))
+    interruption = Interruption(world)
+
+    def others_answer(self, values):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return values  # which the other process does not add to
+
+    monkeypatch.setattr(World, "maximum", others_answer)
+    with interruption:
+        assert not interruption.is_requested()
+        assert interruption.is_requested()  # the same signal
+        with pytest.raises(Interrupted):
+            interruption.attempt(lambda: pytest.fail("work after a signal"))
+
+
+def test_of_two_processes_both_stop_after_the_validation_of_each(monkeypatch):
+    answers = []
+    monkeypatch.setattr(World, "maximum", lambda _, values: answers.append(int(values)) or values)
+    with Interruption(World(1, 2, torch.device("cpu"))) as interruption:
+        with pytest.raises(Interrupted):
+            interruption.attempt(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        os.kill(os.getpid(), signal.SIGTERM)  # from torchrun, a moment later
+    assert answers == [0, signal.SIGTERM]  # it asked before and after its work
+
+
+def test_training_on_a_test_subject_warns(train):
+    result, _ = train("-e", "1", "-str", "S1,S9")
+    assert result.status == 0
+    assert "warning: S9: both trained on and tested on" in result.stderr
+
+
+def test_the_campaign_in_short():
+    """`make torture` in full: kills and signals, of one and of two processes."""
+    flags = ("--kills", "5", "--sigterms", "2", "--sigints", "1", "--no-disks")
+    result = run_quietly([sys.executable, REPOSITORY / "tests" / "torture.py", *flags])
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.endswith("nothing was lost\n")
+
+
+def torchrun(script, data_dir, *settings):
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"),
-        *(script, *SMALL, "--precision", "fp32", "-g", "cpu"),
+        *(*settings, script, *SMALL, "--precision", "fp32", "-g", "cpu"),
         *("--data-dir", data_dir, "--wandb-mode", "disabled"),
     ]
 
@@ -532,6 +605,12 @@ def test_training_with_flips_on_mirrored_data_gives_mirrored_predictions():
         np.testing.assert_allclose(b, flip_poses(torch.tensor(a)).numpy(), atol=1e-6)
 
 
+TRAINING_FLAGS = (
+    *(("--epochs", "200"), ("--batch-size", "16"), ("--overwrite",), ("--no-eval",)),
+    *(("--checkpoint-frequency", "2"), ("--export-training-curves",), ("--learning-rate", "1")),
+)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -563,14 +642,28 @@ def test_training_with_flips_on_mirrored_data_gives_mirrored_predictions():
             ("--evaluate", "a", "--render", "--viz-output", "a.png", "--viz-video", "a.mp4"),
             "--viz-video is for videos",
         ),
+        (("--evaluate", "a", "--render", "--viz-output", "a.gif", "--viz-bitrate", "9"), "for mp4"),
+        *((("--evaluate", "a", *f), f"{f[0]} is for training") for f in TRAINING_FLAGS),
+        (("--evaluate", "a", "--render", "-std", "3"), "--std is not for --render"),
+        (("--seed", str(2**64)), "is too large a number"),
+        (("-b", "9" * 20), "is too large a number"),
+        (("--viz-limit", "9" * 20), "is too large a number"),
+        (("-frame", "30001"), "not a whole number from 1 to 4095"),
+        (("--embed-dim-ratio", "100000000"), "not a whole number from 1 to 4096"),
+        (("--embed-dim-ratio", "4096"), "weights, more than 1,000,000,000"),
         (("-k", "vitpose+"), "an estimator's name is missing"),
         (("-a", ","), "no action is named"),
         (("--data-dir", "nowhere"), "data_3d_h36m.npz: no such file"),
         (("--no-such-flag",), "unrecognized arguments: --no-such-flag"),
     ],
 )
-def test_bad_usage_is_one_line(train, flags, message):
-    result, folder = train("-e", "1", *flags)
+def test_bad_usage_is_one_line(train, data_dir, tmp_path, flags, message):
+    if "--evaluate" in flags:
+        folder = tmp_path / "run"
+        common = ("--data-dir", data_dir, "-c", folder, "-g", "cpu")
+        result = call(run_poseformer.main, *common, *flags)
+    else:
+        result, folder = train("-e", "1", *flags)
     assert result.status == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ")
