@@ -250,16 +250,21 @@ def keypoints_path(data_dir: Path, dataset: str, name: str) -> Path:
     Raises:
         InputError: if there is none; the message says which names there are.
     """
-    prefix = f"data_2d_{dataset}_"
-    path = data_dir / f"{prefix}{name}.npz"
+    path = data_dir / f"data_2d_{dataset}_{name}.npz"
     if not path.is_file():
-        names = sorted(p.stem.removeprefix(prefix) for p in data_dir.glob(f"{prefix}*.npz"))
+        names = keypoints_names(data_dir, dataset)
         there_are = f"there are: {', '.join(names)}" if names else "there are none"
         raise InputError(
             f"{path}: no such file; of keypoints in {data_dir}, {there_are} "
             f"(data/prepare_2d_{'custom' if dataset == 'custom' else 'estimation'}.py makes them)"
         )
     return path
+
+
+def keypoints_names(data_dir: Path, dataset: str) -> list[str]:
+    """Return the names of the 2D npz files that there are, sorted."""
+    prefix = f"data_2d_{dataset}_"
+    return sorted(p.stem.removeprefix(prefix) for p in data_dir.glob(f"{prefix}*.npz"))
 
 
 def positions_3d_path(data_dir: Path, dataset: str) -> Path:
