@@ -336,6 +336,8 @@ def _architecture_from_shapes(state: Mapping[str, Tensor], path: Path | str) -> 
 def _stored_fields(stored: Any, path: Path | str) -> dict[str, Any]:
     """Return the stored configuration, if it is a dict of exactly the right names and types."""
     defaults = asdict(PoseFormerConfig())
+    if isinstance(stored, dict):  # written before confidences could be an input
+        stored = {"confidence_chans": 0, **stored}
     if not isinstance(stored, dict) or stored.keys() != defaults.keys():
         raise InputError(
             f"{path}: its configuration does not have the fields "

@@ -16,9 +16,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.confidences import WITH_CONFIDENCE
 from common.console import DATA_DIR, ArgumentParser, InputError, progress, run
 from common.files import atomic_output, check_output
-from common.h36m_dataset import TEST_SUBJECTS, keypoints_names, keypoints_path, parse_subjects
+from common.h36m_dataset import (
+    TEST_SUBJECTS,
+    keypoints_names,
+    keypoints_path,
+    parse_subjects,
+)
 from common.keypoint_errors import (
     PCK_SHARES,
     best_by_joint,
@@ -31,7 +37,6 @@ from common.keypoint_errors import (
 from common.npz_io import read_positions_2d
 from common.skeleton import JOINT_NAMES
 
-WITH_CONFIDENCE = "_w_conf"
 COLUMNS = {
     "mean_px": "mean",
     "median_px": "median",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.confidences import WITH_CONFIDENCE, check_channel
 from common.console import InputError, progress, split_names
 from common.fusion import FittedMixture, best_joints, cut_to_shortest, mix_fitted
 from common.fusion_fit import fit_mixture
@@ -32,7 +33,7 @@ def choose_learned(data_dir: Path, given: str | None, mixture: FittedMixture | N
         return list(mixture.estimators)
     if given is not None:
         return split_names(given)
-    names = [name.removesuffix("_w_conf") for name in keypoints_names(data_dir, "h36m")]
+    names = [name.removesuffix(WITH_CONFIDENCE) for name in keypoints_names(data_dir, "h36m")]
     mixed = [
         name for name in dict.fromkeys(names) if name != "gt" and not name.startswith("merge_")
     ]
@@ -51,8 +52,10 @@ def confident_paths(
     there_are = keypoints_names(data_dir, "h36m")
     paths = {}
     for i, name in enumerate(detectors):
-        confident = mixture.confident[i] if mixture else f"{name}_w_conf" in there_are
-        paths[name] = keypoints_path(data_dir, "h36m", name + ("_w_conf" if confident else ""))
+        confident = mixture.confident[i] if mixture else name + WITH_CONFIDENCE in there_are
+        paths[name] = keypoints_path(
+            data_dir, "h36m", name + (WITH_CONFIDENCE if confident else "")
+        )
     return paths
 
 
@@ -130,12 +133,8 @@ def apply_mixture(mixture: FittedMixture, estimators: dict[str, Positions2d]) ->
     """Apply a fit to every view of every sequence; returns what `mix` does."""
     first, *_ = estimators.values()
     for name, confident in zip(mixture.estimators, mixture.confident):
-        _, _, cameras = next(each_sequence(estimators[name]))
-        if confident and cameras[0].shape[-1] != 3:
-            raise InputError(
-                f"data_2d_h36m_{name}_w_conf.npz: holds no confidences; write it again with "
-                f"prepare_2d_estimation.py --detector {name} --keep-conf"
-            )
+        if confident:
+            check_channel(Path(f"data_2d_h36m_{name}_w_conf.npz"), estimators[name])
     views = [
         cut_to_shortest([e[subject][action][camera] for e in estimators.values()])
         for subject, action, cameras in each_sequence(first)

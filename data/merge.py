@@ -15,6 +15,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.confidences import (
+    LARGEST_PROBABILITY,
+    WITH_CONFIDENCE,
+    check_channel,
+    largest_confidence,
+)
 from common.console import DATA_DIR, ArgumentParser, InputError, run, split_names, warn
 from common.files import check_distinct
 from common.fusion import cut_to_shortest, replace_joints, weighted_mean, weights_from_logits
@@ -37,8 +43,6 @@ AVERAGED_DETECTORS = "pct,moganet,vitpose"
 LOGITS_DETECTORS = "pct"
 LEARNED = ("best_joint", "fitted")
 WEIGHTS = "merge_fitted.json"
-# A heat map's peak can pass 1 by a little; confidences beyond this are no probabilities.
-LARGEST_CONFIDENCE = 1.5
 
 
 def main() -> None:
@@ -56,7 +60,7 @@ def main() -> None:
     if strategy == "fitted":
         paths = confident_paths(data_dir, detectors, mixture)
     else:
-        suffix = "_w_conf" if weighted else ""
+        suffix = WITH_CONFIDENCE if weighted else ""
         paths = {n: keypoints_path(data_dir, "h36m", n + suffix) for n in detectors}
     learns = strategy in LEARNED and mixture is None
     truth_path = keypoints_path(data_dir, "h36m", "gt") if learns else None
@@ -259,14 +263,9 @@ def check_confidences(estimators: dict[str, Positions2d], logits: list[str]) -> 
         InputError: if an estimator has no confidences.
     """
     for name, positions in estimators.items():
-        views = [view for _, _, cameras in each_sequence(positions) for view in cameras]
-        if views[0].shape[-1] != 3:
-            raise InputError(
-                f"data_2d_h36m_{name}_w_conf.npz: holds no confidences; write it again with "
-                f"prepare_2d_estimation.py --detector {name} --keep-conf"
-            )
-        largest = max(view[..., 2].max() for view in views)
-        if name not in logits and largest > LARGEST_CONFIDENCE:
+        check_channel(Path(f"data_2d_h36m_{name}_w_conf.npz"), positions)
+        largest = largest_confidence(positions)
+        if name not in logits and largest > LARGEST_PROBABILITY:
             warn(
                 f"data_2d_h36m_{name}_w_conf.npz: confidences reach {largest:.3g}; if they are "
                 f"logits, add {name} to --logits"
