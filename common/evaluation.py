@@ -123,6 +123,11 @@ def evaluate(
         for sequence, predicted in zip(mine, poses):
             sums.add(sequence.subject, sequence.action, predicted, sequence.poses, all_metrics)
     sums.state = world.sum(sums.state)
+    keys = list(dict.fromkeys((s.subject, s.action) for s in sequences))
+    nothing = torch.zeros_like(sums.state[0, 0, 0])
+    if keys:
+        table = world.sum(torch.stack([sums.sequences.get(key, nothing) for key in keys]))
+        sums.sequences = dict(zip(keys, table))
     return sums
 
 

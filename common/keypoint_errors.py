@@ -257,14 +257,14 @@ def measure_confidence(confidence: np.ndarray, errors: np.ndarray) -> dict[str, 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     """Return Spearman's rank correlation of two arrays (n,); None where one is constant."""
-    ranks = np.stack([_ranks(a), _ranks(b)])
-    ranks -= ranks.mean(axis=1, keepdims=True)
-    (aa, ab), (_, bb) = ranks @ ranks.T
+    both = np.stack([ranks(a), ranks(b)])
+    both -= both.mean(axis=1, keepdims=True)
+    (aa, ab), (_, bb) = both @ both.T
     return float(ab / np.sqrt(aa * bb)) if aa > 0 and bb > 0 else None
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return the ranks (n,) of values (n,); equal values share the mean of their ranks."""
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Return the ranks (n,) of values (n,), from 0; equal values share the mean of their ranks."""
     ordered = np.sort(values)
     first = np.searchsorted(ordered, values, side="left")
     return (first + np.searchsorted(ordered, values, side="right") - 1) / 2
