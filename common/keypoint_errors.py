@@ -41,9 +41,7 @@ def list_views(path: Path, truth: Positions2d, subjects: Sequence[str]) -> list[
     """
     missing = [subject for subject in subjects if subject not in truth]
     if missing:
-        raise InputError(
-            f"{path}: lacks {', '.join(missing)}; it holds {', '.join(truth)} (see --subjects)"
-        )
+        raise InputError(f"{path}: lacks {', '.join(missing)}; it holds {', '.join(truth)}")
     return [
         View(subject, action, camera)
         for subject in subjects

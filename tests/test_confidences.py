@@ -9,9 +9,11 @@ from raw_trees import assert_one_line_error
 from test_run_poseformer import data_dir, load, train  # noqa: F401
 
 from common.checkpoint import infer_config
+from common.console import InputError
 from common.fusion import weights_from_logits
 from common.generators import WindowGenerator, flip_keypoints, with_noise
 from common.h36m_dataset import load_sequences
+from common.lift import load_lifter
 from common.npz_io import read_positions_2d, write_positions_2d
 from common.skeleton import LEFT_JOINTS, RIGHT_JOINTS
 from run_poseformer import noisy
@@ -150,3 +152,11 @@ def test_missing_confidences_are_named(train, confident):  # noqa: F811
     result, folder = train("-e", "1", "--keypoints", "vitpose_w_conf")
     assert_one_line_error(result, f"{path}: holds no confidences", "--detector vitpose --keep-conf")
     assert not folder.exists()
+
+
+def test_own_footage_is_lifted_from_coordinates_alone(train, confident):  # noqa: F811
+    _, folder = train("-e", "1", "--keypoints", "vitpose_w_conf")
+    result, _ = train("--evaluate", "last_epoch.bin", "-d", "custom", "-k", "mine_w_conf")
+    assert_one_line_error(result, "own footage is lifted from coordinates alone")
+    with pytest.raises(InputError, match="1 confidences"):
+        load_lifter(folder / "last_epoch.bin")
