@@ -65,10 +65,7 @@ def main() -> None:
         for name in inputs
     ]
     do_runs(runs, passed, arguments.gpus, recipe["epochs"])
-    reports = {
-        name: [json.loads((r.folder / REPORT).read_text()) for r in runs if r.keypoints == name]
-        for name in inputs
-    }
+    reports = {name: [read_report(one) for one in runs if one.keypoints == name] for name in inputs}
     rows = study_rows(reports, errors_2d)
     print(write_results(arguments.study, rows, pairs(reports), arguments.seeds))
 
@@ -195,8 +192,8 @@ def do_runs(runs: Sequence[Run], passed: Sequence[str], gpus: Sequence[str], epo
     with ThreadPoolExecutor(len(gpus)) as pool:
         try:
             for one in progress(pool.map(do, missing), total=len(missing), unit="run"):
-                error = json.loads((one.folder / REPORT).read_text())["average_over_actions"]
-                print(f"{one.keypoints}, seed {one.seed}: {error['mpjpe_mm']:.1f} mm", flush=True)
+                error = read_report(one)["average_over_actions"]["mpjpe_mm"]
+                print(f"{one.keypoints}, seed {one.seed}: {error:.1f} mm", flush=True)
         except BaseException:
             processes.stop()
             pool.shutdown(cancel_futures=True)
@@ -259,6 +256,21 @@ def do_run(one: Run, passed: Sequence[str], epochs: int, processes: Processes) -
 def is_done(one: Run) -> bool:
     """Tell whether the run's report is there."""
     return (one.folder / REPORT).is_file()
+
+
+def read_report(one: Run) -> dict[str, Any]:
+    """Return the run's evaluation.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    path = one.folder / REPORT
+    try:
+        report = json.loads(path.read_text())
+        float(report["average_over_actions"]["mpjpe_mm"]), dict(report["by_sequence"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged; delete it, and it is made again") from error
+    return report
 
 
 # The 2D errors -----------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ def study_rows(
         `keypoints`; `error_2d_px` and `bias_free_2d_px`, None for a concatenation; for both
         metrics `<metric>`, the mean over the seeds, `<metric>_std`, None for one seed, and
         `<metric>_seeds`; `p_best`, from `wilcoxon` against the best row, times the number of such
-        tests (Bonferroni), None for the best.
+        tests (Bonferroni), None for the best; `worse`, whether it is so beyond chance: that p is
+        significant, and the difference is more than two of `seed_error_mm`.
     """
     rows = []
     for name, of_seeds in reports.items():
@@ -45,11 +46,22 @@ def study_rows(
             row[f"{metric}_seeds"] = values
         rows.append(row)
     rows.sort(key=lambda row: row["mpjpe_mm"])
-    best = rows[0]["keypoints"]
+    best, error = rows[0], seed_error_mm(rows)
     for row in rows:
-        _, p = compare(reports[row["keypoints"]], reports[best])
-        row["p_best"] = None if row is rows[0] else min(1.0, p * (len(rows) - 1))
+        difference, p = compare(reports[row["keypoints"]], reports[best["keypoints"]])
+        row["p_best"] = None if row is best else min(1.0, p * (len(rows) - 1))
+        row["worse"] = row is not best and row["p_best"] < SIGNIFICANT and difference > 2 * error
     return rows
+
+
+def seed_error_mm(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Return the standard error of a difference of two inputs' MPJPE, by the chance of training.
+
+    From the variance over the seeds, pooled over the inputs; 0 for one seed, which does not tell.
+    """
+    seeds = len(rows[0]["mpjpe_mm_seeds"])
+    variances = [row["mpjpe_mm_std"] ** 2 for row in rows if row["mpjpe_mm_std"] is not None]
+    return sqrt(2 * float(np.mean(variances)) / seeds) if variances else 0.0
 
 
 def pairs(
@@ -147,16 +159,22 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
     for i, row in enumerate(rows):
         texts = [f"**{t}**" if (i, j) in best else t for j, t in enumerate(cells(row))]
         lines.append(f"| {row['keypoints']} | {' | '.join(texts)} |")
-    real = [row["keypoints"] for row in rows if (row["p_best"] or 1) < SIGNIFICANT]
-    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    verdict = f"worse than {rows[0]['keypoints']} beyond chance: {', '.join(real) or 'none'}"
+    worse = ", ".join(row["keypoints"] for row in rows if row["worse"])
+    notes = [
+        f"3D: {f'mean ± standard deviation over {seeds} seeds' if seeds > 1 else 'one seed'}.",
+        "p: Wilcoxon's signed-rank test over the test sequences against the best row, times "
+        f"{max(1, len(rows) - 1)} (Bonferroni); it speaks of these trained networks.",
+        f"How much training again changes a difference: {seed_error_mm(rows):.1f} mm (standard "
+        "error, from the seeds)."
+        if seeds > 1
+        else "One seed does not tell what chance does.",
+        f"Worse than {rows[0]['keypoints']} by both, beyond chance: {worse or 'none'}.",
+    ]
     return "\n".join(
         [
             *lines,
             "",
-            f"3D: {spread}. p: Wilcoxon's signed-rank test over the test sequences against the "
-            f"best row, times {max(1, len(rows) - 1)} (Bonferroni); {verdict}. It speaks of these "
-            "trained networks; how much another training differs, the spread over seeds says.",
+            " ".join(notes),
             "",
         ]
     )

@@ -19,7 +19,7 @@ from test_run_poseformer import data_dir, load  # noqa: F401
 
 import compare
 from compare import default_inputs
-from study_results import best_cells, draw_study, latex_table, study_rows, wilcoxon
+from study_results import best_cells, draw_study, latex_table, seed_error_mm, study_rows, wilcoxon
 
 SMALL = ("-frame", "9", "--depth", "1", "--embed-dim-ratio", "8", "-str", "S1,S5", "-ste", "S9")
 SMALL += ("--precision", "fp32", "-b", "64")
@@ -74,6 +74,10 @@ def test_a_study_is_done_resumed_extended_and_compared(study, monkeypatch):
     assert 4 < float(rows["pct"]["error_2d_px"]) < 6
     assert (folder / "study.png").stat().st_size > 10_000
     assert (folder / "table.md").read_text() in result.stdout
+
+    (folder / "pct" / "seed_7" / "report.json").write_text("{}")
+    result, _ = study("--keypoints", "pct", "--epochs", "1", "--seeds", "0", "7")
+    assert_one_line_error(result, folder / "pct" / "seed_7" / "report.json", "damaged")
 
 
 def test_each_gpu_takes_a_run(data_dir, tmp_path, monkeypatch):  # noqa: F811
@@ -141,6 +145,15 @@ def test_wilcoxon_is_scipys(n):
     assert wilcoxon(np.zeros(5)) == 1
 
 
+def test_a_difference_that_another_seed_would_undo_is_not_called_real():
+    """Every sequence is worse by 5 mm, but the seeds differ by 20 mm."""
+    a = [report(1, 50), report(1, 70)]
+    b = [report(1, 55), report(1, 75)]
+    rows = study_rows({"a": a, "b": b}, {})
+    assert rows[1]["p_best"] < 1e-4
+    assert not rows[1]["worse"]
+
+
 def report(seed, mean):
     random = np.random.default_rng(seed)
     sequences = {
@@ -158,6 +171,8 @@ def test_the_rows_are_sorted_and_tested_against_the_best():
     assert rows[0]["p_best"] is None
     assert rows[1]["p_best"] == 1
     assert rows[2]["p_best"] < 1e-4
+    assert [row["worse"] for row in rows] == [False, False, True]
+    assert seed_error_mm(rows) == pytest.approx(np.sqrt(2 * 0.5 / 2))
     assert rows[0]["error_2d_px"] == 3
     assert rows[2]["error_2d_px"] is None
     assert (0, 2) in best_cells(rows)
