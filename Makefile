@@ -46,8 +46,9 @@ study: $(VENV)/.installed
 	mkdir -p $(SAMPLE)/study
 	$(PY) data/evaluate_2d.py --data-dir $(SAMPLE) --figures $(SAMPLE)/study \
 		> $(SAMPLE)/study/errors_2d.txt
-	$(PY) compare.py --study $(SAMPLE)/study/runs --data-dir $(SAMPLE) --seeds 0 1 2 --epochs 2 \
-		--batch-size 64 --stride 4 --depth 2 --embed-dim-ratio 16 --keypoints \
+	$(PY) compare.py --study $(SAMPLE)/study/runs --data-dir $(SAMPLE) --seeds 0 1 2 --epochs 6 \
+		--batch-size 64 --stride 8 --learning-rate 1e-3 --lr-decay 0.5 \
+		--depth 2 --embed-dim-ratio 16 --keypoints \
 		vitpose pct moganet transpose vitpose_w_conf concatenate \
 		merge_manual merge_average merge_weighted_average merge_fitted
 
