@@ -194,7 +194,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         blocks.append(_table("Error correlation", list(estimators), rows))
     told = {name: s["confidence"] for name, s in estimators.items() if s["confidence"]}
     if told:
-        bins = [f"{i}0 %" for i in range(10)]
+        bins = [f"{10 * i} %" for i in range(10)]
         rows = {
             name: [_number(one["error_px"]) for one in confidence["calibration"]]
             + [_number(confidence["rank_correlation"])]
