@@ -168,8 +168,8 @@ def markdown_table(rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
         "error, from the seeds)."
         if seeds > 1
         else "One seed does not tell what chance does.",
-        f"Worse than {rows[0]['keypoints']} beyond chance, by {'both' if seeds > 1 else 'the test'}: "
-        f"{worse or 'none'}.",
+        f"Worse than {rows[0]['keypoints']} beyond chance, by "
+        f"{'both' if seeds > 1 else 'the test'}: {worse or 'none'}.",
     ]
     return "\n".join(
         [
