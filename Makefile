@@ -1,4 +1,5 @@
-# make demo | test | fuzz | torture | gpu-check | lint | clean. All is installed into .venv; PYTHON chooses the interpreter.
+# make demo | study | test | fuzz | torture | gpu-check | lint | clean. All goes into .venv; PYTHON
+# chooses the interpreter.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
@@ -12,7 +13,7 @@ TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --batch-size 64
 	--learning-rate 5e-4 --drop-path 0 --stride 4 --no-eval --wandb-mode disabled --overwrite
 EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.bin
 
-.PHONY: demo figs test fuzz torture gpu-check lint format clean
+.PHONY: demo study figs test fuzz torture gpu-check lint format clean
 
 # The main job, end to end: raw files, npz, a mixture, training, evaluation, own footage to a film.
 demo: $(VENV)/.installed
@@ -31,6 +32,26 @@ demo: $(VENV)/.installed
 		--input $(SAMPLE)/preprocess/h36m_vitpose/S9/Greeting_55011271_pose_sequence.npy
 	$(EVALUATE) -c $(SAMPLE)/checkpoint/vitpose -d custom -k greeting --render \
 		--viz-output $(SAMPLE)/greeting.mp4 --viz-export $(SAMPLE)/greeting.bvh
+
+# The study, small, on the demo's data: a smaller network, three seeds. It goes on where it was
+# stopped.
+study: $(VENV)/.installed
+	test -f $(SAMPLE)/data_2d_h36m_transpose.npz || $(MAKE) demo
+	for detector in vitpose pct moganet transpose; do \
+		$(PY) data/prepare_2d_estimation.py --data-dir $(SAMPLE) --detector $$detector \
+			--keep-conf | tail -n 1 || exit; \
+	done
+	for strategy in manual average weighted_average best_joint fitted; do \
+		$(PY) data/merge.py --data-dir $(SAMPLE) --strategy $$strategy | tail -n 2 || exit; \
+	done
+	mkdir -p $(SAMPLE)/study
+	$(PY) data/evaluate_2d.py --data-dir $(SAMPLE) --figures $(SAMPLE)/study \
+		> $(SAMPLE)/study/errors_2d.txt
+	$(PY) compare.py --study $(SAMPLE)/study/runs --data-dir $(SAMPLE) --seeds 0 1 2 --epochs 6 \
+		--batch-size 64 --stride 8 --learning-rate 1e-3 --lr-decay 0.5 \
+		--depth 2 --embed-dim-ratio 16 --keypoints \
+		vitpose pct moganet transpose vitpose_w_conf concatenate \
+		merge_manual merge_average merge_weighted_average merge_fitted
 
 # The README's pictures, from the demo's data.
 figs: $(VENV)/.installed

@@ -30,6 +30,7 @@ from common.arguments import (
     OWN_FOOTAGE,
     Recipe,
     architecture,
+    confidence_count,
     estimator_names,
     evaluation_recipe,
     parse_arguments,
@@ -129,7 +130,7 @@ def loss_of(
         noise_std: of Gaussian noise on the keypoints, normalised units.
     """
     inputs, targets = windows.gather(batch)  # (B, F, 17, C) normalised; (B, 17, 3) metres
-    inputs = with_noise(inputs, noise_std)
+    inputs = with_noise(inputs, noise_std, confidences=windows.confidences)
     with autocast(windows.device, precision):
         predicted = model(inputs).squeeze(1)  # (B, 17, 3)
     return mpjpe(predicted, targets)
@@ -226,6 +227,7 @@ def training_windows(
         device=world.device,
         augment=not recipe.no_data_augmentation,
         stride=recipe.stride,
+        confidences=confidence_count(recipe.keypoints),
     )
 
 
@@ -238,7 +240,8 @@ def load_training_data(
     sequences = load_data(arguments, recipe, list(dict.fromkeys(train_subjects + test_subjects)))
     train_set = [s for s in sequences if s.subject in train_subjects]
     test_set = [s for s in sequences if s.subject in test_subjects]
-    return subset(train_set, recipe.subset, recipe.seed), noisy(test_set, recipe.std, recipe.seed)
+    test_set = noisy(test_set, recipe.std, recipe.seed, confidence_count(recipe.keypoints))
+    return subset(train_set, recipe.subset, recipe.seed), test_set
 
 
 def load_data(
@@ -255,15 +258,20 @@ def load_data(
     return downsample(sequences, recipe.downsample)
 
 
-def noisy(sequences: list[Sequence2d3d], std_px: float, seed: int) -> list[Sequence2d3d]:
-    """Return test sequences with Gaussian noise of `std_px` pixels, the same for each epoch."""
+def noisy(
+    sequences: list[Sequence2d3d], std_px: float, seed: int, confidences: int = 0
+) -> list[Sequence2d3d]:
+    """Return test sequences with Gaussian noise of `std_px` pixels, the same for each epoch.
+
+    The last channels, `confidences` of them, are left alone.
+    """
     if std_px == 0:
         return sequences
     random = torch.Generator().manual_seed(seed)
 
     def keypoints(s: Sequence2d3d) -> np.ndarray:
         std = std_px * pixels_to_normalized(s.subject, s.camera)
-        return with_noise(torch.from_numpy(s.keypoints), std, random).numpy()
+        return with_noise(torch.from_numpy(s.keypoints), std, random, confidences).numpy()
 
     return [replace(s, keypoints=keypoints(s)) for s in sequences]
 
@@ -317,7 +325,8 @@ def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
         check_output(arguments.report, (".json",))
     model, recipe, path, checkpoint = load_model(arguments, world)
     sequences = load_data(arguments, recipe, split_names(recipe.subjects_test))
-    sequences = noisy(sequences, recipe.std, recipe.seed)
+    confidences = confidence_count(recipe.keypoints)
+    sequences = noisy(sequences, recipe.std, recipe.seed, confidences)
     precision = resolve_precision(recipe.precision, world.device)
     began = time.perf_counter()
     sums = evaluate(model, sequences, world, precision)
@@ -360,11 +369,14 @@ def render_checkpoint(arguments: argparse.Namespace, world: World) -> None:
         in_camera = (poses + sequence.root[:, None])[chosen]
         return camera_to_world(in_camera, view.orientation, view.translation_m)
 
-    coordinates = np.split(sequence.keypoints[chosen], sequence.keypoints.shape[-1] // 2, axis=-1)
+    estimators = estimator_names(recipe.keypoints)
+    coordinates = np.split(
+        sequence.keypoints[chosen, :, : 2 * len(estimators)], len(estimators), axis=-1
+    )
     pixels = [image_coordinates(c, view.width, view.height) for c in coordinates]
     options.write(
         f"{sequence.subject}_{sequence.action}_{view.id}".replace(" ", "_"),
-        dict(zip(estimator_names(recipe.keypoints), pixels)),
+        dict(zip(estimators, pixels)),
         in_world_m(poses),
         in_world_m(sequence.poses),
         place="world, with the hip at its true place",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.checkpoint import ARCHITECTURE, MAX_WEIGHTS, infer_config, number_of_weights
+from common.confidences import WITH_CONFIDENCE
 from common.console import (
     CHECKPOINT_DIR,
     DATA_DIR,
@@ -76,7 +77,7 @@ class Recipe:
 
 
 _KINDS = ARCHITECTURE | {f.name: f.metadata["kind"] for f in fields(Recipe)}
-NETWORK_FLAGS = tuple(name for name in ARCHITECTURE if "drop" not in name and name != "in_chans")
+NETWORK_FLAGS = tuple(n for n in ARCHITECTURE if "drop" not in n and "chans" not in n)
 
 OWN_FOOTAGE = "custom"  # the dataset of data/prepare_2d_custom.py, which has no true 3D
 DEFAULT_CAMERA = "55011271"
@@ -162,11 +163,15 @@ def architecture(
     Raises:
         InputError: if the flags describe no network, or contradict the checkpoint.
     """
-    in_chans = 2 * len(estimator_names(recipe.keypoints))
+    confidences = confidence_count(recipe.keypoints)
+    channels = {
+        "in_chans": 2 * len(estimator_names(recipe.keypoints)) + confidences,
+        "confidence_chans": confidences,
+    }
     given = {name: value for name in NETWORK_FLAGS if (value := getattr(arguments, name))}
     try:
         if not checkpoint:
-            config = PoseFormerConfig(in_chans=in_chans, **given)
+            config = PoseFormerConfig(**channels, **given)
             if (size := number_of_weights(config)) > MAX_WEIGHTS:
                 raise InputError(
                     f"--embed-dim-ratio {config.embed_dim_ratio}: the network would have {size:,} "
@@ -174,7 +179,7 @@ def architecture(
                 )
         else:
             config = infer_config(checkpoint, path, arguments.number_of_frames)
-            check_flags(config, given | {"in_chans": in_chans}, path)
+            check_flags(config, given | channels, path)
         if arguments.evaluate:
             return config
         return replace(config, drop_rate=recipe.dropout, drop_path_rate=recipe.drop_path)
@@ -187,8 +192,8 @@ def check_flags(config: PoseFormerConfig, flags: dict[str, Any], path: Path | st
 
     Args:
         config: the checkpoint's.
-        flags: {field of `PoseFormerConfig`: the user's value}; `in_chans` is two channels for each
-            estimator in --keypoints.
+        flags: {field of `PoseFormerConfig`: the user's value}; `in_chans` and
+            `confidence_chans` follow from --keypoints.
         path: the checkpoint's file, for messages.
 
     Raises:
@@ -200,8 +205,14 @@ def check_flags(config: PoseFormerConfig, flags: dict[str, Any], path: Path | st
             continue
         if name == "in_chans":
             raise InputError(
-                f"--keypoints: {value} channels, but {path} was trained with {stored} "
-                "(two for each estimator); give as many estimators as it was trained with"
+                f"--keypoints: {value} channels, but {path} was trained with {stored} (two for "
+                "each estimator, and its confidence for a name that ends in _w_conf); give as "
+                "many estimators as it was trained with"
+            )
+        if name == "confidence_chans":
+            raise InputError(
+                f"--keypoints: {value} confidences (names that end in _w_conf), but {path} was "
+                f"trained with {stored}"
             )
         raise InputError(
             f"--{name.replace('_', '-')} {value}: contradicts {path}, which has {stored}; "
@@ -230,6 +241,11 @@ def estimator_names(keypoints: str) -> list[str]:
     if keypoints == "concatenate":
         return ["vitpose", "pct", "moganet"]
     return keypoints.split("+")
+
+
+def confidence_count(keypoints: str) -> int:
+    """Return how many of these estimators give their confidence to the network."""
+    return sum(name.endswith(WITH_CONFIDENCE) for name in estimator_names(keypoints))
 
 
 # The flags ---------------------------------------------------------------------------------------
@@ -287,8 +303,9 @@ def _add_data_flags(parser: ArgumentParser) -> None:
         "-k",
         "--keypoints",
         metavar="NAME",
-        help="2D estimator: vitpose, gt, merge_average, any npz's name; a+b+c concatenates, and "
-        "concatenate is vitpose+pct+moganet (default: the checkpoint's, else vitpose)",
+        help="2D estimator: vitpose, gt, merge_average, any npz's name, ending in _w_conf "
+        "to give the network confidences too; a+b+c concatenates, and concatenate is"
+        " vitpose+pct+moganet (default: the checkpoint's, else vitpose)",
     )
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder of the npz files")
     among = f"among {', '.join(SUBJECTS)}"
@@ -481,6 +498,11 @@ def _check_footage(arguments: argparse.Namespace, given: set[str]) -> None:
         )
     if arguments.keypoints is None or len(estimator_names(arguments.keypoints)) > 1:
         raise InputError(f"-d {OWN_FOOTAGE}: name one file's keypoints with -k")
+    if confidence_count(arguments.keypoints):
+        raise InputError(
+            f"-d {OWN_FOOTAGE}: own footage is lifted from coordinates alone; take a checkpoint "
+            f"and keypoints without {WITH_CONFIDENCE}"
+        )
     refuse_flags(given, (*EVALUATION_FLAGS, *DATASET_FLAGS), f"is not for -d {OWN_FOOTAGE}")
     if arguments.up and arguments.viz_camera:
         raise InputError("--up and --viz-camera both tell what is up; give one of them")

@@ -60,6 +60,7 @@ ARCHITECTURE = {
     "number_of_kept_frames": _up_to(4095),
     "number_of_kept_coeffs": _up_to(4095),
     "in_chans": _up_to(1024),
+    "confidence_chans": Kind(int, lambda n: 0 <= n <= 1024, "a whole number from 0 to 1024"),
     "embed_dim_ratio": _up_to(4096),
     "depth": _up_to(1000),
     "drop_rate": rate,
@@ -472,6 +473,8 @@ def _architecture_from_shapes(state: Mapping[str, Tensor], path: Path | str) -> 
 
 def _stored_fields(stored: Any, path: Path | str) -> dict[str, Any]:
     """Return the stored configuration, if it is a dict of exactly the right names."""
+    if isinstance(stored, dict):  # written before confidences could be an input
+        stored = {"confidence_chans": 0, **stored}
     if not isinstance(stored, dict) or stored.keys() != ARCHITECTURE.keys():
         raise InputError(
             f"{path}: its configuration does not have the fields "

@@ -56,7 +56,7 @@ def predict_on_device(
     device = torch.device(device)
     kept = model.config.number_of_kept_frames
     generator = WindowGenerator(keypoints, None, model.config.number_of_frames, device=device)
-    total = len(generator)
+    total, confidences = len(generator), model.config.confidence_chans
     tokens = kept + model.config.number_of_kept_coeffs
     at_once = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
     batch_size = batch_size or max(1, at_once // tokens)
@@ -67,21 +67,23 @@ def predict_on_device(
         for start in range(0, total, batch_size):
             windows = torch.arange(start, min(start + batch_size, total), device=device)
             low, high = max(0, start - kept // 2), min(total, start + len(windows) + kept // 2)
-            new = _views(generator.frames(torch.arange(known, high, device=device)), flip)
+            new = _views(
+                generator.frames(torch.arange(known, high, device=device)), flip, confidences
+            )
             new = model.frame_features(new.flatten(0, 1)).unflatten(0, new.shape[:2])
             features = new if features is None else torch.cat([features[:, low - first :], new], 1)
             first, known = low, high
             numbers = generator.frame_numbers(windows, kept) - first
             coefficients = model.coefficients(generator.gather(windows)[0])
-            views = _views(coefficients.unflatten(-1, (NUM_JOINTS, -1)), flip)
+            views = _views(coefficients.unflatten(-1, (NUM_JOINTS, -1)), flip, confidences)
             lifted = model.lift(features[:, numbers].flatten(0, 1), views.flatten(0, 1).flatten(2))
             poses[start : start + len(windows)] = _merge_views(lifted, flip)
     return list(poses.split([len(sequence) for sequence in keypoints]))
 
 
-def _views(keypoints: Tensor, flip: bool) -> Tensor:
+def _views(keypoints: Tensor, flip: bool, confidences: int) -> Tensor:
     """Stack keypoints, or their DCT coefficients, (..., 17, C), with their mirror image."""
-    return torch.stack([keypoints, flip_keypoints(keypoints)] if flip else [keypoints])
+    return torch.stack([keypoints, flip_keypoints(keypoints, confidences)] if flip else [keypoints])
 
 
 def _merge_views(poses: Tensor, flip: bool) -> Tensor:
@@ -121,6 +123,11 @@ def evaluate(
         for sequence, predicted in zip(mine, poses):
             sums.add(sequence.subject, sequence.action, predicted, sequence.poses, all_metrics)
     sums.state = world.sum(sums.state)
+    keys = list(dict.fromkeys((s.subject, s.action) for s in sequences))
+    nothing = torch.zeros_like(sums.state[0, 0, 0])
+    if keys:
+        table = world.sum(torch.stack([sums.sequences.get(key, nothing) for key in keys]))
+        sums.sequences = dict(zip(keys, table))
     return sums
 
 

@@ -1,8 +1,42 @@
-"""Mixtures of several 2D estimators' keypoints of one view of one sequence; pure functions."""
+"""Mixtures of several 2D estimators' keypoints; pure functions.
 
-from collections.abc import Mapping, Sequence
+The published ones mix one view of one sequence. The fitted one (`FittedMixture`, `mix_fitted`) is
+the best linear unbiased mixture, followed by a smoother over time:
+
+Estimator e sees joint j in a frame as y_e = x + a(x) + b_e + n_e: the true position; what its
+layout puts elsewhere, a linear function of the pose that all share (COCO has no hip and no head);
+a constant bias of its own; and noise of mean zero. The noise has variance s_e(c), a function of the
+confidence c that is tabulated for each estimator and joint, and the correlation matrix R of the
+joint. With D = diag(s_e(c)^1/2), the covariance of the estimators' noise is C = D R D, and of all
+linear mixtures that are unbiased, 1ᵀw = 1, the one of least variance has (Gauss-Markov theorem;
+Aitken 1935)
+
+    w = C⁻¹ 1 / (1ᵀ C⁻¹ 1),    variance 1 / (1ᵀ C⁻¹ 1).
+
+Robustness: an estimator at distance d from the mixture has its variance divided by
+(v + 2) / (v + d² / s_e), the weight of Student's t with v degrees of freedom in two dimensions
+(Lange, Little and Taylor, JASA 1989); iterated from the estimators' median. Smoothing: a joint
+moves with a velocity that is a random walk of intensity q (Bar-Shalom, Li and Kirubarajan,
+Estimation with Applications to Tracking and Navigation, 2001, section 6.2.2), and the mixture is
+its measurement with the variance above; the Rauch-Tung-Striebel smoother (AIAA Journal 1965) gives
+the best estimate from all frames, earlier and later, hence without delay. At last a(x), as a
+function of the mixed pose, is taken out.
+
+Lengths are in units of the person's size in the view, so that a fit applies to other footage.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+from common.skeleton import BONES, NUM_JOINTS
+
+_ROBUST_ITERATIONS = 3
+# A start from almost no knowledge of the velocity: a person's size in a frame.
+_START_VELOCITY_VARIANCE = 1.0
+# Frames mixed at a time, which bounds the memory.
+_FRAMES_AT_A_TIME = 100_000
 
 
 def cut_to_shortest(views: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -58,3 +92,241 @@ def weights_from_logits(logits: np.ndarray) -> np.ndarray:
     """
     largest = logits.max()
     return np.maximum(logits, 0) / largest if largest > 0 else np.zeros_like(logits)
+
+
+def best_joints(errors: Mapping[str, np.ndarray]) -> dict[int, str]:
+    """Return {joint: the estimator with the lowest error} of {estimator: (17,) errors}."""
+    return {j: min(errors, key=lambda name: errors[name][j]) for j in range(NUM_JOINTS)}
+
+
+@dataclass(frozen=True, eq=False)
+class FittedMixture:
+    """What `mix_fitted` needs to know, E estimators; lengths in units of the person's size.
+
+    Attributes:
+        estimators: their names.
+        confident: for each, whether its variance is a function of confidence.
+        bias: (E, 17, 2), mean of estimate - truth.
+        knots: (E, 17, K), confidences in rising order.
+        variances: (E, 17, K), variance of the noise in x, or in y, at the knots.
+        correlation: (17, E, E), of the estimators' noise.
+        degrees_of_freedom: Student's v; infinite for least squares.
+        motion: (17,), q: growth of the velocity's variance in a frame; infinite for no smoothing.
+        layout: (19, 17), for each joint how truth - mixture depends on the 17 joints' places
+            relative to their centre, and its constants in x and y.
+    """
+
+    estimators: tuple[str, ...]
+    confident: tuple[bool, ...]
+    bias: np.ndarray
+    knots: np.ndarray
+    variances: np.ndarray
+    correlation: np.ndarray
+    degrees_of_freedom: float
+    motion: np.ndarray
+    layout: np.ndarray
+
+
+def mix_fitted(
+    mixture: FittedMixture,
+    views: Sequence[Sequence[np.ndarray]],
+) -> Iterator[np.ndarray]:
+    """Mix views, each from its own frames alone.
+
+    Args:
+        mixture: the fit.
+        views: for each view the estimators' arrays (frames, 17, 2 or 3), of equal lengths, in
+            pixels, in the order of `mixture.estimators`; the third channel is the confidence,
+            which those that are `confident` need.
+
+    Yields:
+        For each view (frames, 17, 2), float32, pixels.
+    """
+    for some in _batches(views):
+        lengths = np.array([len(view[0]) for view in some])
+        keypoints, confidences = stack_estimates(some, mixture.confident)
+        sizes = np.repeat(person_sizes(keypoints, lengths), lengths)[:, None, None]
+        variances = noise_variances(mixture.knots, mixture.variances, confidences)
+        mixed, variance = best_unbiased(
+            keypoints / sizes - mixture.bias[:, None],
+            variances,
+            mixture.correlation,
+            mixture.degrees_of_freedom,
+        )
+        mixed = smooth(mixed, variance, lengths, mixture.motion)
+        mixed = (mixed + apply_layout(mixture.layout, mixed)) * sizes
+        yield from np.split(mixed.astype(np.float32), np.cumsum(lengths)[:-1])
+
+
+def _batches(views: Sequence[Sequence[np.ndarray]]) -> Iterator[Sequence[Sequence[np.ndarray]]]:
+    """Cut the views into runs of about `_FRAMES_AT_A_TIME` frames."""
+    first, frames = 0, 0
+    for i, view in enumerate(views):
+        frames += len(view[0])
+        if frames >= _FRAMES_AT_A_TIME or i == len(views) - 1:
+            yield views[first : i + 1]
+            first, frames = i + 1, 0
+
+
+def stack_estimates(
+    views: Sequence[Sequence[np.ndarray]], confident: Sequence[bool]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Concatenate views along the frames.
+
+    Args:
+        views: as in `mix_fitted`.
+        confident: for each estimator, whether its confidences are wanted.
+
+    Returns:
+        keypoints (E, frames, 17, 2), pixels, and confidences (E, frames, 17), zero where they are
+        not wanted; float64.
+    """
+    by_estimator = [np.concatenate(arrays) for arrays in zip(*views)]
+    keypoints = np.stack([array[..., :2] for array in by_estimator]).astype(np.float64)
+    confidences = np.zeros(keypoints.shape[:-1])
+    for e, array in enumerate(by_estimator):
+        if confident[e]:
+            confidences[e] = array[..., 2]
+    return keypoints, confidences
+
+
+def person_sizes(keypoints: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return how large the person is in each view, (views,): the mean length of the bones.
+
+    Of the estimators' median, in a frame that shows the person nearly full length: the 90th
+    percentile over the view's frames. At least a pixel.
+
+    Args:
+        keypoints: (E, frames, 17, 2), pixels, the views one after the other.
+        lengths: (views,), the views' numbers of frames.
+    """
+    ends = np.median(keypoints, axis=0)[:, np.array(BONES)]  # (frames, bones, 2, 2)
+    bones = np.linalg.norm(ends[:, :, 0] - ends[:, :, 1], axis=-1).mean(axis=1)
+    parts = np.split(bones, np.cumsum(lengths)[:-1])
+    return np.maximum([np.percentile(part, 90) for part in parts], 1.0)
+
+
+def noise_variances(
+    knots: np.ndarray, variances: np.ndarray, confidences: np.ndarray
+) -> np.ndarray:
+    """Look up the variances (E, frames, 17) of confidences of this shape.
+
+    Between the knots (E, 17, K) the logarithm of the variance is linear, outside it is constant.
+    """
+    result = np.empty_like(confidences)
+    for e, j in np.ndindex(knots.shape[:2]):
+        result[e, :, j] = np.interp(confidences[e, :, j], knots[e, j], np.log(variances[e, j]))
+    return np.exp(result, out=result)
+
+
+def best_unbiased(
+    keypoints: np.ndarray,
+    variances: np.ndarray,
+    correlation: np.ndarray,
+    degrees_of_freedom: float = np.inf,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mix estimators with the weights of least variance.
+
+    Args:
+        keypoints: (E, frames, joints, 2), without bias.
+        variances: (E, frames, joints), of the noise in x, or in y.
+        correlation: (joints, E, E), of the estimators' noise; invertible.
+        degrees_of_freedom: Student's v; infinite for plain least squares.
+
+    Returns:
+        The mixture (frames, joints, 2) and its variance (frames, joints).
+    """
+    precision = np.linalg.inv(correlation)
+    robust = np.isfinite(degrees_of_freedom)
+    trust = np.ones_like(variances)
+    mixed = np.median(keypoints, axis=0) if robust else None
+    for _ in range(_ROBUST_ITERATIONS if robust else 1):
+        if robust:
+            v, squared = degrees_of_freedom, np.square(keypoints - mixed).sum(axis=-1)
+            trust = (v + 2) / (v + squared / variances)
+        scale = np.sqrt(trust / variances)  # D⁻¹
+        weights = scale * np.einsum("jef,ftj->etj", precision, scale, optimize=True)  # C⁻¹ 1
+        total = weights.sum(axis=0)
+        mixed = np.einsum("etj,etjc->tjc", weights / total, keypoints, optimize=True)
+    return mixed, 1 / total
+
+
+def smooth(
+    positions: np.ndarray, variances: np.ndarray, lengths: np.ndarray, motion: np.ndarray
+) -> np.ndarray:
+    """Smooth every joint over its view's time, forward and backward: Rauch-Tung-Striebel.
+
+    The state is (position, velocity), in x and y alike; from frame to frame it becomes
+    F = [[1, 1], [0, 1]] times itself plus noise of covariance q [[1/3, 1/2], [1/2, 1]].
+
+    Args:
+        positions: (frames, joints, 2), the views one after the other.
+        variances: (frames, joints), of the positions' noise.
+        lengths: (views,), the views' numbers of frames.
+        motion: (joints,), q; infinite where a joint shall stay as it is.
+
+    Returns:
+        (frames, joints, 2).
+    """
+    moving = np.isfinite(motion)
+    if not moving.any():
+        return positions
+    result = positions.copy()
+    result[:, moving] = _smooth(positions[:, moving], variances[:, moving], lengths, motion[moving])
+    return result
+
+
+def _smooth(
+    positions: np.ndarray, variances: np.ndarray, lengths: np.ndarray, q: np.ndarray
+) -> np.ndarray:
+    # All views take a step at a time; the longest come first, so that those that go on are the
+    # first ones.
+    order = np.argsort(-lengths, kind="stable")
+    starts = (np.cumsum(lengths) - lengths)[order]
+    going = np.searchsorted(-lengths[order], -np.arange(lengths.max()), side="left")
+    rows = [starts[:views] + t for t, views in enumerate(going)]
+
+    place, speed = positions.copy(), np.zeros_like(positions)  # (frames, joints, 2)
+    # The state's covariance [[a, b], [b, c]], each (frames, joints).
+    a, b = variances.copy(), np.zeros_like(variances)
+    c = np.full_like(variances, _START_VELOCITY_VARIANCE)
+    for now in rows[1:]:
+        before = now - 1
+        pa, pb, pc = _predict(a[before], b[before], c[before], q)
+        gain, gain_speed = pa / (pa + variances[now]), pb / (pa + variances[now])
+        guess = place[before] + speed[before]
+        surprise = positions[now] - guess
+        place[now] = guess + gain[..., None] * surprise
+        speed[now] = speed[before] + gain_speed[..., None] * surprise
+        a[now], b[now], c[now] = (1 - gain) * pa, (1 - gain) * pb, pc - gain_speed * pb
+    for after in rows[:0:-1]:
+        now = after - 1
+        na, nb, nc = a[now], b[now], c[now]
+        pa, pb, pc = _predict(na, nb, nc, q)
+        place_change = (place[after] - place[now] - speed[now])[..., None]
+        speed_change = (speed[after] - speed[now])[..., None]
+        change = np.concatenate([place_change, speed_change], axis=-1)
+        # The gain is G = P Fᵀ (F P Fᵀ + Q)⁻¹.
+        determinant = pa * pc - pb * pb
+        gains = np.stack(
+            [(na + nb) * pc - nb * pb, nb * pa - (na + nb) * pb,
+             (nb + nc) * pc - nc * pb, nc * pa - (nb + nc) * pb], axis=-1
+        )  # fmt: skip
+        gains = (gains / determinant[..., None])[:, :, None]
+        place[now] += (gains[..., :2] * change).sum(axis=-1)
+        speed[now] += (gains[..., 2:] * change).sum(axis=-1)
+    return place
+
+
+def _predict(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, q: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the covariance of the next frame's state, F P Fᵀ + Q."""
+    return a + 2 * b + c + q / 3, b + c + q / 2, c + q
+
+
+def apply_layout(layout: np.ndarray, poses: np.ndarray) -> np.ndarray:
+    """Return what the layout (19, 17) adds to poses (frames, 17, 2), of their shape."""
+    relative = poses - poses.mean(axis=1, keepdims=True)
+    added = np.einsum("fkc,kj->fjc", relative, layout[:NUM_JOINTS], optimize=True)
+    return added + layout[NUM_JOINTS:].T

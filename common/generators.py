@@ -10,13 +10,14 @@ from torch import Tensor
 from common.skeleton import FLIP_PERMUTATION
 
 
-def flip_keypoints(keypoints: Tensor) -> Tensor:
-    """Mirror normalised keypoints (..., 17, 2 k) left to right.
+def flip_keypoints(keypoints: Tensor, confidences: int = 0) -> Tensor:
+    """Mirror normalised keypoints (..., 17, 2 k + confidences) left to right.
 
     Left and right joints change places, and x of each of the k concatenated estimators its sign.
+    The confidences stand last.
     """
     flipped = _exchange_sides(keypoints)
-    flipped[..., 0::2].neg_()
+    flipped[..., 0 : keypoints.shape[-1] - confidences : 2].neg_()
     return flipped
 
 
@@ -40,14 +41,18 @@ def _exchanged_columns(channels: int, device: torch.device) -> Tensor:
     return columns.flatten().to(device)
 
 
-def with_noise(keypoints: Tensor, std: float, random: torch.Generator | None = None) -> Tensor:
+def with_noise(
+    keypoints: Tensor, std: float, random: torch.Generator | None = None, confidences: int = 0
+) -> Tensor:
     """Add Gaussian noise of standard deviation `std`, in the keypoints' own unit, to each of them.
 
-    The only source of noise, in training and in testing; `random` makes it repeatable.
+    The last `confidences` of the channels (..., C) are left alone. The only source of noise, in
+    training and in testing; `random` makes it repeatable.
     """
     if std == 0:
         return keypoints
     noise = torch.randn(keypoints.shape, generator=random, device=keypoints.device)
+    noise[..., keypoints.shape[-1] - confidences :] = 0
     return keypoints + std * noise
 
 
@@ -63,13 +68,15 @@ class WindowGenerator:
     of Human3.6M, with one estimator.
 
     Args:
-        keypoints: one (frames, 17, 2 k) float32 array a sequence, normalised.
+        keypoints: one (frames, 17, C) float32 array a sequence, normalised: x and y of each
+            estimator, then the confidences.
         poses: one (frames, 17, 3) float32 array a sequence, metres, root-relative; None where only
             inputs are wanted.
         number_of_frames: F, frames in a window; odd.
         device: where the data lives and the batches are made.
         augment: adds a mirrored copy of each window.
         stride: frames from one window's middle to the next one's.
+        confidences: how many of the channels are confidences.
 
     Raises:
         ValueError: if there is no frame, or if the arrays do not fit each other.
@@ -84,6 +91,7 @@ class WindowGenerator:
         device: torch.device | str,
         augment: bool = False,
         stride: int = 1,
+        confidences: int = 0,
     ) -> None:
         lengths = [len(sequence) for sequence in keypoints]
         if sum(lengths) == 0:
@@ -92,7 +100,8 @@ class WindowGenerator:
             raise ValueError("keypoints and poses differ in their numbers of frames")
         self.device = torch.device(device)
         self.augment = augment
-        self._keypoints = _pack(keypoints, self.device)  # (all frames, 17, 2 k)
+        self.confidences = confidences
+        self._keypoints = _pack(keypoints, self.device)  # (all frames, 17, C)
         self._poses = None if poses is None else _pack(poses, self.device)  # (all frames, 17, 3)
 
         ends = np.cumsum(lengths)
@@ -127,7 +136,7 @@ class WindowGenerator:
         return (middles + offsets).clamp(first, last)
 
     def frames(self, numbers: Tensor) -> Tensor:
-        """Return the keypoints (..., 17, 2 k) of frames with these numbers (...)."""
+        """Return the keypoints (..., 17, C) of frames with these numbers (...)."""
         # A row of 34 numbers is copied faster than 17 pairs.
         rows = self._keypoints.flatten(1).index_select(0, numbers.flatten())
         return rows.view(*numbers.shape, *self._keypoints.shape[1:])
@@ -139,13 +148,14 @@ class WindowGenerator:
             indices: (B,) int64, on the device.
 
         Returns:
-            windows (B, F, 17, 2 k), and the middle frames' poses (B, 17, 3) or None.
+            windows (B, F, 17, C), and the middle frames' poses (B, 17, 3) or None.
         """
         mirrored = indices >= len(self._windows)
         windows = indices % len(self._windows)
         inputs = self.frames(self.frame_numbers(windows, self.number_of_frames))
         if self.augment:
-            inputs = torch.where(mirrored[:, None, None, None], flip_keypoints(inputs), inputs)
+            flipped = flip_keypoints(inputs, self.confidences)
+            inputs = torch.where(mirrored[:, None, None, None], flipped, inputs)
         if self._poses is None:
             return inputs, None
         targets = self._poses[self._windows[windows, 0]]

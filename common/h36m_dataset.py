@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from common.camera import normalize_screen_coordinates, world_to_camera
+from common.confidences import read_estimates
 from common.console import InputError, split_names
-from common.npz_io import Positions2d, Positions3d, read_positions_2d, read_positions_3d
+from common.npz_io import Positions2d, Positions3d, read_positions_3d
 from common.skeleton import JOINTS_32_TO_17, ROOT
 
 TRAIN_SUBJECTS = ("S1", "S5", "S6", "S7", "S8")
@@ -230,7 +231,8 @@ class Sequence2d3d:
         subject: "S1" and so on.
         action: the sequence's canonical name, such as "Sitting 1".
         camera: index of the camera in `CAMERA_IDS`.
-        keypoints: (frames, 17, 2 × estimators), float32, normalised screen coordinates.
+        keypoints: (frames, 17, 2 × estimators + confidences), float32: normalised screen
+            coordinates of each estimator, then the confidences.
         poses: (frames, 17, 3), float32, metres, camera coordinates, relative to the hip, which
             is zero.
         root: (frames, 3), float32, metres, the hip in camera coordinates.
@@ -250,16 +252,21 @@ def keypoints_path(data_dir: Path, dataset: str, name: str) -> Path:
     Raises:
         InputError: if there is none; the message says which names there are.
     """
-    prefix = f"data_2d_{dataset}_"
-    path = data_dir / f"{prefix}{name}.npz"
+    path = data_dir / f"data_2d_{dataset}_{name}.npz"
     if not path.is_file():
-        names = sorted(p.stem.removeprefix(prefix) for p in data_dir.glob(f"{prefix}*.npz"))
+        names = keypoints_names(data_dir, dataset)
         there_are = f"there are: {', '.join(names)}" if names else "there are none"
         raise InputError(
             f"{path}: no such file; of keypoints in {data_dir}, {there_are} "
             f"(data/prepare_2d_{'custom' if dataset == 'custom' else 'estimation'}.py makes them)"
         )
     return path
+
+
+def keypoints_names(data_dir: Path, dataset: str) -> list[str]:
+    """Return the names of the 2D npz files that there are, sorted."""
+    prefix = f"data_2d_{dataset}_"
+    return sorted(p.stem.removeprefix(prefix) for p in data_dir.glob(f"{prefix}*.npz"))
 
 
 def positions_3d_path(data_dir: Path, dataset: str) -> Path:
@@ -285,7 +292,8 @@ def load_sequences(
     Args:
         path_3d: `data_3d_<dataset>.npz`, in world or in camera coordinates.
         paths_2d: one `data_2d_<dataset>_<name>.npz` for each estimator; their coordinates are
-            concatenated along the last axis, their confidences are not used.
+            concatenated along the last axis, and behind them the confidences of those whose name
+            ends in `_w_conf`. Confidences that are logits are scaled as in `merge.py`.
         subjects: which subjects, in this order.
         actions: which of the 15 actions; a numbered name such as "Sitting 1" selects that
             sequence alone. None for all.
@@ -296,10 +304,10 @@ def load_sequences(
 
     Raises:
         InputError: if a file lacks a subject or an action that another has, no sequence is left,
-            or 2D is shorter than 3D.
+            2D is shorter than 3D, or confidences are missing.
     """
     positions_3d = read_positions_3d(path_3d)
-    positions_2d = [read_positions_2d(path) for path in paths_2d]
+    positions_2d = [read_estimates(path) for path in paths_2d]
     _check_same_sequences(path_3d, positions_3d, paths_2d, positions_2d, subjects)
     sequences = []
     for subject in subjects:
@@ -385,20 +393,21 @@ def _cut(
             f"{path}: {subject} {action}, camera {CAMERA_IDS[camera]}: "
             f"{len(pixels)} frames of 2D, but {len(poses)} of 3D"
         )
-    return pixels[: len(poses), :, :2]
+    return pixels[: len(poses)]
 
 
 def _sequence(
     subject: str, action: str, camera: int, pixels: list[np.ndarray], poses: np.ndarray
 ) -> Sequence2d3d:
     view = load_cameras()[subject][camera]
-    keypoints = [normalize_screen_coordinates(p, view.width, view.height) for p in pixels]
+    keypoints = [normalize_screen_coordinates(p[..., :2], view.width, view.height) for p in pixels]
+    confidences = [p[..., 2:] for p in pixels]
     root = poses[:, ROOT]
     return Sequence2d3d(
         subject=subject,
         action=action,
         camera=camera,
-        keypoints=np.concatenate(keypoints, axis=-1),
+        keypoints=np.concatenate(keypoints + confidences, axis=-1),
         poses=(poses - root[:, None]).astype(np.float32),
         root=root.astype(np.float32),
     )

@@ -54,10 +54,12 @@ def check_channels(model: PoseFormerV2, channels: int, path: Path | str) -> None
     Raises:
         InputError: naming its file and both numbers.
     """
-    if model.config.in_chans != channels:
+    confidences = model.config.confidence_chans
+    if model.config.in_chans != channels or confidences:
+        told = f" with {confidences} confidences" if confidences else ""
         raise InputError(
             f"{path}: takes keypoints of {model.config.in_chans} channels "
-            f"({model.config.in_chans // 2} estimators together), and these have {channels}; "
+            f"({model.config.in_chans // 2} estimators together{told}), and these have {channels}; "
             "choose a checkpoint that was trained on as many"
         )
 

@@ -160,6 +160,8 @@ class MetricSums:
             `METRICS` over frames, and of how many values. States add up: the sum of two belongs
             to both parts of the data together, as when distributed processes each add whole
             sequences and then reduce `state`.
+        sequences: {(subject, sequence's name): (metrics, 2)}, the same sums of each sequence, over
+            its cameras and joints.
     """
 
     state: Tensor = field(
@@ -167,6 +169,7 @@ class MetricSums:
             len(SUBJECTS), len(ACTIONS), NUM_JOINTS, len(METRICS), 2, dtype=torch.float64
         )
     )
+    sequences: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     def add(
         self,
@@ -201,11 +204,13 @@ class MetricSums:
             raise InputError(
                 f"{subject} {action}: the prediction is NaN or infinite; use another checkpoint"
             )
-        sums = self.state[SUBJECTS.index(subject), ACTIONS.index(action_class(action))]
         metrics = list(_joint_values(predicted, target, all_metrics))
         totals = torch.stack([values.sum(dim=0) for values in metrics], dim=1)  # (joints, metrics)
-        sums[:, : len(metrics), 0] += totals.to(sums.device)
-        sums[:, : len(metrics), 1] += torch.tensor([len(values) for values in metrics])
+        sums = torch.zeros_like(self.state[0, 0])  # (joints, metrics, 2)
+        sums[:, : len(metrics), 0] = totals.to(sums.device)
+        sums[:, : len(metrics), 1] = torch.tensor([len(values) for values in metrics])
+        self.state[SUBJECTS.index(subject), ACTIONS.index(action_class(action))] += sums
+        self.sequences[subject, action] = self.sequences.get((subject, action), 0) + sums.sum(dim=0)
 
     def mpjpe_mm(self) -> float:
         """Return the field's figure: MPJPE in mm, averaged over the actions that have frames.

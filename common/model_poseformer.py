@@ -27,11 +27,13 @@ class PoseFormerConfig:
         number_of_frames: F, the receptive field in frames; odd.
         number_of_kept_frames: f, central frames that enter the network; odd, at most F.
         number_of_kept_coeffs: n, low-frequency DCT coefficients of the window; at most F.
-        in_chans: channels of a keypoint: two for each estimator.
+        in_chans: channels of a keypoint: two for each estimator, and its confidences.
         embed_dim_ratio: width of a joint's token; a frame's token is 17 times wider.
         depth: number of spatial blocks, and of mixed blocks.
         drop_rate: dropout after embeddings and projections.
         drop_path_rate: stochastic depth of the last block; earlier ones have linearly less.
+        confidence_chans: how many of the channels, the last ones, are confidences; mirroring
+            leaves them alone.
 
     Raises:
         ValueError: if the values describe no network.
@@ -45,6 +47,7 @@ class PoseFormerConfig:
     depth: int = 4
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
+    confidence_chans: int = 0
 
     def __post_init__(self) -> None:
         for name in ("number_of_frames", "number_of_kept_frames"):
@@ -59,6 +62,11 @@ class PoseFormerConfig:
         if self.in_chans < 1 or self.depth < 1:
             raise ValueError(
                 f"in_chans and depth must be positive, not {self.in_chans} and {self.depth}"
+            )
+        if not 0 <= self.confidence_chans < self.in_chans:
+            raise ValueError(
+                f"confidence_chans must lie between 0 and in_chans, {self.in_chans}, "
+                f"not {self.confidence_chans}"
             )
         if self.embed_dim_ratio < 1 or self.embed_dim_ratio % NUM_HEADS:
             raise ValueError(

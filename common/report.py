@@ -26,9 +26,10 @@ def make_report(sums: MetricSums) -> dict[str, Any]:
 
     Returns:
         `frames`, `average_over_actions`, `average_over_frames`, `by_action`, `by_joint` (over all
-        frames) and `by_subject`, which holds the same again for each subject. Units are in the
-        names of the figures. Actions and subjects without frames are left out; a figure of which
-        there is no value, as MPJVE of single frames, is None.
+        frames), `by_subject`, which holds the same again for each subject, and `by_sequence`, over
+        a sequence's cameras. Units are in the names of the figures. Actions and subjects without
+        frames are left out; a figure of which there is no value, as MPJVE of single frames, is
+        None.
 
     Raises:
         ValueError: if no sequence was added.
@@ -39,7 +40,8 @@ def make_report(sums: MetricSums) -> dict[str, Any]:
     by_subject = {
         subject: _summary(state[i]) for i, subject in enumerate(SUBJECTS) if state[i].any()
     }
-    return {**_summary(state.sum(dim=0)), "by_subject": by_subject}
+    by_sequence = {" ".join(key): _means(part.cpu()) for key, part in sums.sequences.items()}
+    return {**_summary(state.sum(dim=0)), "by_subject": by_subject, "by_sequence": by_sequence}
 
 
 def format_report(report: Mapping[str, Any], by_subject: bool = False) -> str:
@@ -73,7 +75,7 @@ def latex_row(report: Mapping[str, Any], label: str, metric: str = "mpjpe_mm") -
         metric: a key of `METRICS`.
     """
     cells = [_number(figure) for figure in _action_row(report, metric)]
-    return " & ".join([_escape_latex(label), *cells]) + r" \\"
+    return " & ".join([escape_latex(label), *cells]) + r" \\"
 
 
 def _summary(sums: Tensor) -> dict[str, Any]:
@@ -175,7 +177,8 @@ def _number(figure: float | None, decimals: int = 1) -> str:
     return "-" if figure is None else f"{figure:.{decimals}f}"
 
 
-def _escape_latex(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """Return plain text as LaTeX shows it."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     return "".join(
         special.get(character, f"\\{character}" if character in "&%$#_{}" else character)

@@ -1,7 +1,9 @@
 """Several estimators' data_2d_h36m_<detector>.npz to one, data_2d_h36m_merge_<strategy>.npz.
 
 manual takes some joints of one estimator from others; average is the plain mean of several;
-weighted_average weights each joint of each frame by the estimators' confidences.
+weighted_average weights each joint of each frame by the estimators' confidences. Two strategies
+learn from gt on the training subjects: best_joint takes each joint from the estimator that is best
+for it; fitted is the best linear unbiased mixture, smoothed over time (common/fusion.py).
 """
 
 import argparse
@@ -13,41 +15,78 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.confidences import (
+    LARGEST_PROBABILITY,
+    WITH_CONFIDENCE,
+    check_channel,
+    largest_confidence,
+)
 from common.console import DATA_DIR, ArgumentParser, InputError, run, split_names, warn
 from common.files import check_distinct
 from common.fusion import cut_to_shortest, replace_joints, weighted_mean, weights_from_logits
+from common.fusion_fit import read_mixture, write_mixture
 from common.h36m_dataset import CAMERA_IDS, each_sequence, keypoints_path
 from common.npz_io import Positions2d, npz_path, read_positions_2d, write_positions_2d
 from common.skeleton import JOINT_NAMES
+from data.learned_mixtures import (
+    apply_mixture,
+    choose_joints,
+    choose_learned,
+    confident_paths,
+    fit,
+    training_views,
+)
 
 MANUAL_DETECTORS = "vitpose"
 MANUAL_REPLACE = ("2,8,10,14=pct",)
 AVERAGED_DETECTORS = "pct,moganet,vitpose"
 LOGITS_DETECTORS = "pct"
-# A heat map's peak can pass 1 by a little; confidences beyond this are no probabilities.
-LARGEST_CONFIDENCE = 1.5
+LEARNED = ("best_joint", "fitted")
+WEIGHTS = "merge_fitted.json"
 
 
 def main() -> None:
     """Read the estimators' files, check that they match, mix them, write."""
     arguments = parse_arguments()
+    strategy, data_dir = arguments.strategy, arguments.data_dir
+    mixture = read_mixture(arguments.weights) if arguments.weights else None
     replaced = parse_replacements(arguments.replace)
-    detectors = choose_detectors(arguments.strategy, arguments.detectors, replaced)
-    weighted = arguments.strategy == "weighted_average"
+    given = arguments.detectors
+    if strategy in LEARNED:
+        given = ",".join(choose_learned(data_dir, given, mixture))
+    detectors = choose_detectors(strategy, given, replaced)
+    weighted = strategy == "weighted_average"
     logits = choose_logits(arguments.logits, detectors)
-    suffix = "_w_conf" if weighted else ""
-    paths = {n: keypoints_path(arguments.data_dir, "h36m", n + suffix) for n in detectors}
+    if strategy == "fitted":
+        paths = confident_paths(data_dir, detectors, mixture)
+    else:
+        suffix = WITH_CONFIDENCE if weighted else ""
+        paths = {n: keypoints_path(data_dir, "h36m", n + suffix) for n in detectors}
+    learns = strategy in LEARNED and mixture is None
+    truth_path = keypoints_path(data_dir, "h36m", "gt") if learns else None
     filename = arguments.output_filename
     if filename is None:
-        filename = f"data_2d_h36m_merge_{arguments.strategy}.npz"
-    output = npz_path(arguments.data_dir, filename)
-    check_distinct([output], paths.values())
+        filename = f"data_2d_h36m_merge_{strategy}.npz"
+    output = npz_path(data_dir, filename)
+    outputs = [output, data_dir / WEIGHTS] if strategy == "fitted" and learns else [output]
+    check_distinct(outputs, [*paths.values(), *([truth_path] if truth_path else [])])
     estimators = read_estimators(paths)
     if weighted:
         check_confidences(estimators, logits)
     report_cuts(estimators)
-    write_positions_2d(output, mix(estimators, replaced, weighted, logits))
+    training = training_views(estimators, truth_path) if truth_path else None
+    if strategy == "fitted":
+        mixture = mixture or fit(estimators, training)
+        merged = apply_mixture(mixture, estimators)
+    else:
+        if strategy == "best_joint":
+            replaced = choose_joints(detectors, training)
+        merged = mix(estimators, replaced, weighted, logits)
+    write_positions_2d(output, merged)
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    if strategy == "fitted" and training:
+        write_mixture(data_dir / WEIGHTS, mixture)
+        print(f"wrote {data_dir / WEIGHTS}, for --weights")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -57,15 +96,17 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--strategy",
         required=True,
-        choices=("manual", "average", "weighted_average"),
+        choices=("manual", "average", "weighted_average", *LEARNED),
         help="manual takes joints of one estimator from others, average is the plain mean, "
-        "weighted_average weights by confidence and reads the files that end in _w_conf",
+        "weighted_average weights by confidence and reads the files that end in _w_conf; "
+        "best_joint and fitted learn from gt on the training subjects, and fitted reads _w_conf "
+        "files where there are any",
     )
     add(
         "--detectors",
         metavar="A,B,…",
         help=f"the estimators; for manual, whose joints are replaced (default: {MANUAL_DETECTORS} "
-        f"for manual, else {AVERAGED_DETECTORS})",
+        f"for manual, all that there are for {' and '.join(LEARNED)}, else {AVERAGED_DETECTORS})",
     )
     add(
         "--replace",
@@ -79,6 +120,12 @@ def parse_arguments() -> argparse.Namespace:
         metavar="A,B,…",
         help="weighted_average alone: estimators whose confidences are logits, which are divided "
         f"by their maximum over the sequence (default: {LOGITS_DETECTORS})",
+    )
+    add(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help=f"fitted alone: apply an earlier fit, {WEIGHTS}, instead of learning from gt",
     )
     add(
         "--data-dir",
@@ -100,6 +147,8 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--replace goes with --strategy manual, not with {arguments.strategy}")
     if arguments.logits is not None and arguments.strategy != "weighted_average":
         parser.error(f"--logits goes with weighted_average, not with {arguments.strategy}")
+    if arguments.weights and arguments.strategy != "fitted":
+        parser.error(f"--weights goes with --strategy fitted, not with {arguments.strategy}")
     return arguments
 
 
@@ -214,14 +263,9 @@ def check_confidences(estimators: dict[str, Positions2d], logits: list[str]) -> 
         InputError: if an estimator has no confidences.
     """
     for name, positions in estimators.items():
-        views = [view for _, _, cameras in each_sequence(positions) for view in cameras]
-        if views[0].shape[-1] != 3:
-            raise InputError(
-                f"data_2d_h36m_{name}_w_conf.npz: holds no confidences; write it again with "
-                f"prepare_2d_estimation.py --detector {name} --keep-conf"
-            )
-        largest = max(view[..., 2].max() for view in views)
-        if name not in logits and largest > LARGEST_CONFIDENCE:
+        check_channel(Path(f"data_2d_h36m_{name}_w_conf.npz"), positions)
+        largest = largest_confidence(positions)
+        if name not in logits and largest > LARGEST_PROBABILITY:
             warn(
                 f"data_2d_h36m_{name}_w_conf.npz: confidences reach {largest:.3g}; if they are "
                 f"logits, add {name} to --logits"

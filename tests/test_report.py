@@ -99,8 +99,19 @@ def test_by_subject_is_the_report_of_that_subject_alone(sequences, report):
     assert list(report["by_subject"]) == ["S9", "S11"]
     for subject, figures in report["by_subject"].items():
         alone = make_report(sums_of(s for s in sequences if s[0] == subject))
+        of_subject = {k: v for k, v in report["by_sequence"].items() if k.split()[0] == subject}
+        assert alone.pop("by_sequence") == of_subject
         alone.pop("by_subject")
         assert figures == alone
+
+
+def test_by_sequence_is_over_a_sequences_cameras(sequences):
+    """Two cameras of one take, of unlike lengths: one figure, over all frames."""
+    cameras = [sequence("S9", "Sitting 1", 7, 0.1, 8), sequence("S9", "Sitting 1", 9, 0.2, 9)]
+    found = make_report(sums_of([*sequences[:2], *cameras]))["by_sequence"]
+    assert list(found) == ["S9 Directions", "S9 Directions 1", "S9 Sitting 1"]
+    alone = make_report(sums_of(cameras))["average_over_frames"]
+    assert found["S9 Sitting 1"] == pytest.approx(alone)
 
 
 def test_by_joint(sequences, report):
@@ -119,7 +130,8 @@ def test_by_joint(sequences, report):
 def test_states_of_two_halves_add_up_to_the_whole(sequences, report):
     first, second = sums_of(sequences[::2]), sums_of(sequences[1::2])
     assert first.state.dtype == torch.float64
-    whole = make_report(MetricSums(first.state + second.state))
+    sums = MetricSums(first.state + second.state, first.sequences | second.sequences)
+    whole = make_report(sums)
     assert_close(whole, report)
 
 

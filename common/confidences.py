@@ -1,0 +1,72 @@
+"""What an estimator tells of its own certainty: the third channel of its 2D file."""
+
+from pathlib import Path
+
+import numpy as np
+
+from common.console import InputError
+from common.fusion import weights_from_logits
+from common.npz_io import Positions2d, read_positions_2d
+
+# Names of 2D files that hold confidences end in it.
+WITH_CONFIDENCE = "_w_conf"
+# A heat map's peak can pass 1 by a little; confidences beyond this are no probabilities.
+LARGEST_PROBABILITY = 1.5
+
+
+def largest_confidence(positions: Positions2d) -> float:
+    """Return the largest confidence; beyond `LARGEST_PROBABILITY` they are logits."""
+    return max(
+        float(view[..., 2].max())
+        for actions in positions.values()
+        for cameras in actions.values()
+        for view in cameras
+    )
+
+
+def check_channel(path: Path, positions: Positions2d) -> None:
+    """Make sure that there are confidences.
+
+    Raises:
+        InputError: if there are none.
+    """
+    cameras = next(iter(next(iter(positions.values())).values()))
+    if cameras[0].shape[-1] != 3:
+        name = path.stem.removeprefix("data_2d_h36m_").removesuffix(WITH_CONFIDENCE)
+        raise InputError(
+            f"{path}: holds no confidences; write it again with "
+            f"prepare_2d_estimation.py --detector {name} --keep-conf"
+        )
+
+
+def read_estimates(path: Path) -> Positions2d:
+    """Read an estimator's file as a network's input.
+
+    Args:
+        path: `data_2d_<dataset>_<name>.npz`.
+
+    Returns:
+        {subject: {action: [four arrays (frames, 17, channels)]}}: pixels, and a third channel,
+        from 0 to 1, if the file's name ends in `_w_conf`. Logits are scaled as in `merge.py`, by
+        the maximum over the sequence.
+
+    Raises:
+        InputError: if the file is bad, or its name promises confidences that it does not hold.
+    """
+    positions = read_positions_2d(path)
+    confident = path.stem.endswith(WITH_CONFIDENCE)
+    if confident:
+        check_channel(path, positions)
+    logits = confident and largest_confidence(positions) > LARGEST_PROBABILITY
+
+    def channels(view: np.ndarray) -> np.ndarray:
+        if not confident:
+            return view[..., :2]
+        told = view[..., 2]
+        scaled = weights_from_logits(told) if logits else np.clip(told, 0, 1)
+        return np.concatenate([view[..., :2], scaled[..., None]], axis=-1)
+
+    return {
+        subject: {action: list(map(channels, cameras)) for action, cameras in actions.items()}
+        for subject, actions in positions.items()
+    }

@@ -1,0 +1,127 @@
+"""The pictures of evaluate_2d.py, in the style of a paper."""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.figures import COLORS, INK, paper_figure, save_figure
+from common.keypoint_errors import CUMULATIVE_PX
+from common.skeleton import JOINT_NAMES
+
+
+def save_error_figures(folder: Path, report: Mapping[str, Any]) -> list[Path]:
+    """Draw the report of `evaluate_2d.evaluate`.
+
+    Args:
+        folder: where the PNGs go; it is created where it is missing.
+        report: the report.
+
+    Returns:
+        The pictures: each joint's error by estimator; the cumulative error; the correlation of
+        the errors, of two estimators or more; the error by confidence, where there are any.
+
+    Raises:
+        OSError: if the disk is full or read-only.
+    """
+    estimators = report["estimators"]
+    pictures: dict[str, Callable[[], Any]] = {
+        "joint_errors.png": lambda: _joints(estimators),
+        "cumulative_error.png": lambda: _cumulative(estimators),
+    }
+    if len(estimators) > 1:
+        pictures["error_correlation.png"] = lambda: _correlation(report["error_correlation"])
+    told = {name: s["confidence"] for name, s in estimators.items() if s["confidence"]}
+    if told:
+        pictures["calibration.png"] = lambda: _calibration(told, _colors(estimators))
+    for name, draw in pictures.items():
+        save_figure(draw(), folder / name)
+    return [folder / name for name in pictures]
+
+
+def _joints(estimators: Mapping[str, Mapping[str, Any]]) -> Any:
+    """A heat map joint × estimator of the error without bias; the best of a joint in bold."""
+    errors = np.array(
+        [
+            [s["by_joint"][joint]["bias_free_px"] for s in estimators.values()]
+            for joint in JOINT_NAMES
+        ]
+    )
+    picture, axes = paper_figure(2.2 + 0.75 * len(estimators), 5.6)
+    _heat_map(axes, errors, JOINT_NAMES, list(estimators), "{:.1f}", "Blues", errors.max())
+    axes.set_title("error without bias (px)", size=9, color=INK)
+    for row, best in enumerate(errors.argmin(axis=1)):
+        axes.texts[row * len(estimators) + best].set_weight("bold")
+    return picture
+
+
+def _correlation(correlation: Mapping[str, Any]) -> Any:
+    """The matrix of the errors' correlations."""
+    names = correlation["names"]
+    values = np.array(correlation["mean"], dtype=float)
+    picture, axes = paper_figure(2.0 + 0.75 * len(names), 1.4 + 0.5 * len(names))
+    _heat_map(axes, values, names, names, "{:.2f}", "Blues", 1.0)
+    axes.set_title("correlation of the errors", size=9, color=INK)
+    return picture
+
+
+def _heat_map(
+    axes: Any,
+    values: np.ndarray,
+    rows: Any,
+    columns: Any,
+    form: str,
+    colors: str,
+    largest: float,
+) -> None:
+    axes.imshow(values, cmap=colors, vmin=0, vmax=1.15 * largest, aspect="auto")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_yticks(range(len(rows)), rows, size=8)
+    axes.set_xticks(range(len(columns)), columns, size=8, rotation=30, ha="right")
+    for (row, column), value in np.ndenumerate(values):
+        ink = "white" if value > 0.65 * largest else INK
+        axes.text(column, row, form.format(value), ha="center", va="center", size=8, color=ink)
+
+
+def _cumulative(estimators: Mapping[str, Mapping[str, Any]]) -> Any:
+    """How many keypoints have an error of so many pixels at most."""
+    picture, axes = paper_figure(5.2, 3.6)
+    colors = _colors(estimators)
+    for name in sorted(estimators, key=lambda name: estimators[name]["mean_px"]):
+        values = estimators[name]["cumulative"]
+        axes.plot(CUMULATIVE_PX, values, color=colors[name], linewidth=1.6, label=name)
+    axes.set(
+        xlabel="error (px)", ylabel="keypoints (%)", xlim=(0, CUMULATIVE_PX[-1]), ylim=(0, 101)
+    )
+    axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+    return picture
+
+
+def _calibration(told: Mapping[str, Mapping[str, Any]], colors: Mapping[str, str]) -> Any:
+    """Each estimator's error by its own confidence: scales differ, so tenths are compared."""
+    picture, axes = paper_figure(5.2, 3.6)
+    for name, confidence in told.items():
+        errors = [one["error_px"] for one in confidence["calibration"]]
+        tenths = (np.arange(len(errors)) + 0.5) * 100 / len(errors)
+        rank = confidence["rank_correlation"]
+        label = (
+            name if rank is None else f"{name} (rank correlation {rank:.2f})".replace("-0", "−0")
+        )
+        style = {"linewidth": 1.6, "marker": "o", "markersize": 3.5}
+        axes.plot(tenths, errors, color=colors[name], label=label, **style)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(which="minor", labelsize=8)
+    axes.set(xlabel="confidence (percentile)", ylabel="error without bias (px)", xlim=(0, 100))
+    axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+    return picture
+
+
+def _colors(names: Iterable[str]) -> dict[str, str]:
+    """Return {estimator: its colour}, the same in every picture."""
+    return dict(zip(names, cycle(COLORS)))

@@ -1,0 +1,271 @@
+"""How good is each 2D estimator, where, and what can mixing them give? Measured against gt.
+
+Errors in pixels: mean, median, 95th percentile; without each joint's constant bias, which a lifter
+learns while it cannot learn noise; PCK; jitter; per joint, action, camera and subject; how well
+confidence predicts the error; the best estimator of each joint; how the estimators' errors
+correlate: the less, the more a mixture gains.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.confidences import WITH_CONFIDENCE
+from common.console import DATA_DIR, ArgumentParser, InputError, progress, run
+from common.files import atomic_output, check_output
+from common.h36m_dataset import (
+    TEST_SUBJECTS,
+    keypoints_names,
+    keypoints_path,
+    parse_subjects,
+)
+from common.keypoint_errors import (
+    PCK_SHARES,
+    best_by_joint,
+    error_correlation,
+    list_views,
+    measure,
+    sample_differences,
+    view_arrays,
+)
+from common.npz_io import read_positions_2d
+from common.skeleton import JOINT_NAMES
+
+COLUMNS = {
+    "mean_px": "mean",
+    "median_px": "median",
+    "p95_px": "95 %",
+    "bias_free_px": "no bias",
+    **{f"pck_{share:g}": f"PCK@{share:g}" for share in PCK_SHARES},
+    "jitter_px": "jitter",
+}
+GROUPS = {"by_action": "Action", "by_camera": "Camera", "by_subject": "Subject"}
+
+
+def main() -> None:
+    """Measure every estimator, print the tables, write the report and the figures."""
+    arguments = parse_arguments()
+    if arguments.report:
+        check_output(arguments.report, (".json", ".csv"))
+    if arguments.figures and arguments.figures.is_file():
+        raise InputError(f"{arguments.figures}: this is a file; --figures needs a folder")
+    truth_path = keypoints_path(arguments.data_dir, "h36m", "gt")
+    paths = choose_files(arguments.data_dir, arguments.keypoints)
+    report = evaluate(truth_path, paths, arguments.subjects)
+    print(format_report(report))
+    if arguments.report:
+        write_report(arguments.report, report)
+        print(f"wrote {arguments.report}")
+    if arguments.figures:
+        from data.error_figures import save_error_figures
+
+        for path in save_error_figures(arguments.figures, report):
+            print(f"wrote {path}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add(
+        "--keypoints",
+        nargs="+",
+        metavar="NAME",
+        help="the estimators or mixtures, data_2d_h36m_NAME.npz (default: all that there are); "
+        "confidences are taken from data_2d_h36m_NAME_w_conf.npz if there is one",
+    )
+    add(
+        "--subjects",
+        default=",".join(TEST_SUBJECTS),
+        metavar="S,…",
+        help="whose sequences",
+    )
+    add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder of the npz files")
+    add("--report", type=Path, metavar="FILE", help="write all figures to this .json or .csv")
+    add("--figures", type=Path, metavar="DIR", help="draw PNGs into this folder")
+    arguments = parser.parse_args()
+    try:
+        arguments.subjects = parse_subjects(arguments.subjects)
+    except InputError as error:
+        parser.error(f"--subjects: {error}")
+    return arguments
+
+
+def choose_files(data_dir: Path, names: Sequence[str] | None) -> dict[str, Path]:
+    """Return {estimator: its file}, the one with confidences where there is one.
+
+    Raises:
+        InputError: if one is named twice or has no file, or there is none at all.
+    """
+    there_are = keypoints_names(data_dir, "h36m")
+    if names is None:
+        bare = (name.removesuffix(WITH_CONFIDENCE) for name in there_are)
+        names = [name for name in dict.fromkeys(bare) if name != "gt"]
+    if len(set(names)) < len(names):
+        raise InputError(f"--keypoints {' '.join(names)}: an estimator is named twice")
+    if not names:
+        raise InputError(
+            f"{data_dir}: holds no estimator's data_2d_h36m_*.npz; prepare one with "
+            "data/prepare_2d_estimation.py"
+        )
+    return {
+        name: keypoints_path(
+            data_dir,
+            "h36m",
+            name + (WITH_CONFIDENCE if name + WITH_CONFIDENCE in there_are else ""),
+        )
+        for name in names
+    }
+
+
+def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str]) -> dict:
+    """Measure every estimator; one file is in memory at a time.
+
+    Returns:
+        `subjects`, `frames` (over the cameras); `estimators`, {name: what `measure` returns};
+        `best`, {figure: {joint: name}}; `error_correlation`: `names`, `mean` over the joints and
+        `by_joint`, matrices in the order of the names.
+
+    Raises:
+        InputError: if a file is bad, or lacks a sequence or a frame that gt has.
+    """
+    truth = read_positions_2d(truth_path)
+    views = list_views(truth_path, truth, subjects)
+    truths = [truth[s][a][camera][..., :2] for s, a, camera in views]
+    lengths = list(map(len, truths))
+    summaries, sampled = {}, []
+    for name, path in progress(paths.items(), desc="measuring", unit="file"):
+        estimates = view_arrays(path, read_positions_2d(path), views, lengths)
+        summaries[name] = measure(estimates, truths, views)
+        sampled.append(sample_differences(estimates, truths))
+        del estimates  # before the next file is read
+    correlation = error_correlation(sampled)
+    return {
+        "subjects": list(subjects),
+        "frames": sum(lengths),
+        "estimators": summaries,
+        "best": {
+            figure: best_by_joint(summaries, figure) for figure in ("mean_px", "bias_free_px")
+        },
+        "error_correlation": {
+            "names": list(paths),
+            "mean": correlation.mean(axis=0).tolist(),
+            "by_joint": dict(zip(JOINT_NAMES, correlation.tolist())),
+        },
+    }
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """Return the tables for a terminal; a star marks the best of a row."""
+    estimators = report["estimators"]
+    head = f"{', '.join(report['subjects'])}: {report['frames']:,} frames over the cameras, px"
+    overall = {
+        name: [_number(summary[figure]) for figure in COLUMNS]
+        for name, summary in estimators.items()
+    }
+    blocks = [head, _table("Estimator", list(COLUMNS.values()), overall)]
+    for figure, title in (("mean_px", "Mean error"), ("bias_free_px", "Without bias")):
+        rows = {
+            joint: [summary["by_joint"][joint][figure] for summary in estimators.values()]
+            for joint in JOINT_NAMES
+        }
+        blocks.append(_table(title, list(estimators), _starred(rows)))
+    bias = {
+        joint: [
+            "{:+.1f} {:+.1f}".format(*summary["by_joint"][joint]["bias_px"])
+            for summary in estimators.values()
+        ]
+        for joint in JOINT_NAMES
+    }
+    blocks.append(_table("Bias, x and y", list(estimators), bias))
+    for group, title in GROUPS.items():
+        members = next(iter(estimators.values()))[group]
+        rows = {m: [s[group][m]["bias_free_px"] for s in estimators.values()] for m in members}
+        blocks.append(_table(f"{title}, no bias", list(estimators), _starred(rows)))
+    correlation = report["error_correlation"]
+    if len(estimators) > 1:
+        rows = dict(zip(estimators, [[_number(x) for x in row] for row in correlation["mean"]]))
+        blocks.append(_table("Error correlation", list(estimators), rows))
+    told = {name: s["confidence"] for name, s in estimators.items() if s["confidence"]}
+    if told:
+        bins = [f"{10 * i} %" for i in range(10)]
+        rows = {
+            name: [_number(one["error_px"]) for one in confidence["calibration"]]
+            + [_number(confidence["rank_correlation"])]
+            for name, confidence in told.items()
+        }
+        title = "Error by confidence"
+        blocks.append(
+            _table(title, [*bins[: len(next(iter(rows.values()))) - 1], "rank corr."], rows)
+        )
+    return "\n\n".join(blocks)
+
+
+def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    lines = [(title, columns), *rows.items()]
+    first = max(len(label) for label, _ in lines)
+    widths = [max(9, 2 + max(map(len, cells))) for cells in zip(*(row for _, row in lines))]
+    return "\n".join(
+        label.ljust(first) + "".join(cell.rjust(width) for cell, width in zip(cells, widths))
+        for label, cells in lines
+    )
+
+
+def _starred(rows: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
+    return {
+        label: [f"{x:.2f}{'*' if len(row) > 1 and x == min(row) else ' '}" for x in row]
+        for label, row in rows.items()
+    }
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """Write the report as JSON, or as CSV with a line for each estimator, group and figure."""
+    with atomic_output(path) as temporary:
+        if path.suffix.lower() == ".json":
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
+            return
+        with temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["estimator", "group", "member", "figure", "value"])
+            for name, summary in report["estimators"].items():
+                writer.writerows([name, *row] for row in _csv_rows(summary))
+            correlation = report["error_correlation"]
+            for a, row in zip(correlation["names"], correlation["mean"]):
+                writer.writerows(
+                    [a, "error_correlation", b, "pearson", value]
+                    for b, value in zip(correlation["names"], row)
+                )
+
+
+def _csv_rows(summary: Mapping[str, Any]) -> Iterator[list[Any]]:
+    yield from (["all", "all", figure, summary[figure]] for figure in COLUMNS)
+    for group in ("by_joint", *GROUPS):
+        for member, figures in summary[group].items():
+            for figure, value in figures.items():
+                if figure == "bias_px":
+                    yield [group, member, "bias_x_px", value[0]]
+                    yield [group, member, "bias_y_px", value[1]]
+                else:
+                    yield [group, member, figure, value]
+    confidence = summary["confidence"]
+    if confidence:
+        yield ["all", "all", "rank_correlation", confidence["rank_correlation"]]
+        for joint, value in confidence["by_joint"].items():
+            yield ["by_joint", joint, "rank_correlation", value]
+        for i, one in enumerate(confidence["calibration"]):
+            yield ["calibration", i, "confidence", one["confidence"]]
+            yield ["calibration", i, "error_px", one["error_px"]]
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,148 @@
+"""The mixtures that learn from gt on the training subjects, for merge.py."""
+
+from pathlib import Path
+
+import numpy as np
+
+from common.confidences import WITH_CONFIDENCE, check_channel
+from common.console import InputError, progress, split_names
+from common.fusion import FittedMixture, best_joints, cut_to_shortest, mix_fitted
+from common.fusion_fit import fit_mixture
+from common.h36m_dataset import TRAIN_SUBJECTS, each_sequence, keypoints_names, keypoints_path
+from common.npz_io import Positions2d, read_positions_2d
+from common.skeleton import JOINT_NAMES
+
+
+def choose_learned(data_dir: Path, given: str | None, mixture: FittedMixture | None) -> list[str]:
+    """Return the estimators of a strategy that learns: all that there are, or those given.
+
+    Args:
+        data_dir: folder of the npz files.
+        given: the value of --detectors.
+        mixture: the fit that --weights names.
+
+    Raises:
+        InputError: if `mixture` was fitted for others, or there are fewer than two.
+    """
+    if mixture:
+        if given is not None and set(split_names(given)) != set(mixture.estimators):
+            raise InputError(
+                f"--detectors {given}: the weights were fitted for {','.join(mixture.estimators)}; "
+                "leave --detectors out, or fit again without --weights"
+            )
+        return list(mixture.estimators)
+    if given is not None:
+        return split_names(given)
+    names = [name.removesuffix(WITH_CONFIDENCE) for name in keypoints_names(data_dir, "h36m")]
+    mixed = [
+        name for name in dict.fromkeys(names) if name != "gt" and not name.startswith("merge_")
+    ]
+    if len(mixed) < 2:
+        raise InputError(
+            f"{data_dir}: holds {len(mixed)} estimators' files, but a mixture needs two or more; "
+            "prepare them with prepare_2d_estimation.py, or name them with --detectors"
+        )
+    return mixed
+
+
+def confident_paths(
+    data_dir: Path, detectors: list[str], mixture: FittedMixture | None
+) -> dict[str, Path]:
+    """Return {estimator: its file}, with confidences where there is one or the mixture needs it."""
+    there_are = keypoints_names(data_dir, "h36m")
+    paths = {}
+    for i, name in enumerate(detectors):
+        confident = mixture.confident[i] if mixture else name + WITH_CONFIDENCE in there_are
+        paths[name] = keypoints_path(
+            data_dir, "h36m", name + (WITH_CONFIDENCE if confident else "")
+        )
+    return paths
+
+
+# For each view the estimators' arrays (frames, 17, 2 or 3), the truth (frames, 17, 2), in pixels,
+# and the subject.
+Training = tuple[list[list[np.ndarray]], list[np.ndarray], list[str]]
+
+
+def training_views(estimators: dict[str, Positions2d], truth_path: Path) -> Training:
+    """Return what there is to learn from: the training subjects' views, and no others.
+
+    The arrays of a view are cut to the shortest.
+
+    Raises:
+        InputError: if the truth is missing or lacks a sequence, or there is no training subject.
+    """
+    truth = read_positions_2d(truth_path)
+    views, truths, groups = [], [], []
+    first, *_ = estimators.values()
+    for subject, action, cameras in each_sequence(first):
+        if subject not in TRAIN_SUBJECTS:
+            continue
+        if action not in truth.get(subject, {}):
+            raise InputError(f"{truth_path}: lacks {subject} {action}, which the estimators have")
+        for camera in range(len(cameras)):
+            arrays = [e[subject][action][camera] for e in estimators.values()]
+            true, *arrays = cut_to_shortest([truth[subject][action][camera][..., :2], *arrays])
+            truths.append(true)
+            views.append(arrays)
+            groups.append(subject)
+    if not views:
+        raise InputError(
+            f"{truth_path.parent}: the estimators' files hold none of {', '.join(TRAIN_SUBJECTS)}, "
+            "from whom the mixture is learned; prepare these, or give fitted an earlier fit by "
+            "--weights"
+        )
+    return views, truths, groups
+
+
+def choose_joints(detectors: list[str], training: Training) -> dict[int, str]:
+    """Return {joint: the estimator with the lowest mean error}, and print the choice."""
+    views, truths, _ = training
+    true = np.concatenate(truths)
+    errors = {}
+    for name, arrays in zip(detectors, zip(*views)):
+        difference = np.concatenate(arrays)[..., :2] - true
+        errors[name] = np.hypot(*np.moveaxis(difference, -1, 0)).mean(axis=0, dtype=np.float64)
+    chosen = best_joints(errors)
+    print(f"{'mean error in training, px':28}" + "".join(f"{name:>12}" for name in detectors))
+    for joint, best in chosen.items():
+        cells = [f"{errors[name][joint]:.2f}{'*' if name == best else ' '}" for name in detectors]
+        print(f"{JOINT_NAMES[joint]:28}" + "".join(f"{cell:>12}" for cell in cells))
+    for name in detectors:
+        joints = [str(joint) for joint, best in chosen.items() if best == name]
+        print(f"{name}: {'joints ' + ','.join(joints) if joints else 'no joint'}")
+    return chosen
+
+
+def fit(estimators: dict[str, Positions2d], training: Training) -> FittedMixture:
+    """Fit a mixture to the training subjects, and say to what."""
+    views, truths, subjects = training
+    confident = [array.shape[-1] == 3 for array in views[0]]
+    mixture = fit_mixture(list(estimators), confident, views, truths, subjects)
+    told = ", ".join(
+        f"{name} ({'variance by confidence' if known else 'constant variance'})"
+        for name, known in zip(estimators, confident)
+    )
+    print(
+        f"fitted to {', '.join(dict.fromkeys(subjects))}, {sum(map(len, truths)):,} frames: {told}"
+    )
+    return mixture
+
+
+def apply_mixture(mixture: FittedMixture, estimators: dict[str, Positions2d]) -> Positions2d:
+    """Apply a fit to every view of every sequence; returns what `mix` does."""
+    first, *_ = estimators.values()
+    for name, confident in zip(mixture.estimators, mixture.confident):
+        if confident:
+            check_channel(Path(f"data_2d_h36m_{name}_w_conf.npz"), estimators[name])
+    views = [
+        cut_to_shortest([e[subject][action][camera] for e in estimators.values()])
+        for subject, action, cameras in each_sequence(first)
+        for camera in range(len(cameras))
+    ]
+    mixed = progress(mix_fitted(mixture, views), total=len(views), desc="mixing", unit="view")
+    each = iter(mixed)
+    merged: Positions2d = {}
+    for subject, action, cameras in each_sequence(first):
+        merged.setdefault(subject, {})[action] = [next(each) for _ in cameras]
+    return merged

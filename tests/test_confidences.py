@@ -1,0 +1,168 @@
+"""Confidence as a third input channel: read, scaled, mirrored, spared by noise, remembered."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from raw_trees import assert_one_line_error, call
+from test_run_poseformer import data_dir, load, train  # noqa: F401
+
+import run_poseformer
+from common.checkpoint import infer_config
+from common.console import InputError
+from common.fusion import weights_from_logits
+from common.generators import WindowGenerator, flip_keypoints, with_noise
+from common.h36m_dataset import load_sequences
+from common.lift import load_lifter
+from common.npz_io import read_positions_2d, write_positions_2d
+from common.skeleton import LEFT_JOINTS, RIGHT_JOINTS
+from run_poseformer import noisy
+
+LARGEST = {"vitpose": 1.0, "pct": 9.0}
+
+
+@pytest.fixture
+def confident(data_dir):
+    """The small data set's files with confidences; pct's are logits, some of them negative."""
+    random = np.random.default_rng(5)
+    for name, largest in LARGEST.items():
+        low = -2.0 if name == "pct" else 0.0
+        bare = read_positions_2d(data_dir / f"data_2d_h36m_{name}.npz")
+        told = {
+            s: {
+                a: [
+                    np.concatenate(
+                        [v, random.uniform(low, largest, (*v.shape[:2], 1)).astype(np.float32)], -1
+                    )
+                    for v in views
+                ]
+                for a, views in actions.items()
+            }
+            for s, actions in bare.items()
+        }
+        write_positions_2d(data_dir / f"data_2d_h36m_{name}_w_conf.npz", told)
+    return data_dir
+
+
+def sequences(folder, *names):
+    paths = [folder / f"data_2d_h36m_{name}.npz" for name in names]
+    return load_sequences(folder / "data_3d_h36m.npz", paths, ["S1"])
+
+
+def test_coordinates_come_first_and_logits_are_scaled_as_in_the_merge(confident):
+    found = sequences(confident, "vitpose_w_conf", "gt", "pct_w_conf")[1]
+    plain = sequences(confident, "vitpose", "gt", "pct")[1]
+    assert found.keypoints.shape[1:] == (17, 8)
+    assert found.keypoints.dtype == np.float32
+    np.testing.assert_array_equal(found.keypoints[..., :6], plain.keypoints)
+    vitpose, pct = (
+        read_positions_2d(confident / f"data_2d_h36m_{n}_w_conf.npz")["S1"][found.action][1][..., 2]
+        for n in ("vitpose", "pct")
+    )
+    np.testing.assert_array_equal(found.keypoints[..., 6], vitpose)
+    np.testing.assert_array_equal(found.keypoints[..., 7], weights_from_logits(pct))
+    assert found.keypoints[..., 6:].min() == 0
+    assert found.keypoints[..., 6:].max() == 1
+
+
+def test_a_name_without_the_ending_gives_no_confidence(confident):
+    other = confident / "data_2d_h36m_other.npz"
+    other.write_bytes((confident / "data_2d_h36m_vitpose_w_conf.npz").read_bytes())
+    assert sequences(confident, "other")[0].keypoints.shape[1:] == (17, 2)
+    other.unlink()
+
+
+def test_mirroring_leaves_confidence_alone():
+    keypoints = torch.randn(3, 17, 6)
+    flipped = flip_keypoints(keypoints, confidences=2)
+    left, right = list(LEFT_JOINTS), list(RIGHT_JOINTS)
+    assert torch.equal(flipped[:, left, 4:], keypoints[:, right, 4:])
+    assert torch.equal(flipped[:, right][..., [0, 2]], -keypoints[:, left][..., [0, 2]])
+    assert torch.equal(flipped[:, right][..., [1, 3]], keypoints[:, left][..., [1, 3]])
+    assert torch.equal(flip_keypoints(flipped, confidences=2), keypoints)
+    windows = WindowGenerator(
+        [keypoints.numpy()], None, 1, device="cpu", augment=True, confidences=2
+    )
+    batch, _ = windows.gather(torch.arange(6))
+    assert torch.equal(batch[3:, 0], flipped)
+
+
+def test_noise_leaves_confidence_alone(confident):
+    keypoints = torch.randn(3, 17, 6)
+    changed = (with_noise(keypoints, 0.1, confidences=2) != keypoints).flatten(0, 1).any(dim=0)
+    assert changed.tolist() == [True] * 4 + [False] * 2
+    whole = sequences(confident, "vitpose_w_conf")
+    for before, after in zip(whole, noisy(whole, 3.0, 0, confidences=1)):
+        np.testing.assert_array_equal(before.keypoints[..., 2], after.keypoints[..., 2])
+        assert (before.keypoints[..., :2] != after.keypoints[..., :2]).all()
+
+
+def evaluate(data_dir, folder, *arguments):
+    fixed = ("--data-dir", data_dir, "-c", folder, "--precision", "fp32", "-g", "cpu")
+    return call(run_poseformer.main, *fixed, "--evaluate", "last_epoch.bin", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("keypoints", "channels", "confidences"),
+    [("vitpose_w_conf", 3, 1), ("vitpose_w_conf+pct", 5, 1), ("vitpose_w_conf+pct_w_conf", 6, 2)],
+)
+def test_a_checkpoint_remembers_its_confidences(
+    train,
+    confident,
+    tmp_path,
+    keypoints,
+    channels,
+    confidences,
+):
+    result, folder = train("-e", "1", "--keypoints", keypoints)
+    assert result.status == 0, result.stderr
+    last = load(folder / "last_epoch.bin")
+    config = infer_config(last, folder / "last_epoch.bin")
+    assert (config.in_chans, config.confidence_chans) == (channels, confidences)
+    result, _ = train("-e", "2", "--resume", "last_epoch.bin")
+    assert result.status == 0, result.stderr
+    report = tmp_path / "report.json"
+    result = evaluate(confident, folder, "-ste", "S9", "--report", report)
+    assert result.status == 0, result.stderr
+    valid = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["valid_mpjpe_mm"]
+    found = json.loads(report.read_text())
+    assert found["keypoints"] == keypoints
+    assert found["average_over_actions"]["mpjpe_mm"] == pytest.approx(valid, rel=1e-5)
+    strip = tmp_path / "strip.png"
+    arguments = ("--render", "--viz-action", "Sitting", "--viz-output", strip)
+    result = evaluate(confident, folder, *arguments)
+    assert result.status == 0, result.stderr
+
+
+def test_other_channels_are_refused(train, confident):
+    _, folder = train("-e", "1", "--keypoints", "vitpose_w_conf+pct_w_conf")
+    for keypoints in ("vitpose+pct+moganet", "vitpose_w_conf"):
+        result = evaluate(confident, folder, "--keypoints", keypoints)
+        assert_one_line_error(result, "last_epoch.bin", "was trained with")
+
+
+def test_a_checkpoint_from_before_is_read(train):
+    _, folder = train("-e", "1")
+    path = folder / "last_epoch.bin"
+    before = load(path)
+    del before["config"]["confidence_chans"]
+    torch.save(before, path)
+    result, _ = train("-e", "2", "--resume", "last_epoch.bin")
+    assert result.status == 0, result.stderr
+
+
+def test_missing_confidences_are_named(train, confident):
+    path = confident / "data_2d_h36m_vitpose_w_conf.npz"
+    path.write_bytes((confident / "data_2d_h36m_vitpose.npz").read_bytes())
+    result, folder = train("-e", "1", "--keypoints", "vitpose_w_conf")
+    assert_one_line_error(result, f"{path}: holds no confidences", "--detector vitpose --keep-conf")
+    assert not folder.exists()
+
+
+def test_own_footage_is_lifted_from_coordinates_alone(train, confident):
+    _, folder = train("-e", "1", "--keypoints", "vitpose_w_conf")
+    result = evaluate(folder, folder, "-d", "custom", "-k", "mine_w_conf")
+    assert_one_line_error(result, "own footage is lifted from coordinates alone")
+    with pytest.raises(InputError, match="1 confidences"):
+        load_lifter(folder / "last_epoch.bin")
