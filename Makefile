@@ -1,4 +1,4 @@
-# make demo | test | torture | lint | clean. Everything is installed into .venv; PYTHON chooses the interpreter.
+# make demo | test | torture | fuzz | gpu-check | lint | clean. Everything is installed into .venv; PYTHON chooses the interpreter.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
@@ -12,9 +12,9 @@ TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --batch-size 64
 	--learning-rate 5e-4 --drop-path 0 --stride 4 --no-eval --wandb-mode disabled --overwrite
 EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.bin
 
-.PHONY: demo figs test torture lint format clean
+.PHONY: demo figs test torture fuzz gpu-check lint format clean
 
-# The main job, end to end: raw files, npz, a mixture, training, evaluation.
+# The main job, end to end: raw files, npz, a mixture, training, evaluation, own footage to a film.
 demo: $(VENV)/.installed
 	$(PY) data/make_sample.py --data-dir $(SAMPLE) --frames 60
 	$(PY) data/prepare_data_h36m.py --data-dir $(SAMPLE)
@@ -27,6 +27,10 @@ demo: $(VENV)/.installed
 	$(TRAIN) --keypoints merge_average -c $(SAMPLE)/checkpoint/merge_average
 	$(EVALUATE) -c $(SAMPLE)/checkpoint/vitpose
 	$(EVALUATE) -c $(SAMPLE)/checkpoint/merge_average
+	$(PY) data/prepare_2d_custom.py --data-dir $(SAMPLE) --name greeting --size 1000x1000 --fps 50 \
+		--input $(SAMPLE)/preprocess/h36m_vitpose/S9/Greeting_55011271_pose_sequence.npy
+	$(EVALUATE) -c $(SAMPLE)/checkpoint/vitpose -d custom -k greeting --render \
+		--viz-output $(SAMPLE)/greeting.mp4 --viz-export $(SAMPLE)/greeting.bvh
 
 # The README's pictures, from the demo's data.
 figs: $(VENV)/.installed
@@ -46,9 +50,20 @@ test: $(VENV)/.installed-dev
 torture: $(VENV)/.installed-dev
 	$(PY) tests/torture.py
 
+# Strange files against every reader of foreign files: make fuzz CASES=100000
+CASES := 20000
+fuzz: $(VENV)/.installed-dev
+	$(PY) tests/fuzz --cases $(CASES)
+
+# On a machine with a GPU: the checks and figures for which the tests have none, in ten minutes.
+# PY=python takes an environment that has PyTorch and NumPy already.
+gpu-check:
+	$(PY) benchmarks/gpu.py
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(PY) -m pip check
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -26,11 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from common.arguments import (
+    DEFAULT_CAMERA,
+    OWN_FOOTAGE,
     Recipe,
     architecture,
     estimator_names,
     evaluation_recipe,
     parse_arguments,
+    render_options,
     training_recipe,
 )
 from common.camera import camera_to_world, image_coordinates
@@ -44,11 +47,18 @@ from common.checkpoint import (
     restore,
 )
 from common.console import InputError, never_fail_to_print, run, split_names
-from common.device import autocast, build_network, keep_freed_memory, resolve_precision
+from common.device import (
+    allow_tf32,
+    autocast,
+    build_network,
+    compile_network,
+    keep_freed_memory,
+    resolve_precision,
+)
 from common.distributed import World, start_world
 from common.evaluation import evaluate, mean_pose_mpjpe_mm, predict
-from common.export import POSE_SUFFIXES, export_poses
 from common.files import atomic_output, check_output
+from common.footage import lift_footage, load_footage, stand
 from common.generators import WindowGenerator, with_noise
 from common.h36m_dataset import (
     FPS,
@@ -72,8 +82,6 @@ from common.run_log import LOG_NAME, WandbRun, read_log, start_wandb
 from common.skeleton import ROOT
 from common.train_step import TrainStep, build_optimizer, set_learning_rate
 from common.training import Epoch, Interruption, TrainingState
-from common.video import VIDEO_SUFFIXES
-from common.visualization import render_prediction, save_prediction_strip
 
 
 def main() -> None:
@@ -81,8 +89,12 @@ def main() -> None:
     arguments = parse_arguments()
     keep_freed_memory()
     world = start_world(arguments.gpu)
+    if arguments.tf32:
+        allow_tf32(world.device, quiet=not world.is_main)
     try:
-        if arguments.render:
+        if arguments.dataset == OWN_FOOTAGE:
+            lift_own_footage(arguments, world)
+        elif arguments.render:
             render_checkpoint(arguments, world)
         elif arguments.evaluate:
             evaluate_checkpoint(arguments, world)
@@ -140,15 +152,21 @@ def train(arguments: argparse.Namespace, world: World) -> None:
         restore(model, optimizer, state, checkpoint, path, world.is_main)
     windows = training_windows(train_set, config.number_of_frames, recipe, world)
     noise_std = recipe.std * pixels_to_normalized(train_set[0].subject, train_set[0].camera)
-    replica = world.wrap(model)
+    world.share_weights(model)
+    batches = world.batches(len(windows), recipe.batch_size)
+    network = model
+    if world.device.type == "cuda" and not arguments.no_compile:
+        samples = torch.zeros(batches[0][0], dtype=torch.int64, device=world.device)
+        network = compile_network(model.train(), windows.gather(samples)[0], precision)
     step = TrainStep(
-        lambda batch: loss_of(replica, windows, batch, precision, noise_std),
+        lambda batch: loss_of(network, windows, batch, precision, noise_std),
         optimizer,
         world.device,
-        capture=world.size == 1,
+        batches=batches,
+        average_gradients=world.average_gradients if world.size > 1 else None,
+        capture=not arguments.no_cuda_graph and recipe.batch_size >= world.size,
     )
-    pose = average_pose(train_set)
-    saved = partial(contents, model, optimizer, state, asdict(recipe), pose)
+    saved = partial(contents, model, optimizer, state, asdict(recipe), average_pose(train_set))
     settings = asdict(recipe) | asdict(config)
     folder = start_run(arguments, settings, state, saved, world, path)
     folder.describe(model, windows, number_of_frames(test_set), precision)
@@ -328,14 +346,11 @@ def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
 
 def render_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     """Draw a checkpoint's prediction of one sequence, and export it if asked to."""
-    check_render_outputs(arguments)
-    model, recipe, path, _ = load_model(arguments, world)
+    options = render_options(arguments)
+    model, recipe, _, _ = load_model(arguments, world)
     sequence = chosen_sequence(arguments, recipe)
     view = load_cameras()[sequence.subject][sequence.camera]
-    name = f"{sequence.subject}_{sequence.action}_{view.id}"
-    output = arguments.viz_output or Path(f"{name.replace(' ', '_')}.mp4")
-    chosen = chosen_frames(arguments, len(sequence.poses))
-    frames = [frame * recipe.downsample for frame in chosen]
+    chosen = options.frames(len(sequence.poses))
     precision = resolve_precision(recipe.precision, world.device)
     poses = predict(model, [sequence.keypoints], device=world.device, precision=precision)[0]
     poses[:, ROOT] = 0  # a picture shows the pose at the hip's true place
@@ -344,44 +359,59 @@ def render_checkpoint(arguments: argparse.Namespace, world: World) -> None:
         in_camera = (poses + sequence.root[:, None])[chosen]
         return camera_to_world(in_camera, view.orientation, view.translation_m)
 
-    predicted, truth = in_world_m(poses), in_world_m(sequence.poses)
     coordinates = np.split(sequence.keypoints[chosen], sequence.keypoints.shape[-1] // 2, axis=-1)
     pixels = [image_coordinates(c, view.width, view.height) for c in coordinates]
-    look = {"azimuth": view.azimuth, "image_size": (view.width, view.height)}
-    if arguments.viz_export:
-        place = "world, with the hip at its true place"
-        export_poses(arguments.viz_export, predicted, place, FPS, frames)
-        print(f"wrote {arguments.viz_export}")
-    if output.suffix.lower() == ".png":
-        save_prediction_strip(output, pixels[0], predicted, truth, frame_numbers=frames, **look)
-    else:
-        render_prediction(
-            output,
-            dict(zip(estimator_names(recipe.keypoints), pixels)),
-            predicted,
-            None if arguments.viz_no_ground_truth else truth,
-            title=f"{sequence.subject} {sequence.action}, camera {view.id}",
-            fps=FPS / recipe.downsample / arguments.viz_downsample,
-            size=arguments.viz_size,
-            bitrate_kbit=arguments.viz_bitrate,
-            frame_numbers=frames,
-            video=arguments.viz_video,
-            recorded_fps=FPS,
-            **look,
+    options.write(
+        f"{sequence.subject}_{sequence.action}_{view.id}".replace(" ", "_"),
+        dict(zip(estimator_names(recipe.keypoints), pixels)),
+        in_world_m(poses),
+        in_world_m(sequence.poses),
+        place="world, with the hip at its true place",
+        frame_numbers=[frame * recipe.downsample for frame in chosen],
+        recorded_fps=FPS,
+        fps=FPS / recipe.downsample / options.downsample,
+        title=f"{sequence.subject} {sequence.action}, camera {view.id}",
+        azimuth=view.azimuth,
+        image_size=(view.width, view.height),
+    )
+
+
+def lift_own_footage(arguments: argparse.Namespace, world: World) -> None:
+    """Lift sequences without true 3D: print what can be measured, draw and export them."""
+    options = render_options(arguments) if arguments.render else None
+    model, recipe, _, _ = load_model(arguments, world)
+    path = keypoints_path(arguments.data_dir, OWN_FOOTAGE, recipe.keypoints)
+    footages = load_footage(path, None if recipe.actions == "*" else split_names(recipe.actions))
+    camera = None
+    if arguments.viz_camera:
+        camera = load_cameras()[arguments.viz_subject][camera_index(arguments.viz_camera)]
+    for footage in footages:
+        poses = lift_footage(
+            footage,
+            model,
+            resample=not arguments.no_resample,
+            causal=arguments.causal,
+            smooth_hz=arguments.smooth,
+            device=world.device,
+            precision=resolve_precision(recipe.precision, world.device),
         )
-    print(f"wrote {output} ({len(frames)} frames of {path.name}'s prediction)")
-
-
-def check_render_outputs(arguments: argparse.Namespace) -> None:
-    """Refuse outputs that cannot be written, before the work is done.
-
-    Raises:
-        InputError: if an ending or a folder is wrong.
-    """
-    if arguments.viz_output:
-        check_output(arguments.viz_output, (*VIDEO_SUFFIXES, ".png"))
-    if arguments.viz_export:
-        check_output(arguments.viz_export, POSE_SUFFIXES)
+        if options:
+            chosen = options.frames(len(poses))
+            in_world, azimuth = stand(poses, footage.fps, arguments.up, camera)
+            options.write(
+                f"{footage.name}_3d",
+                {"Keypoints": footage.keypoints_px[chosen]},
+                in_world[chosen],
+                place="world, the hip above the origin, the lowest joint on the floor",
+                frame_numbers=[footage.first_frame + frame for frame in chosen],
+                recorded_fps=footage.fps,
+                counts_video=True,
+                fps=footage.fps / options.downsample,
+                title=footage.name,
+                azimuth=azimuth,
+                image_size=footage.size,
+                part=footage.name if len(footages) > 1 else None,
+            )
 
 
 def chosen_sequence(arguments: argparse.Namespace, recipe: Recipe) -> Sequence2d3d:
@@ -390,26 +420,12 @@ def chosen_sequence(arguments: argparse.Namespace, recipe: Recipe) -> Sequence2d
     Raises:
         InputError: if there is none; the message says what there is.
     """
-    camera = camera_index(arguments.viz_camera)
+    camera = camera_index(arguments.viz_camera or DEFAULT_CAMERA)
     recipe = replace(recipe, actions=arguments.viz_action)
     takes = load_data(arguments, recipe, [arguments.viz_subject])
     takes = [take for take in takes if take.camera == camera]
     # "Walking" alone is a take's whole name in some subjects' data, beside "Walking 1".
     return min(takes, key=lambda take: take.action != canonical_action(arguments.viz_action))
-
-
-def chosen_frames(arguments: argparse.Namespace, length: int) -> range:
-    """Return the frames that --viz-skip, --viz-downsample and --viz-limit leave.
-
-    Raises:
-        InputError: if none is left.
-    """
-    frames = range(arguments.viz_skip, length, arguments.viz_downsample)[: arguments.viz_limit]
-    if not frames:
-        raise InputError(
-            f"--viz-skip {arguments.viz_skip}: the sequence has {length} frames, so none is left"
-        )
-    return frames
 
 
 def load_model(

@@ -2,11 +2,13 @@
 
 In one run: the peak rate of matrix products at the model's own sizes, in float32 and bfloat16;
 training samples and evaluated frames a second through the project's own code, data gathering
-included, on random sequences of Human3.6M's length; and so the share of the peak that is reached.
-The first runs are left out, the device is synchronised before the clock is read, and every figure
-is the median of several.
+included, on random sequences of Human3.6M's length; the same training as a plain eager loop; and
+the share of the peak that is reached. The first runs are left out, and every figure is the median
+of several. On a CPU a run is one call. On a GPU it is as many calls as take some time, between two
+events on the device, so that launching them does not count where they can be launched ahead.
 """
 
+import gc
 import itertools
 import json
 import platform
@@ -14,48 +16,63 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.console import ArgumentParser, InputError, run
-from common.device import build_network, keep_freed_memory
-from common.evaluation import predict
+from common.console import ArgumentParser, InputError, positive_int, run
+from common.device import allow_tf32, build_network, compile_network, keep_freed_memory
+from common.distributed import start_world
+from common.evaluation import predict_on_device
 from common.files import atomic_output
 from common.generators import WindowGenerator
-from common.model_poseformer import PoseFormerConfig, model_flops
-from common.train_step import TrainStep, build_optimizer
+from common.model_poseformer import PoseFormerConfig, PoseFormerV2, model_flops
+from common.train_step import WEIGHT_DECAY, TrainStep, build_optimizer
 from run_poseformer import loss_of
 
 # Kept frames and kept coefficients of the published model for each receptive field.
 KEPT = {27: 3, 81: 9, 243: 27}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PEAK_BATCH_SIZE = 1024  # large enough for the best rate, whatever batch is trained with
+# Large enough for the best rate, whatever batch is trained with.
+PEAK_BATCH_SIZE = {"cpu": 1024, "cuda": 16_384}
 SEQUENCE_LENGTH = 2000  # frames; Human3.6M's are 1,000 to 6,000
 # A step takes three times the products of a forward pass: one for each of the two gradients.
 TRAINING_PASSES = 3
 VIEWS = 2  # evaluation averages the estimates for a pose and its mirror image
+GPU_RUN_SECONDS = 0.1  # between two events
+# Ways to train, slowest first: PyTorch's plain loop, and ours without and with torch.compile.
+WAYS = {"cpu": ("plain", "ours"), "cuda": ("plain", "graph", "compiled")}
+
+
+class NoCompilerError(Exception):
+    """torch.compile does not work here; a line on standard error has said why."""
 
 
 def main() -> None:
     """Measure, print a table, and write it where --json says."""
     keep_freed_memory()
     arguments = parse_arguments()
-    device = torch.device(arguments.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if arguments.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: there is no GPU that PyTorch can use")
+    device = start_world("0" if arguments.device == "cuda" else "cpu").device
+    if arguments.tf32:
+        allow_tf32(device)
     report = {"machine": describe_machine(device), "results": []}
+    report |= {"attention": arguments.attention, "tf32": arguments.tf32}
     print("\n".join(f"{name}: {value}" for name, value in report["machine"].items()))
-    for frames in arguments.frames:
-        config = PoseFormerConfig(frames, KEPT[frames], KEPT[frames])
-        for precision in DTYPES:
-            result = measure(config, precision, device, arguments.batch_size)
-            print_result(result)
+    ways = [w for w in WAYS[device.type] if not (w == "compiled" and arguments.no_compile)]
+    with attention(arguments.attention):
+        for frames, precision in itertools.product(arguments.frames, arguments.precision):
+            config = PoseFormerConfig(frames, KEPT[frames], KEPT[frames])
+            result = measure(config, precision, device, arguments.batch_size, ways)
             report["results"].append(result)
     if arguments.json:
         with atomic_output(arguments.json) as path:
@@ -65,23 +82,28 @@ def main() -> None:
 def parse_arguments() -> Any:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to measure")
-    parser.add_argument(
-        "--batch-size", type=int, default=1024, metavar="N", help="training samples a step"
-    )
-    parser.add_argument(
-        "--frames",
-        type=int,
-        nargs="+",
-        choices=sorted(KEPT),
-        default=[27],
-        help="receptive fields to measure",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
-    arguments = parser.parse_args()
-    if arguments.batch_size < 1:
-        parser.error("--batch-size must be positive")
-    return arguments
+    add = parser.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where to measure")
+    many = {"nargs": "+", "metavar": "N"}
+    samples = "training samples a step"
+    add("--batch-size", type=positive_int, default=[1024], help=samples, **many)
+    fields = "receptive fields to measure"
+    add("--frames", type=int, nargs="+", choices=sorted(KEPT), default=[27], help=fields)
+    add("--precision", nargs="+", choices=DTYPES, default=list(DTYPES), help="of products")
+    add("--tf32", action="store_true", help="on a GPU, fp32 products in TF32")
+    add("--no-compile", action="store_true", help="on a GPU, leave torch.compile out")
+    kernel = "fused kernel, or PyTorch's formula: scores, softmax, weighted sum"
+    add("--attention", choices=("fused", "formula"), default="fused", help=kernel)
+    add("--json", type=Path, metavar="FILE", help="write the figures here too")
+    return parser.parse_args()
+
+
+def attention(kind: str) -> AbstractContextManager[Any]:
+    """Return the context in which attention is PyTorch's "fused" kernel or the "formula"."""
+    if kind == "fused":
+        return nullcontext()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # else it computes in fp32
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
@@ -105,30 +127,52 @@ def processor_name() -> str:
 
 
 def measure(
-    config: PoseFormerConfig, precision: str, device: torch.device, batch_size: int
+    config: PoseFormerConfig,
+    precision: str,
+    device: torch.device,
+    batch_sizes: list[int],
+    ways: list[str],
 ) -> dict[str, Any]:
-    """Return the figures of one model in one precision."""
+    """Print and return the figures of one model in one precision."""
     products = product_rates(config, DTYPES[precision], device)
     peak = max(products.values())
+    slowest = min(products, key=products.get)
     flops = model_flops(config)
+    frames_per_s = evaluation_rate(config, precision, device)
+    evaluation_share = frames_per_s * VIEWS * flops / 1e9 / peak
+    print(
+        f"\n{config.number_of_frames} frames, {config.number_of_kept_frames} kept, "
+        f"{config.number_of_kept_coeffs} coefficients, {precision}, "
+        f"{flops / 1e6:.1f} MFLOPs a sample\n"
+        f"  products    {peak:9,.0f} GFLOP/s at best ({products[slowest]:,.0f} for {slowest})\n"
+        f"  evaluation  {frames_per_s:9,.0f} frames/s {evaluation_share:6.0%} of the peak, "
+        "with flip\n"
+        f"  training, samples/s of each way, and the last one's share of the peak\n"
+        f"  {'batch':>7}" + "".join(f"{way:>11}" for way in ways),
+        flush=True,
+    )
     generator = WindowGenerator(
         *random_sequences(30), config.number_of_frames, device=device, augment=True
     )
-    samples_per_s = training_rate(config, precision, generator, batch_size)
-    frames_per_s = evaluation_rate(config, precision, device)
+    training = []
+    for batch_size in batch_sizes:
+        row = {way: training_rate(config, precision, generator, batch_size, way) for way in ways}
+        last = row[ways[-1]]
+        share = last and last * TRAINING_PASSES * flops / 1e9 / peak
+        training.append({"batch_size": batch_size, "samples_per_s": row, "share_of_peak": share})
+        cells = "".join(f"{rate:11,.0f}" if rate else f"{'-':>11}" for rate in row.values())
+        print(f"  {batch_size:7}{cells}" + (f"{share:7.0%}" if share else ""), flush=True)
     return {
         "frames": config.number_of_frames,
         "kept_frames": config.number_of_kept_frames,
         "kept_coeffs": config.number_of_kept_coeffs,
         "precision": precision,
-        "batch_size": batch_size,
         "mflops_per_sample": flops / 1e6,
         "product_gflops_per_s": products,
         "peak_gflops_per_s": peak,
-        "training_samples_per_s": samples_per_s,
-        "training_share_of_peak": samples_per_s * TRAINING_PASSES * flops / 1e9 / peak,
+        "training": training,
         "evaluation_frames_per_s": frames_per_s,
-        "evaluation_share_of_peak": frames_per_s * VIEWS * flops / 1e9 / peak,
+        "evaluation_share_of_peak": evaluation_share,
     }
 
 
@@ -140,7 +184,8 @@ def product_rates(
     These products are 96 % of the model's operations.
     """
     dim = config.token_dim
-    tokens = PEAK_BATCH_SIZE * (config.number_of_kept_frames + config.number_of_kept_coeffs)
+    batch_size = PEAK_BATCH_SIZE[device.type]
+    tokens = batch_size * (config.number_of_kept_frames + config.number_of_kept_coeffs)
     shapes = {
         "qkv": (tokens, dim, 3 * dim),
         "proj": (tokens, dim, dim),
@@ -164,20 +209,61 @@ def product_rates(
 
 
 def training_rate(
-    config: PoseFormerConfig, precision: str, generator: WindowGenerator, batch_size: int
-) -> float:
-    """Return training samples a second."""
+    config: PoseFormerConfig, precision: str, generator: WindowGenerator, batch_size: int, way: str
+) -> float | None:
+    """Return training samples a second; None without the memory or the compiler for it."""
+    device = generator.device
+    batches = itertools.cycle(torch.randint(len(generator), (10, batch_size), device=device))
+    try:
+        step = training_step(config, precision, generator, batch_size, way)
+        return batch_size / median_seconds(lambda: step(next(batches)), device, warm_up=3, runs=7)
+    except (torch.OutOfMemoryError, NoCompilerError):
+        return None
+    finally:
+        step = None  # its memory is for the next one
+        if device.type == "cuda":
+            torch._dynamo.reset()
+            gc.collect()
+            torch.cuda.empty_cache()
+
+
+def training_step(
+    config: PoseFormerConfig, precision: str, generator: WindowGenerator, batch_size: int, way: str
+) -> Callable[[Tensor], Tensor]:
+    """Return a function that makes one training step, in one of the `WAYS`."""
     torch.manual_seed(0)
-    model = build_network(config, generator.device, precision).train()
-    optimizer = build_optimizer(model, learning_rate=1e-4)
-    step = TrainStep(
-        lambda batch: loss_of(model, generator, batch, precision, 0.0), optimizer, generator.device
+    device = generator.device
+    if way == "plain":
+        return plain_step(config, precision, generator)
+    model = build_network(config, device, precision).train()
+    network = model
+    if way == "compiled":
+        samples = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        network = compile_network(model, generator.gather(samples)[0], precision)
+        if network is model:
+            raise NoCompilerError
+    return TrainStep(
+        lambda batch: loss_of(network, generator, batch, precision, 0.0),
+        build_optimizer(model, learning_rate=1e-4),
+        device,
     )
-    batches = itertools.cycle(
-        torch.randint(len(generator), (10, batch_size), device=generator.device)
-    )
-    seconds = median_seconds(lambda: step(next(batches)), generator.device, warm_up=3, runs=7)
-    return batch_size / seconds
+
+
+def plain_step(
+    config: PoseFormerConfig, precision: str, generator: WindowGenerator
+) -> Callable[[Tensor], Tensor]:
+    """Return the training step as PyTorch's tutorials write it."""
+    model = PoseFormerV2(config).to(generator.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=WEIGHT_DECAY)
+
+    def step(batch: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(model, generator, batch, precision, 0.0)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
 
 
 def evaluation_rate(config: PoseFormerConfig, precision: str, device: torch.device) -> float:
@@ -187,7 +273,7 @@ def evaluation_rate(config: PoseFormerConfig, precision: str, device: torch.devi
     # One sequence does not keep a GPU busy.
     keypoints, _ = random_sequences(200 if device.type == "cuda" else 1)
     seconds = median_seconds(
-        lambda: predict(model, keypoints, device=device, precision=precision),
+        lambda: predict_on_device(model, keypoints, device=device, precision=precision),
         device,
         warm_up=1,
         runs=5,
@@ -207,38 +293,29 @@ def median_seconds(
     work: Callable[[], Any], device: torch.device, *, warm_up: int, runs: int
 ) -> float:
     """Return the median time of some work, after warming up."""
+    for _ in range(warm_up):
+        work()
+    if device.type == "cuda":
+        calls = max(1, round(GPU_RUN_SECONDS / seconds_on_gpu(work, 1)))
+        return statistics.median(seconds_on_gpu(work, calls) for _ in range(runs))
     times = []
-    for _ in range(warm_up + runs):
-        synchronize(device)
+    for _ in range(runs):
         began = time.perf_counter()
         work()
-        synchronize(device)
         times.append(time.perf_counter() - began)
-    return statistics.median(times[warm_up:])
+    return statistics.median(times)
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for the work that a GPU has been given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def print_result(result: dict[str, Any]) -> None:
-    """Print one model's figures in one precision."""
-    products = result["product_gflops_per_s"]
-    slowest = min(products, key=products.get)
-    print(
-        f"\n{result['frames']} frames, {result['kept_frames']} kept, "
-        f"{result['kept_coeffs']} coefficients, {result['precision']}, "
-        f"{result['mflops_per_sample']:.1f} MFLOPs a sample\n"
-        f"  products    {result['peak_gflops_per_s']:9,.0f} GFLOP/s at best "
-        f"({products[slowest]:,.0f} for {slowest})\n"
-        f"  training    {result['training_samples_per_s']:9,.0f} samples/s "
-        f"{result['training_share_of_peak']:6.0%} of the peak, batch {result['batch_size']}\n"
-        f"  evaluation  {result['evaluation_frames_per_s']:9,.0f} frames/s  "
-        f"{result['evaluation_share_of_peak']:6.0%} of the peak, with flip",
-        flush=True,
-    )
+def seconds_on_gpu(work: Callable[[], Any], calls: int) -> float:
+    """Return the time of one of many calls, between two events on the device."""
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    began.record()
+    for _ in range(calls):
+        work()
+    ended.record()
+    torch.cuda.synchronize()
+    return began.elapsed_time(ended) / 1000 / calls
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files of strangers: zip archives checked and bounded, and one error for whatever goes wrong."""
+"""Foreign files: zip archives, checked and bounded, and one error for everything that fails."""
 
 import contextlib
 import struct
@@ -11,12 +11,13 @@ from typing import BinaryIO
 from common.console import InputError
 from common.stand_ins import UnsafePickleError
 
-# Poses deflate to a third or so. What shrinks more than this is made to fill the memory.
+# Poses deflate to a third; a member that inflates to more than these is meant to fill the memory.
 MAX_DEFLATION = 20
-ALWAYS_ALLOWED_BYTES = 1 << 26
+ALWAYS_ALLOWED_BYTES = 1 << 24
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _IS_ENCRYPTED, _SIZES_FOLLOW, _IS_UTF8 = 1, 1 << 3, 1 << 11
 _IN_ZIP64_FIELD = 0xFFFFFFFF
+_LARGEST_DESCRIPTOR = 24  # bytes behind a member whose sizes follow it
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -60,14 +61,14 @@ def readable(path: Path, expected: str) -> Iterator[None]:
 def read_members(path: Path) -> Iterator[tuple[str, bytes]]:
     """Read every member of a zip archive, stored or deflated.
 
-    Each member's checksum is compared, and what the archive's directory says of it is compared
-    with the member's own header: a damaged directory must not give one member's bytes as another's.
+    Checksums are compared, and the archive's directory is compared with the members' own headers,
+    so that a damaged directory can neither exchange nor hide members.
 
     Yields:
         (name, bytes), in the order of the directory.
 
     Raises:
-        ValueError: if the archive is damaged, encrypted, or inflates beyond all measure.
+        ValueError: if the archive is damaged, encrypted, or inflates beyond the bounds above.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -106,12 +107,12 @@ def _check_directory(file: BinaryIO, members: list[zipfile.ZipInfo], directory: 
             (signature, flags, method) != (b"PK\3\4", member.flag_bits, member.compress_type)
             or name != member.orig_filename
             or any(here not in (there, _IN_ZIP64_FIELD) for here, there in told)
-            or member.header_offset < end
+            or not end <= member.header_offset <= end + _LARGEST_DESCRIPTOR
         ):
             raise ValueError(f"the directory contradicts the member {member.filename[:80]}")
         end = file.tell() + extra + member.compress_size
-    if end > directory:
-        raise ValueError("its last member is truncated")
+    if not end <= directory <= end + _LARGEST_DESCRIPTOR:
+        raise ValueError("the directory leaves members out, or the last member is truncated")
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:

@@ -23,8 +23,11 @@ from common.console import (
     yes_or_no,
 )
 from common.device import PRECISIONS
-from common.h36m_dataset import SUBJECTS, TEST_SUBJECTS, TRAIN_SUBJECTS, parse_subjects
+from common.footage import UPS
+from common.h36m_dataset import FPS, SUBJECTS, TEST_SUBJECTS, TRAIN_SUBJECTS, parse_subjects
 from common.model_poseformer import PoseFormerConfig
+from common.motion import DEFAULT_CUTOFF_HZ
+from common.render import RenderOptions
 from common.video import parse_size
 
 
@@ -75,16 +78,23 @@ class Recipe:
 _KINDS = ARCHITECTURE | {f.name: f.metadata["kind"] for f in fields(Recipe)}
 NETWORK_FLAGS = tuple(name for name in ARCHITECTURE if "drop" not in name and name != "in_chans")
 
+OWN_FOOTAGE = "custom"  # the dataset of data/prepare_2d_custom.py, which has no true 3D
+DEFAULT_CAMERA = "55011271"
+
 # What one way of using the script reads, and no other.
 EVALUATION_FLAGS = ("by_subject", "latex", "report")
-VIDEO_FLAGS = ("viz_size", "viz_bitrate", "viz_no_ground_truth", "viz_video")
 RENDER_FLAGS = ("viz_subject", "viz_action", "viz_camera", "viz_output", "viz_export", "viz_limit")
-RENDER_FLAGS += ("viz_skip", "viz_downsample", *VIDEO_FLAGS)
-SEQUENCE_FLAGS = ("subjects_test", "actions", "std", "seed")  # not read by --render
+RENDER_FLAGS += ("viz_skip", "viz_downsample", "viz_size", "viz_bitrate", "viz_no_ground_truth")
+RENDER_FLAGS += ("viz_video",)
 TRAINING_FLAGS = ("epochs", "batch_size", "learning_rate", "lr_decay", "dropout", "drop_path")
 TRAINING_FLAGS += ("subjects_train", "stride", "subset", "no_data_augmentation", "no_eval")
 TRAINING_FLAGS += ("overwrite", "checkpoint_frequency", "export_training_curves")
+TRAINING_FLAGS += ("no_compile", "no_cuda_graph")
 TRAINING_FLAGS += ("wandb_name", "wandb_id", "wandb_project", "wandb_mode")
+FOOTAGE_FLAGS = ("causal", "no_resample", "smooth", "up")
+# Flags that --render of the dataset, and flags that own footage has no use for.
+SEQUENCE_FLAGS = ("subjects_test", "actions", "std", "seed")
+DATASET_FLAGS = ("downsample", "std")
 
 
 # What flags and a checkpoint say together --------------------------------------------------------
@@ -205,6 +215,16 @@ def _given(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def render_options(arguments: argparse.Namespace) -> RenderOptions:
+    """Return what the flags --viz-… say of the output.
+
+    Raises:
+        InputError: if the output cannot be written, or they contradict each other.
+    """
+    names = [field.name for field in fields(RenderOptions)]
+    return RenderOptions(**{name: getattr(arguments, f"viz_{name}") for name in names})
+
+
 def estimator_names(keypoints: str) -> list[str]:
     """Return the estimators that a value of --keypoints stands for, in their order."""
     if keypoints == "concatenate":
@@ -234,6 +254,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     _add_run_flags(parser)
     _add_evaluation_flags(parser)
     _add_render_flags(parser)
+    _add_footage_flags(parser)
     arguments = parser.parse_args(argv)
     # The parser sets no default where there is a value: what is not None then was given.
     nothing = argparse.Namespace(**dict.fromkeys(vars(arguments)))
@@ -335,6 +356,10 @@ def _add_training_flags(parser: ArgumentParser) -> None:
 def _add_run_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("run").add_argument
     add("-g", "--gpu", default="0", metavar="N", help="which GPU; cpu for none")
+    tf32 = "let a GPU round fp32 to 11 bits in products (2D by about half a pixel), faster"
+    add("--tf32", action="store_true", help=tf32)
+    add("--no-compile", action="store_true", help="on a GPU, train without torch.compile")
+    add("--no-cuda-graph", action="store_true", help="on a GPU, train without CUDA graphs")
     add(
         "-c",
         "--checkpoint",
@@ -382,7 +407,8 @@ def _add_render_flags(parser: ArgumentParser) -> None:
     add("--render", action="store_true", help="draw a prediction instead of the table")
     add("--viz-subject", default="S9", choices=SUBJECTS, metavar="S", help="whose sequence")
     add("--viz-action", default="Walking", metavar="NAME", help='such as "Sitting 1"')
-    add("--viz-camera", default="55011271", metavar="ID", help="id of the camera, or 0 to 3")
+    camera = f"id of the camera, or 0 to 3 (default: {DEFAULT_CAMERA})"
+    add("--viz-camera", metavar="ID", help=camera)
     add(
         "--viz-output",
         type=Path,
@@ -416,7 +442,52 @@ def _add_render_flags(parser: ArgumentParser) -> None:
     add("--viz-video", type=Path, metavar="FILE", help="draw its frames under the 2D")
 
 
+def _add_footage_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument_group(
+        "own footage",
+        f"with -d {OWN_FOOTAGE} -k NAME --evaluate FILE, for data/prepare_2d_custom.py's files; "
+        "-a chooses sequences",
+    ).add_argument
+    add("--causal", action="store_true", help="use past frames only")
+    add(
+        "--no-resample",
+        action="store_true",
+        help=f"take the frames for ones at the {FPS} a second of the training",
+    )
+    add(
+        "--smooth",
+        type=positive_float,
+        nargs="?",
+        const=DEFAULT_CUTOFF_HZ,
+        metavar="HZ",
+        help=f"take out motion faster than this, without a delay ({DEFAULT_CUTOFF_HZ:g} Hz if no "
+        "number follows)",
+    )
+    add(
+        "--up",
+        choices=UPS,
+        help="what is up: level as the picture, auto by the person's trunk and feet; --viz-camera "
+        "and --viz-subject: as in that camera (default: auto)",
+    )
+
+
+def _check_footage(arguments: argparse.Namespace, given: set[str]) -> None:
+    if arguments.dataset != OWN_FOOTAGE:
+        refuse_flags(given, FOOTAGE_FLAGS, f"goes with -d {OWN_FOOTAGE}")
+        return
+    if not arguments.evaluate:
+        raise InputError(
+            f"-d {OWN_FOOTAGE}: own footage has no true 3D to train on; add --evaluate FILE"
+        )
+    if arguments.keypoints is None or len(estimator_names(arguments.keypoints)) > 1:
+        raise InputError(f"-d {OWN_FOOTAGE}: name one file's keypoints with -k")
+    refuse_flags(given, (*EVALUATION_FLAGS, *DATASET_FLAGS), f"is not for -d {OWN_FOOTAGE}")
+    if arguments.up and arguments.viz_camera:
+        raise InputError("--up and --viz-camera both tell what is up; give one of them")
+
+
 def _check(arguments: argparse.Namespace, given: set[str]) -> None:
+    _check_footage(arguments, given)
     for name in ("evaluate", "resume"):
         if getattr(arguments, name) == "":
             raise InputError(f"--{name} '': give the checkpoint's file")
@@ -432,13 +503,8 @@ def _check(arguments: argparse.Namespace, given: set[str]) -> None:
         refuse_flags(given, EVALUATION_FLAGS, "goes with --evaluate, without --render")
     if arguments.evaluate:
         refuse_flags(given, TRAINING_FLAGS, "is for training, not for --evaluate; leave it out")
-    if arguments.render:
+    if arguments.render and arguments.dataset != OWN_FOOTAGE:
         refuse_flags(given, SEQUENCE_FLAGS, "is not for --render; leave it out")
-        output = arguments.viz_output or Path("x.mp4")
-        if output.suffix.lower() == ".png":
-            refuse_flags(given, VIDEO_FLAGS, f"is for videos, not for {output}")
-        elif output.suffix.lower() == ".gif":
-            refuse_flags(given, ("viz_bitrate",), f"is for mp4, not for {output}")
     if arguments.keypoints is not None and "" in arguments.keypoints.split("+"):
         raise InputError(f"--keypoints '{arguments.keypoints}': an estimator's name is missing")
     if arguments.number_of_frames is not None and arguments.number_of_frames % 2 == 0:

@@ -38,6 +38,7 @@ from common.train_step import load_optimizer_state
 from common.training import TrainingState
 
 _DATA_PARALLEL_PREFIX = "module."
+_MAX_NAMES = 5
 _PLAIN_TYPES = (bool, int, float, str, type(None))
 # What a checkpoint keeps of the epoch that is under way: fields of `TrainingState`.
 _PROGRESS = {
@@ -421,21 +422,32 @@ def _is_dense(weight: Tensor) -> bool:
 
 def _first_foreign(value: Any) -> str | None:
     """Name something in nested containers that is neither a tensor nor plain, or return None."""
-    pending, seen = [("the checkpoint", value)], set()
+    pending, seen = [((), value)], set()
     while pending:
-        where, value = pending.pop()
+        place, value = pending.pop()
         if id(value) in seen:  # containers of strangers may hold themselves
             continue
         seen.add(id(value))
         if isinstance(value, dict):
-            pending += [(f"{where}[{key!r}]", item) for key, item in value.items()]
-            pending += [(f"a key of {where}", key) for key in value]
+            foreign_key = next((key for key in value if type(key) not in _PLAIN_TYPES), None)
+            if foreign_key is not None:
+                return f"{_where(place)}, a {type(foreign_key).__name__} as a key"
+            pending += [((place, key), item) for key, item in value.items()]
         elif isinstance(value, list | tuple):
-            pending += [(f"{where}[{i}]", item) for i, item in enumerate(value)]
+            pending += [((place, i), item) for i, item in enumerate(value)]
         # Exact types: np.float64 is a float too, but is pickled as a NumPy object.
         elif not isinstance(value, Tensor) and type(value) not in _PLAIN_TYPES:
-            return f"{where}, a {type(value).__name__.strip('_')}"
+            return f"{_where(place)}, a {type(value).__name__}"
     return None
+
+
+def _where(place: tuple) -> str:
+    """Describe a place within a checkpoint, given as (place of the container, key there)."""
+    keys = []
+    while place and len(keys) < _MAX_NAMES:
+        place, key = place
+        keys.append(f"[{shown(key)}]")
+    return f"the checkpoint{'…' if place else ''}{''.join(reversed(keys))}"
 
 
 def _architecture_from_shapes(state: Mapping[str, Tensor], path: Path | str) -> dict[str, int]:

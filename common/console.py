@@ -26,11 +26,18 @@ EXIT_TERMINATED = 143
 
 
 class InputError(Exception):
-    """Bad usage or bad input; the message is one line that names the file and what to do."""
+    """Bad usage or bad input; the message is one line that names the file and what to do.
+
+    Args:
+        message: characters in it that cannot be printed, as in a damaged name, are replaced.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else "?" for c in message))
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults that say something: neither None, nor False, nor one told in words."""
+    """Shows defaults, except None, False, and those that the help text already gives."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False
@@ -151,7 +158,7 @@ def _terminate(*_: Any) -> NoReturn:
 
 
 def leave_signals_to_parent() -> None:
-    """Make a pool's process ignore Ctrl-C, which its parent answers, and end at once on SIGTERM."""
+    """Make a worker process ignore Ctrl-C, which its parent handles, and end at once on SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -1,7 +1,7 @@
-"""One 2D estimator's raw file of one sequence: recognised by content, one person, no gaps.
+"""Reading an estimator's raw file of one sequence: one person a frame, gaps filled.
 
-Three forms are known, none of them by name: people (dicts of frame, box and keypoints, any number
-of them a frame), poses by frame (a dict whose values may be None), and plain arrays.
+Three forms are recognised: people (dicts of frame, box and keypoints, any number of them a frame),
+poses by frame (a dict whose values may be None), and plain arrays.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ NUM_KEYPOINTS = 17
 CHANNELS = (2, 3)  # without and with confidence
 PERSON_KEYS = ("frame", "bbox", "keypoints")
 BOX_SHAPE = (5,)  # left, top, right, bottom, score
-# Nearly three hours at 50 Hz: a damaged frame number must not fill the memory with repetitions.
+# Nearly three hours at 50 Hz; a damaged frame number would otherwise fill the memory.
 MAX_FRAMES = 500_000
 
 

@@ -4,11 +4,14 @@ import ctypes
 import sys
 
 import torch
+from torch import Tensor, nn
 
 from common.console import InputError
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 
 PRECISIONS = ("auto", "fp32", "bf16")
+# |a - b| / |b| between the compiled network and the plain one, of output and of gradients.
+COMPILED_TOLERANCES = {"fp32": 0.01, "bf16": 0.2}
 
 
 def choose_device(gpu: str, quiet: bool = False) -> torch.device:
@@ -61,6 +64,15 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def allow_tf32(device: torch.device, quiet: bool = False) -> None:
+    """Let a GPU round the factors of float32 products to TF32's 11 bits, and say so."""
+    if device.type != "cuda":
+        return
+    torch.set_float32_matmul_precision("high")
+    if not quiet:
+        print("The GPU computes products of fp32 in TF32.")
+
+
 def build_network(
     config: PoseFormerConfig, device: torch.device | str, precision: str
 ) -> PoseFormerV2:
@@ -78,6 +90,51 @@ def build_network(
     except ModuleNotFoundError:  # who has deleted it gets the same network, slower
         return PoseFormerV2(config)
     return network_class(config, precision)(config)
+
+
+def compile_network(model: PoseFormerV2, inputs: Tensor, precision: str) -> nn.Module:
+    """Return the network as torch.compile makes it, for training; the network itself if that fails.
+
+    The compiled one is run once. Where nothing in the network is random its output and gradients
+    have to be those of the plain one. A line on standard error says what is wrong.
+
+    Args:
+        model: on its device, in training mode.
+        inputs: (B, F, 17, C) windows; batches of other sizes are compiled when they come.
+        precision: "fp32" or "bf16", of matrix products.
+    """
+    compiled = torch.compile(model, dynamic=False)
+    gpus = [inputs.device] if inputs.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(gpus):
+            ours = _output_and_gradients(compiled, inputs, precision)
+            plain = _output_and_gradients(model, inputs, precision)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the compiler's many kinds, and those of the compilers it calls
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    else:
+        difference = max(float((a - b).norm() / b.norm()) for a, b in zip(ours, plain))
+        is_random = model.config.drop_rate > 0 or model.config.drop_path_rate > 0
+        if is_random or difference < COMPILED_TOLERANCES[precision]:
+            return compiled
+        reason = f"its output or gradients differ by {difference:.2g} of their size"
+    finally:
+        model.zero_grad(set_to_none=True)
+    print(f"training without torch.compile, which is slower: {reason}", file=sys.stderr)
+    return model
+
+
+def _output_and_gradients(
+    network: nn.Module, inputs: Tensor, precision: str
+) -> tuple[Tensor, Tensor]:
+    """Return the poses, flat, and the gradient of their mean square by all parameters, flat."""
+    network.zero_grad(set_to_none=True)
+    with autocast(inputs.device, precision):
+        poses = network(inputs).float()
+    poses.square().mean().backward()
+    gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+    return poses.detach().flatten(), torch.cat(gradients)
 
 
 def keep_freed_memory() -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -46,14 +47,24 @@ class World:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the model, in DistributedDataParallel where there are several processes."""
-        if self.size == 1:
-            return model
-        devices = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(
-            model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True
-        )
+    def share_weights(self, model: nn.Module) -> None:
+        """Give the main process's weights to every process."""
+        if self.size > 1:
+            for parameter in model.parameters():
+                dist.broadcast(parameter.detach(), src=0)
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace every gradient by its mean over the processes, in one message for all of them.
+
+        DistributedDataParallel sends them while the backward pass still runs, but takes a dozen
+        warm-up steps and a stream of its own before a CUDA graph can hold it.
+        """
+        parameters = [p for p in parameters if p.grad is not None]
+        flat = torch.cat([p.grad.flatten() for p in parameters])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
+            p.grad = part.view_as(p)
 
     def share_of(self, batch: Tensor) -> tuple[Tensor, float]:
         """Return this process's part of a batch, and the weight of its mean loss.
@@ -68,6 +79,12 @@ class World:
         part = batch[self.rank :: self.size]
         weight = len(part) * self.size / len(batch)
         return (part, weight) if len(part) else (batch[:1], 0.0)
+
+    def batches(self, samples: int, batch_size: int) -> list[tuple[int, float]]:
+        """Return the size and the weight of `share_of` an epoch's first and its last batch."""
+        whole = torch.arange(samples).split(batch_size)
+        shares = [self.share_of(batch) for batch in (whole[0], whole[-1])]
+        return [(len(part), weight) for part, weight in shares]
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of every process's `values`, a tensor on the CPU."""
@@ -126,12 +143,17 @@ def start_world(gpu: str) -> World:
             processes do not come.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        return World(rank=0, size=1, device=choose_device(gpu, quiet=False))
-    rank, size, local_rank, restarts = _torchrun_s_numbers()
-    device = choose_device("cpu" if gpu == "cpu" else str(local_rank), quiet=rank > 0)
+        rank, size, local_rank, restarts = 0, 1, gpu, 0
+    else:
+        rank, size, local_rank, restarts = _torchrun_s_numbers()
+    device = choose_device(gpu if gpu == "cpu" else str(local_rank), quiet=rank > 0)
     on_gpu = device.type == "cuda"
     if on_gpu:
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device)  # a CUDA graph is captured on the current device
+    if size == 1:
+        return World(rank=0, size=1, device=device)
+    if on_gpu:  # PyTorch's notes on CUDA graphs ask for it where a graph holds NCCL's calls
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
         store=_store_of_all(rank, size, restarts),

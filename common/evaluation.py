@@ -1,6 +1,7 @@
 """Estimating the poses of whole sequences, and measuring the estimates."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,15 @@ from common.skeleton import NUM_JOINTS
 BATCH_TOKENS = {"cpu": 3072, "cuda": 49152}  # tokens of the mixed blocks at a time
 
 
-@torch.no_grad()
 def predict(
+    model: PoseFormerV2, keypoints: Sequence[np.ndarray], **options: Any
+) -> list[np.ndarray]:
+    """Return the poses of `predict_on_device`, which has the same arguments, as NumPy arrays."""
+    return [poses.cpu().numpy() for poses in predict_on_device(model, keypoints, **options)]
+
+
+@torch.no_grad()
+def predict_on_device(
     model: PoseFormerV2,
     keypoints: Sequence[np.ndarray],
     *,
@@ -26,7 +34,7 @@ def predict(
     precision: str = "fp32",
     flip: bool = True,
     batch_size: int | None = None,
-) -> list[np.ndarray]:
+) -> list[Tensor]:
     """Estimate the pose of every frame of every sequence.
 
     A frame's spatial features are computed once and serve all windows that keep the frame. Memory
@@ -42,8 +50,8 @@ def predict(
             cores, or a GPU, busy.
 
     Returns:
-        One (frames, 17, 3) float32 array a sequence: metres, relative to the hip, all joints as the
-        network gives them, the hip included.
+        One (frames, 17, 3) float32 tensor a sequence, on the device: metres, relative to the hip,
+        all joints as the network gives them, the hip included.
     """
     device = torch.device(device)
     kept = model.config.number_of_kept_frames
@@ -68,7 +76,7 @@ def predict(
             views = _views(coefficients.unflatten(-1, (NUM_JOINTS, -1)), flip)
             lifted = model.lift(features[:, numbers].flatten(0, 1), views.flatten(0, 1).flatten(2))
             poses[start : start + len(windows)] = _merge_views(lifted, flip)
-    return [part.numpy() for part in poses.cpu().split([len(sequence) for sequence in keypoints])]
+    return list(poses.split([len(sequence) for sequence in keypoints]))
 
 
 def _views(keypoints: Tensor, flip: bool) -> Tensor:
@@ -107,7 +115,7 @@ def evaluate(
     sums = MetricSums()
     mine = sequences[world.rank :: world.size]
     if mine:
-        poses = predict(
+        poses = predict_on_device(
             model, [s.keypoints for s in mine], device=world.device, precision=precision
         )
         for sequence, predicted in zip(mine, poses):

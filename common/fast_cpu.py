@@ -68,7 +68,7 @@ class FastPoseFormerV2(PoseFormerV2):
         for block in blocks:
             x, branch = _STACKS[type(block)](block, x, branch)
         _, (x,) = add_norm(x, branch, [norm])
-        return x.transpose(0, 1).float()
+        return x.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def network_class(config: PoseFormerConfig, precision: str) -> type[PoseFormerV2]:

@@ -257,7 +257,7 @@ def keypoints_path(data_dir: Path, dataset: str, name: str) -> Path:
         there_are = f"there are: {', '.join(names)}" if names else "there are none"
         raise InputError(
             f"{path}: no such file; of keypoints in {data_dir}, {there_are} "
-            "(data/prepare_2d_estimation.py makes them)"
+            f"(data/prepare_2d_{'custom' if dataset == 'custom' else 'estimation'}.py makes them)"
         )
     return path
 

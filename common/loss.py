@@ -178,6 +178,8 @@ class MetricSums:
     ) -> None:
         """Add one camera's view of one sequence, whole: velocities do not cross its ends.
 
+        All is computed where the prediction lies; a GPU is waited for twice.
+
         Args:
             subject: "S9" and so on.
             action: the sequence's name, such as "Sitting 1".
@@ -193,15 +195,17 @@ class MetricSums:
                 f"{subject} {action}: none of the 15 actions over which the report averages; "
                 "select some of them with --actions"
             )
-        predicted, target = (torch.as_tensor(p).cpu().double() for p in (predicted, target))
+        predicted = torch.as_tensor(predicted).double()
+        target = torch.as_tensor(target).to(predicted.device).double()
         if not predicted.isfinite().all():
             raise InputError(
                 f"{subject} {action}: the prediction is NaN or infinite; use another checkpoint"
             )
         sums = self.state[SUBJECTS.index(subject), ACTIONS.index(action_class(action))]
-        for i, values in enumerate(_joint_values(predicted, target, all_metrics)):
-            sums[:, i, 0] += values.sum(dim=0).to(sums.device)
-            sums[:, i, 1] += len(values)
+        metrics = list(_joint_values(predicted, target, all_metrics))
+        totals = torch.stack([values.sum(dim=0) for values in metrics], dim=1)  # (joints, metrics)
+        sums[:, : len(metrics), 0] += totals.to(sums.device)
+        sums[:, : len(metrics), 1] += torch.tensor([len(values) for values in metrics])
 
     def mpjpe_mm(self) -> float:
         """Return the field's figure: MPJPE in mm, averaged over the actions that have frames.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 NUM_JOINTS = 17
 NUM_HEADS = 8
 MLP_RATIO = 2
+MAX_SEQUENCES = 65_535  # the grid of a GPU's fused attention holds no more (pytorch issue 146704)
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,14 @@ class DropPath(nn.Module):
         return x * factor.to(x.dtype)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return softmax(q kᵀ / √c) v of each sequence; all are (B, heads, T, c)."""
+    if len(q) <= MAX_SEQUENCES:
+        return F.scaled_dot_product_attention(q, k, v)
+    parts = zip(*(x.split(MAX_SEQUENCES) for x in (q, k, v)))
+    return torch.cat([F.scaled_dot_product_attention(*part) for part in parts])
+
+
 class Attention(nn.Module):
     """Multi-head self-attention among the tokens of each sample."""
 
@@ -121,8 +130,7 @@ class Attention(nn.Module):
         B, T, D = x.shape  # samples, tokens, channels
         qkv = self.qkv(x).view(B, T, 3, NUM_HEADS, D // NUM_HEADS)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, channels of a head)
-        x = F.scaled_dot_product_attention(q, k, v)
-        x = x.transpose(1, 2).reshape(B, T, D)
+        x = attend(q, k, v).transpose(1, 2).reshape(B, T, D)
         return self.drop(self.proj(x))
 
 

@@ -172,6 +172,70 @@ def write_positions_2d(path: Path | str, positions: Positions2d) -> None:
     write_npz(path, positions_2d=positions, metadata=KEYPOINTS_METADATA)
 
 
+def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+    """Read `data_2d_custom_<name>.npz`.
+
+    Args:
+        path: the npz file.
+
+    Returns:
+        {sequence: (frames, 17, 2 or 3)}, float32, pixels, then confidence; {sequence: {"w", "h":
+        the picture's size in pixels, "fps" where it is known, and, where prepare_2d_custom.py wrote
+        the file, "person" and "first_frame"}}.
+
+    Raises:
+        InputError: if the file is missing, damaged, unsafe, or not of this form.
+    """
+    arrays = read_npz(path)
+    if not {"positions_2d", "metadata"} <= arrays.keys():
+        raise InputError(f"{path}: holds {listing(arrays)}, but no 'positions_2d' and 'metadata'")
+    content = arrays["metadata"] if isinstance(arrays["metadata"], dict) else {}
+    layout, videos = content.get("layout_name"), content.get("video_metadata")
+    if not (isinstance(layout, str) and layout == "h36m" and isinstance(videos, dict)):
+        raise InputError(
+            f"{path}: its metadata does not tell of joints in Human3.6M's layout and of videos; "
+            "data/prepare_2d_custom.py writes such files"
+        )
+    positions, metadata = {}, {}
+    actions_of = _map_actions(path, arrays["positions_2d"], _check_custom_2d)
+    for video, actions in actions_of.items():
+        info = videos.get(video)
+        if not isinstance(info, dict) or not all(_is_positive(info.get(k)) for k in ("w", "h")):
+            raise InputError(f"{path}: its metadata does not tell the size of {video}")
+        if "fps" in info and not _is_positive(info["fps"]):
+            raise InputError(f"{path}: the frame rate of {video} is {shown(info['fps'])}")
+        for action, keypoints in actions.items():
+            name = video if len(actions) == 1 else f"{video} {action}"
+            positions[name], metadata[name] = keypoints, info
+    return positions, metadata
+
+
+def _check_custom_2d(where: str, cameras: Any) -> np.ndarray:
+    if not isinstance(cameras, list | tuple | np.ndarray) or len(cameras) != 1:
+        raise InputError(f"{where}: expected a list of one camera's array")
+    return _check_array(where, cameras[0], 17, (2, 3))
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and 0 < value < float("inf")
+
+
+def write_custom_2d(
+    path: Path | str,
+    positions: dict[str, dict[str, list[np.ndarray]]],
+    video_metadata: dict[str, dict[str, Any]],
+) -> None:
+    """Write `data_2d_custom_<name>.npz`, in the form that VideoPose3D introduced, atomically.
+
+    Args:
+        path: the npz file.
+        positions: {sequence: {"custom": [one array (frames, 17, 2 or 3)]}}, float32, pixels.
+        video_metadata: {sequence: {"w", "h", "fps", …}}: pixels, and frames a second.
+    """
+    metadata = {"layout_name": "h36m", **KEYPOINTS_METADATA, "video_metadata": video_metadata}
+    write_npz(path, positions_2d=positions, metadata=metadata)
+
+
 def write_positions_3d(path: Path | str, positions: Positions3d) -> None:
     """Write `data_3d_h36m.npz` atomically.
 

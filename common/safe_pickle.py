@@ -24,7 +24,7 @@ from common.stand_ins import (
 )
 
 MAX_DEPTH = 200  # published checkpoints nest to 8
-MAX_CONTAINERS = 5_000_000
+MAX_CONTAINERS = 2_000_000  # an hour of one person a frame, at 50 Hz
 MAX_INTEGER_BYTES = 64
 MAX_DIGITS = 100
 MEMOIZE, BINGET, BININT1, STOP = b"\x94hK."
@@ -175,7 +175,11 @@ class PickleReader:
         return items
 
     def _add(self, container: Any, items: Iterable, depth: int = 1) -> None:
-        """Note how deep a container nests, now that it holds `items` too."""
+        """Note how deep a container nests, now that it holds `items` too.
+
+        Containers that hold it already are not followed: such chains come of the memo, and of
+        containers that hold themselves.
+        """
         for item in items:
             if type(item) in _CONTAINERS:
                 depth = max(depth, self._depths[id(item)] + 1)
@@ -235,7 +239,7 @@ class PickleReader:
     def _global(self, module: Any, name: Any) -> Any:
         full_name = f"{module}.{name}" if type(module) is type(name) is str else "no name"
         if full_name not in self._stand_ins:
-            raise UnsafePickleError("".join(c if c.isprintable() else "?" for c in full_name[:200]))
+            raise UnsafePickleError(full_name[:200])
         return self._stand_ins[full_name]
 
     def _call(self, function: Any, arguments: Any) -> None:

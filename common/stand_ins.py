@@ -75,7 +75,8 @@ def plain_dtype(name: str) -> np.dtype:
     Raises:
         ValueError: if it is none of numbers, text or objects.
     """
-    if not re.fullmatch(r"[<>|=]?([biufcSU]\d{1,6}|O8?)", name):
+    sizes = r"b1|[iu][1248]|f2|f4|f8|f16|c8|c16|c32|[SU]\d{1,6}|O8?"
+    if not re.fullmatch(f"[<>|=]?({sizes})", name):
         raise ValueError(f"it holds arrays of dtype {name[:40]}")
     return np.dtype(name)
 

@@ -4,14 +4,18 @@ Nothing in the step waits for the device. On a GPU all of it, from gathering the
 the weights, is captured once as a CUDA graph.
 """
 
+import contextlib
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from common.console import InputError
+
 WEIGHT_DECAY = 0.1  # of the paper's supplement
+MAX_GRAPHS = 4  # an epoch has two sizes of batch; any further size runs uncaptured
 _WARM_UP_STEPS = 3  # before a capture, as PyTorch's notes on CUDA graphs ask for
 
 
@@ -22,11 +26,14 @@ def build_optimizer(model: nn.Module, learning_rate: float) -> torch.optim.AdamW
     it by `set_learning_rate`.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    on_gpu = parameters[0].is_cuda
-    lr = torch.tensor(learning_rate, device=parameters[0].device) if on_gpu else learning_rate
+    device = parameters[0].device
+    on_gpu = device.type != "cpu"
     optimizer = torch.optim.AdamW(
-        parameters, lr=lr, weight_decay=WEIGHT_DECAY, fused=True, capturable=on_gpu
+        parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True, capturable=on_gpu
     )
+    if on_gpu:
+        (group,) = optimizer.param_groups
+        group["lr"] = torch.full((), learning_rate, device=device)
     for p in parameters:
         optimizer.state[p] = {
             "step": torch.zeros((), device=p.device),
@@ -72,12 +79,19 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]
 class TrainStep:
     """Makes one training step from the indices of its samples.
 
+    On a GPU the steps are captured as CUDA graphs: one for each size of batch, in one pool of
+    memory, so that together they take what the largest takes.
+
     Args:
         loss_of: gives the mean loss of a batch, a scalar on the device with its gradient, from
             (B,) int64 indices of samples; called again for each step, or captured.
         optimizer: of `build_optimizer`.
         device: where both compute.
-        capture: whether to capture the step as a CUDA graph, on a GPU.
+        batches: the (B, weight) of the batches to come, the largest first, in the same order in
+            every process. All are captured before the first step: if memory does not suffice for
+            one of them, it shows at once.
+        average_gradients: `World.average_gradients` where there are several processes.
+        capture: whether to capture steps on a GPU.
     """
 
     def __init__(
@@ -86,13 +100,18 @@ class TrainStep:
         optimizer: torch.optim.Optimizer,
         device: torch.device,
         *,
+        batches: Iterable[tuple[int, float]] = (),
+        average_gradients: Callable[[list[Tensor]], None] | None = None,
         capture: bool = True,
     ) -> None:
         self.loss_of = loss_of
         self.optimizer = optimizer
         self.device = device
+        self.average_gradients = average_gradients
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._expected = list(batches)
         self._may_capture = capture and device.type == "cuda"
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graphs: dict[tuple[int, float], _Graph] = {}
 
     def __call__(self, indices: Tensor, weight: float = 1.0) -> Tensor:
         """Update the weights once.
@@ -103,64 +122,139 @@ class TrainStep:
 
         Returns:
             The loss of the batch before the update, a scalar on the device, without waiting for it.
-        """
-        if self._may_capture and self._graph is None and weight == 1:
-            self._try_to_capture(indices)
-        if self._graph is None or weight != 1 or indices.shape != self._indices.shape:
-            return self._step(indices, weight)
-        self._indices.copy_(indices)
-        self._graph.replay()
-        return self._loss.clone()
 
-    def _step(self, indices: Tensor, weight: float = 1.0) -> Tensor:
-        self.optimizer.zero_grad(set_to_none=True)
+        Raises:
+            InputError: if one of several processes cannot capture the step.
+        """
+        batch = (len(indices), weight)
+        if batch not in self._graphs and self._may_capture:
+            self._try_to_capture([*self._expected, batch])
+        if batch not in self._graphs:
+            return self._step(indices, weight)
+        captured = self._graphs[batch]
+        captured.indices.copy_(indices)
+        captured.graph.replay()
+        return captured.loss.clone()
+
+    def _step(self, indices: Tensor, weight: float) -> Tensor:
         loss = self._backward(indices, weight)
         self.optimizer.step()
         return loss
 
-    def _backward(self, indices: Tensor, weight: float = 1.0) -> Tensor:
+    def _backward(self, indices: Tensor, weight: float) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss_of(indices)
         (loss * weight if weight != 1 else loss).backward()
+        if self.average_gradients is not None:
+            self.average_gradients(self._parameters)
         return loss.detach()
 
-    def _try_to_capture(self, indices: Tensor) -> None:
-        """Capture the step for batches of this size; if that fails, say so and never try again.
+    def _try_to_capture(self, batches: list[tuple[int, float]]) -> None:
+        """Capture a step for each of these batches; if that fails, say so and never try again.
 
         Neither the warm-up, which leaves out the optimizer, nor the capture, which computes
-        nothing, changes weights, moments or random numbers.
+        nothing, nor the check changes weights, moments or random numbers.
         """
-        self._may_capture = False
         random_state = torch.cuda.get_rng_state(self.device)
         try:
-            self._capture(indices)
-        except torch.cuda.OutOfMemoryError:
+            with torch.cuda.device(self.device):
+                self._capture([b for b in dict.fromkeys(batches) if b not in self._graphs])
+            self._may_capture = len(self._graphs) < MAX_GRAPHS
+        except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            self._graph = None
-            reason = str(error).splitlines()[0]
-            print(f"training without a CUDA graph, which is slower: {reason}", file=sys.stderr)
+            self._may_capture = False
+            self._graphs.clear()  # they draw from a random state that may be no longer in use
+            cause: BaseException = error
+            while isinstance(cause.__context__, Exception):  # a capture's end hides what broke it
+                cause = cause.__context__
+            reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+            if self.average_gradients is not None:  # the other processes would wait for this one
+                raise InputError(
+                    f"the training step cannot be captured as a CUDA graph: {reason}; start again "
+                    "with --no-cuda-graph"
+                ) from error
+            print(
+                f"training without CUDA graphs (--no-cuda-graph), which is slower: {reason}",
+                file=sys.stderr,
+            )
         torch.cuda.set_rng_state(random_state, self.device)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _capture(self, indices: Tensor) -> None:
-        self._indices = indices.clone()
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP_STEPS):
-                self.optimizer.zero_grad(set_to_none=True)
-                self._backward(self._indices)
-            self._load_optimizer_kernels()
-        torch.cuda.current_stream(self.device).wait_stream(stream)
+    def _capture(self, batches: list[tuple[int, float]]) -> None:
+        if not self._graphs:
+            self._pool = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream(self.device)
+        device = self._parameters[0].device
+        inputs = [torch.zeros(size, dtype=torch.int64, device=device) for size, _ in batches]
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._stream):
+            # All warm up before a graph takes its memory, of which warming up has no use.
+            for indices, (_, weight) in zip(inputs, batches):
+                for _ in range(_WARM_UP_STEPS):
+                    self._backward(indices, weight)
+            _load_optimizer_kernels(device)
+            for indices, batch in zip(inputs, batches):
+                self._graphs[batch] = self._capture_one(indices, batch[1])
+                self._check(self._graphs[batch].graph)
+        torch.cuda.current_stream(self.device).wait_stream(self._stream)
+
+    def _capture_one(self, indices: Tensor, weight: float) -> "_Graph":
         self.optimizer.zero_grad(set_to_none=True)  # gradients then belong to the graph
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._loss = self._step(self._indices)
-        self._graph = graph
+        # NCCL's own thread may call CUDA meanwhile.
+        mode = "global" if self.average_gradients is None else "thread_local"
+        try:
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode=mode
+            ):
+                loss = self._step(indices, weight)
+        except RuntimeError:
+            _leave_failed_capture(self.device.index, self._pool)
+            raise
+        return _Graph(graph, indices, loss)
 
-    def _load_optimizer_kernels(self) -> None:
-        """Step another optimizer once: a capture must not be the first use of a kernel."""
-        scratch = nn.Linear(1, 1, device=self.device)
-        for parameter in scratch.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        build_optimizer(scratch, 0.0).step()
+    @torch.no_grad()
+    def _check(self, graph: torch.cuda.CUDAGraph) -> None:
+        """Replay a graph on a copy of the state.
+
+        Raises:
+            RuntimeError: if weights or step counts do not move.
+        """
+        moments = [self.optimizer.state[p] for p in self._parameters]
+        state = [*self._parameters, *(value for entry in moments for value in entry.values())]
+        before = [value.clone() for value in state]
+        counts = torch.stack([entry["step"] for entry in moments])
+        graph.replay()
+        counted = torch.equal(torch.stack([entry["step"] for entry in moments]), counts + 1)
+        moved = not all(torch.equal(a, b) for a, b in zip(self._parameters, before))
+        for value, old in zip(state, before):
+            value.copy_(old)
+        if not (counted and moved):
+            raise RuntimeError("a replay of the captured step does not train")
+
+
+class _Graph(NamedTuple):
+    """A captured step, the indices that it reads and the loss that it writes."""
+
+    graph: torch.cuda.CUDAGraph
+    indices: Tensor
+    loss: Tensor
+
+
+def _load_optimizer_kernels(device: torch.device) -> None:
+    """Step another optimizer once: a capture must not be the first use of a kernel."""
+    scratch = nn.Linear(1, 1, device=device)
+    for parameter in scratch.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    build_optimizer(scratch, 0.0).step()
+
+
+def _leave_failed_capture(device_index: int, pool: tuple[int, int]) -> None:
+    """Undo what a capture leaves behind that fails in its end (pytorch pull request 180395)."""
+    # Before PyTorch 2.12 the allocator still gives its memory from the pool; later ones refuse.
+    with contextlib.suppress(RuntimeError):
+        torch._C._cuda_endAllocateToPool(device_index, pool)
+    # Before PyTorch 2.13 the random numbers' state still counts for the graph; its copy does not.
+    generator = torch.cuda.default_generators[device_index]
+    generator.graphsafe_set_state(generator.clone_state())

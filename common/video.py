@@ -158,6 +158,19 @@ def probe_video(path: Path | str) -> tuple[tuple[int, int], float]:
     return about["size"], about["fps"]
 
 
+def count_frames(path: Path | str) -> int:
+    """Return how many frames a video has; they are not decoded for it.
+
+    Raises:
+        InputError: if there is no such file, ffmpeg cannot read it, or there is no frame.
+    """
+    probe_video(path)
+    frames, _ = _imageio_ffmpeg().count_frames_and_secs(_url(path))
+    if not frames:
+        raise InputError(f"{path}: the video has no frames; choose another")
+    return frames
+
+
 def read_video(
     path: Path | str, crop: tuple[float, float, float, float], size: tuple[int, int]
 ) -> Iterator[np.ndarray]:

@@ -44,7 +44,7 @@ from common.skeleton import coco_to_h36m
 
 FILE_SUFFIX = "_pose_sequence.npy"
 LAYOUTS = ("coco", "h36m")
-# A disk keeps no more processes than these supplied.
+# More processes than these wait for the disk.
 MAX_PROCESSES = 8
 
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import resource
+import tracemalloc
 import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -293,6 +294,34 @@ def test_containers_that_hold_themselves_end(tmp_path):
     knot.append(knot)
     path = write(tmp_path / "p.bin", published_checkpoint(make_model(), lr=knot))
     assert load_checkpoint(path)["epoch"] == 137
+
+
+def test_long_keys_cost_no_memory(tmp_path):
+    """Names of all places, each with the long key, once took a gigabyte for this megabyte."""
+    content = {"model_pos": {"a": torch.zeros(1)}, "x" * 10**6: dict.fromkeys(range(1000))}
+    path = write(tmp_path / "p.bin", content)
+    tracemalloc.start()
+    load_checkpoint(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 10**6
+    content["x" * 10**6][5] = {1, 2}
+    with pytest.raises(InputError) as error:
+        load_checkpoint(write(path, content))
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("value", ["[[[", 5, "x" * 10**6])
+def test_a_field_of_the_configuration_is_shown_in_part_of_a_line(tmp_path, value):
+    if value == "[[[":
+        for _ in range(9):
+            value = [value] * 10
+    contents = our_checkpoint(make_model())
+    contents["config"]["drop_rate" if value == 5 else "depth"] = value
+    path = write(tmp_path / "p.bin", contents)
+    with pytest.raises(InputError) as error:
+        infer_config(load_checkpoint(path), path)
+    assert len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize("zip_format", FORMATS.values(), ids=FORMATS)

@@ -309,6 +309,16 @@ def test_flags_that_cannot_be_meant_are_refused(with_earlier_output, strategy, f
         assert_one_line_error(merge(data_dir, strategy, *flags), message)
 
 
+def test_an_input_that_is_the_output_through_a_link_is_left_alone(with_earlier_output, tmp_path):
+    """Such a merge once replaced the estimator's own file."""
+    data_dir, _ = with_earlier_output
+    link = tmp_path / "link"
+    link.symlink_to(data_dir)
+    with untouched(data_dir):
+        output = link / "data_2d_h36m_pct.npz"
+        assert_one_line_error(merge(data_dir, "average", "--output-filename", output), output)
+
+
 def test_a_full_disk_leaves_the_earlier_output(with_earlier_output, monkeypatch):
     data_dir, _ = with_earlier_output
 

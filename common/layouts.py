@@ -1,0 +1,111 @@
+"""Layouts of keypoints that estimators answer with, and the way from each to Human3.6M's joints.
+
+Every layout but Human3.6M's own holds COCO's 17 keypoints under these or other indices. They are
+converted as COCO's are; what a layout has beyond them is left out, because that is how the
+keypoints are made on which lifters are trained.
+"""
+
+from types import MappingProxyType
+
+import numpy as np
+
+from common.skeleton import COCO_NAMES, NUM_JOINTS, coco_to_h36m
+
+_OPENPOSE_ARMS = (
+    *("nose", "neck", "right_shoulder", "right_elbow", "right_wrist"),
+    *("left_shoulder", "left_elbow", "left_wrist"),
+)
+_LEGS = ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
+_OPENPOSE_FACE = ("right_eye", "left_eye", "right_ear", "left_ear")
+_TOES = ("big_toe", "small_toe", "heel")
+
+# {layout: names of its keypoints, in order}. Of COCO-WholeBody, the face and the hands, which are
+# not used, have numbers in the place of names.
+KEYPOINT_NAMES = MappingProxyType(
+    {
+        "coco": COCO_NAMES,
+        "coco_wholebody": (
+            *COCO_NAMES,
+            *(f"{side}_{part}" for side in ("left", "right") for part in _TOES),
+            *(f"face_{i}" for i in range(68)),
+            *(f"{side}_hand_{i}" for side in ("left", "right") for i in range(21)),
+        ),
+        "halpe26": (
+            *COCO_NAMES,
+            *("head_top", "neck", "mid_hip"),
+            *(f"{side}_{part}" for part in _TOES for side in ("left", "right")),
+        ),
+        "body25": (
+            *_OPENPOSE_ARMS,
+            "mid_hip",
+            *_LEGS,
+            *_OPENPOSE_FACE,
+            *(f"{side}_{part}" for side in ("left", "right") for part in _TOES),
+        ),
+        "openpose18": (*_OPENPOSE_ARMS, *_LEGS, *_OPENPOSE_FACE),
+        "mediapipe": (
+            "nose",
+            *("left_eye_inner", "left_eye", "left_eye_outer"),
+            *("right_eye_inner", "right_eye", "right_eye_outer"),
+            *("left_ear", "right_ear", "mouth_left", "mouth_right"),
+            *(
+                f"{side}_{part}"
+                for part in (
+                    *("shoulder", "elbow", "wrist", "pinky", "index", "thumb"),
+                    *("hip", "knee", "ankle", "heel", "foot_index"),
+                )
+                for side in ("left", "right")
+            ),
+        ),
+    }
+)
+LAYOUTS = (*KEYPOINT_NAMES, "h36m")
+# Parent of each of COCO's keypoints, -1 for the nose.
+COCO_PARENTS = (-1, 0, 0, 1, 2, 0, 0, 5, 6, 7, 8, 5, 6, 11, 12, 13, 14)
+
+
+def num_keypoints(layout: str) -> int:
+    """Return how many keypoints a layout has."""
+    return NUM_JOINTS if layout == "h36m" else len(KEYPOINT_NAMES[layout])
+
+
+def layout_of(count: int) -> str:
+    """Return the layout that has this many keypoints; COCO for 17, which Human3.6M has too.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    for layout in KEYPOINT_NAMES:
+        if num_keypoints(layout) == count:
+            return layout
+    known = ", ".join(f"{name} {num_keypoints(name)}" for name in LAYOUTS)
+    raise ValueError(f"no layout has {count} keypoints; there are {known}")
+
+
+def coco_keypoints(keypoints: np.ndarray, layout: str) -> np.ndarray:
+    """Return COCO's 17 of keypoints (..., points, channels) in a layout other than "h36m"."""
+    names = KEYPOINT_NAMES[layout]
+    return keypoints[..., [names.index(name) for name in COCO_NAMES], :]
+
+
+def to_h36m(keypoints: np.ndarray, layout: str) -> np.ndarray:
+    """Turn keypoints of any layout into Human3.6M's 17 joints.
+
+    Args:
+        keypoints: (..., points, channels): pixels, then perhaps a confidence.
+        layout: one of `LAYOUTS`.
+
+    Returns:
+        (..., 17, channels), in the order of `JOINT_NAMES`.
+
+    Raises:
+        ValueError: if the layout is unknown or has another number of points.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"no layout '{layout}'; there are {', '.join(LAYOUTS)}")
+    if keypoints.ndim < 2 or keypoints.shape[-2] != num_keypoints(layout):
+        expected = f"(..., {num_keypoints(layout)}, channels)"
+        raise ValueError(f"layout {layout}: expected keypoints {expected}, got {keypoints.shape}")
+    if layout == "h36m":
+        return keypoints
+    return coco_to_h36m(coco_keypoints(keypoints, layout))

@@ -1,0 +1,195 @@
+"""Sequences in time and in the room: resampling, smoothing, upright, on the floor; measures.
+
+Everything works on arrays whose first axis is time, without a network and without truth.
+"""
+
+import numpy as np
+
+from common.camera import quaternion_rotate
+from common.skeleton import BONES, JOINT_NAMES, ROOT
+
+DEFAULT_CUTOFF_HZ = 6.0
+# Heights of the floor under the feet change no faster than this.
+_FLOOR_CUTOFF_HZ = 4.0
+# Rotates a level camera's coordinates (x right, y down, z forward) to x right, y forward, z up.
+LEVEL_CAMERA = np.array([np.sqrt(0.5), -np.sqrt(0.5), 0, 0])
+_THORAX = JOINT_NAMES.index("Thorax")
+_FEET = [JOINT_NAMES.index("RFoot"), JOINT_NAMES.index("LFoot")]
+
+
+def sample(values: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Interpolate in time with Catmull and Rom's cubic spline (1974), exact at whole positions.
+
+    Args:
+        values: (frames, ...).
+        positions: (samples,), in frames; before the first and after the last, these are held.
+
+    Returns:
+        (samples, ...), in the precision of `values`.
+    """
+    frames = len(values)
+    positions = np.clip(positions, 0, frames - 1)
+    before = np.minimum(np.floor(positions).astype(np.int64), max(frames - 2, 0))
+    if frames < 3:
+        weights = np.stack([1 - (positions - before), positions - before])
+        rows = np.stack([before, np.minimum(before + 1, frames - 1)])
+        padded = values
+    else:
+        t = positions - before
+        weights = 0.5 * np.stack(
+            [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]
+        )
+        # One frame more at each end, on the parabola through the three next to it.
+        first, last = values[:3].astype(np.float64), values[-3:].astype(np.float64)
+        first = 3 * first[0] - 3 * first[1] + first[2]
+        last = 3 * last[2] - 3 * last[1] + last[0]
+        padded = np.concatenate([first[None], values, last[None]])
+        rows = before + np.arange(4)[:, None]
+    weights = weights.reshape(*weights.shape, *[1] * (values.ndim - 1))
+    return (weights * padded[rows]).sum(axis=0).astype(values.dtype)
+
+
+def resample(values: np.ndarray, fps: float, to_fps: float) -> np.ndarray:
+    """Return the frames that a recording at another rate has, from the first until the last.
+
+    Args:
+        values: (frames, ...), at `fps` frames a second.
+        fps: their rate.
+        to_fps: the rate that is wanted; where it is the same, `values` come back.
+
+    Returns:
+        (new frames, ...), frame k at k / `to_fps` seconds; the last one is held where the
+        recording ends between two of them.
+    """
+    if fps == to_fps:
+        return values
+    count = int(np.ceil((len(values) - 1) * to_fps / fps - 1e-6)) + 1
+    return sample(values, np.arange(count) * fps / to_fps)
+
+
+def resample_back(values: np.ndarray, fps: float, from_fps: float, frames: int) -> np.ndarray:
+    """Return the `frames` frames at `fps` of what `resample` brought to `from_fps`."""
+    if fps == from_fps:
+        return values
+    return sample(values, np.arange(frames) * from_fps / fps)
+
+
+def smooth(values: np.ndarray, fps: float, cutoff_hz: float = DEFAULT_CUTOFF_HZ) -> np.ndarray:
+    """Take out what is faster than `cutoff_hz`, without a delay (zero phase).
+
+    The filter is a Gaussian whose gain at the cutoff is √½: exp(-2 π² σ² f²) = √½ gives
+    σ = √(ln 2) / (2 π f) seconds. Straight motion stays as it is, at the ends too.
+
+    Args:
+        values: (frames, ...), at `fps` frames a second.
+        fps: their rate.
+        cutoff_hz: in Hz.
+
+    Returns:
+        (frames, ...), in the precision of `values`.
+    """
+    sigma = fps * np.sqrt(np.log(2)) / (2 * np.pi * cutoff_hz)
+    reach = int(np.ceil(4 * sigma))
+    if len(values) < 2:
+        return values
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    flat = values.reshape(len(values), -1).astype(np.float64)
+    # A point reflection at each end: what went up goes on going up.
+    padded = np.pad(flat, ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
+    columns = [np.convolve(c, kernel / kernel.sum(), mode="valid") for c in padded.T]
+    return np.stack(columns, axis=-1).reshape(values.shape).astype(values.dtype)
+
+
+def up_direction(poses_m: np.ndarray) -> np.ndarray:
+    """Return the direction (3,) that is up, from the average trunk and the feet.
+
+    It is the mean of two averages over the frames: of the directions from the hip to the thorax,
+    and from between the feet to the hip.
+
+    Args:
+        poses_m: (frames, 17, 3), in any frame of reference.
+    """
+    trunk = _unit(poses_m[:, _THORAX] - poses_m[:, ROOT])
+    legs = _unit(poses_m[:, ROOT] - poses_m[:, _FEET].mean(axis=1))
+    return _unit(_unit(trunk.mean(axis=0)) + _unit(legs.mean(axis=0)))
+
+
+def orientation_of_camera(up: np.ndarray) -> np.ndarray:
+    """Return the unit quaternion (4,) that rotates camera coordinates to a world with z up.
+
+    The camera looks along the world's y as far as `up` lets it: from a level camera's orientation
+    the world is tilted on the shortest way.
+
+    Args:
+        up: (3,), unit length, in camera coordinates (x right, y down, z forward).
+    """
+    x, y, z = quaternion_rotate(LEVEL_CAMERA, np.asarray(up, dtype=np.float64))
+    # The shortest rotation from a to b is (1 + a · b, a × b), normalised; here b = (0, 0, 1).
+    tilt = np.array([1 + z, y, -x, 0])
+    tilt = _unit(tilt) if np.linalg.norm(tilt) > 1e-9 else np.array([0.0, 1, 0, 0])
+    return _product(tilt, LEVEL_CAMERA)
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return Hamilton's product of two quaternions: the rotation by b, then by a."""
+    scalar = a[0] * b[0] - a[1:] @ b[1:]
+    return np.array([scalar, *(a[0] * b[1:] + b[0] * a[1:] + np.cross(a[1:], b[1:]))])
+
+
+def on_floor(poses_m: np.ndarray, fps: float) -> np.ndarray:
+    """Move each frame up or down so that its lowest joint stands on the floor, z = 0.
+
+    A lifter tells where joints are relative to the hip, not how high the hip is: somebody who
+    squats would lift the feet. The floor's height is smoothed, so that jitter of the feet does not
+    shake the body. Jumps are lost.
+
+    Args:
+        poses_m: (frames, 17, 3), metres, z up.
+        fps: frames a second.
+
+    Returns:
+        (frames, 17, 3).
+    """
+    lowest = smooth(poses_m[..., 2].min(axis=1), fps, _FLOOR_CUTOFF_HZ)
+    return poses_m - lowest[:, None, None] * np.array([0, 0, 1], dtype=poses_m.dtype)
+
+
+def bone_variation_percent(poses_m: np.ndarray) -> float:
+    """Return how much bones' lengths vary: standard deviation over mean, averaged over bones."""
+    children, parents = np.array(BONES).T
+    lengths = np.linalg.norm(poses_m[:, children] - poses_m[:, parents], axis=-1)
+    return float(100 * np.mean(lengths.std(axis=0) / np.maximum(lengths.mean(axis=0), 1e-9)))
+
+
+def jitter_m_s3(poses_m: np.ndarray, fps: float) -> float:
+    """Return the mean jerk of the joints, in m/s³ (Flash and Hogan, 1985); 0 below 4 frames.
+
+    Jerk is the third derivative of the position, here by finite differences.
+    """
+    if len(poses_m) < 4:
+        return 0.0
+    return float(np.linalg.norm(np.diff(poses_m, 3, axis=0), axis=-1).mean() * fps**3)
+
+
+def reprojection_px(poses_m: np.ndarray, keypoints_px: np.ndarray) -> float:
+    """Return how far poses lie from the keypoints that they were made from, in the picture.
+
+    The camera's focal length and the person's distance are not known, so each frame's pose is
+    laid over its keypoints by the scale and the shift of least squares (scaled orthographic
+    projection).
+
+    Args:
+        poses_m: (frames, 17, 3), metres, camera coordinates.
+        keypoints_px: (frames, 17, 2), pixels.
+
+    Returns:
+        The mean distance of the joints in pixels.
+    """
+    flat = poses_m[..., :2] - poses_m[..., :2].mean(axis=1, keepdims=True)
+    points = keypoints_px - keypoints_px.mean(axis=1, keepdims=True)
+    scale = (flat * points).sum(axis=(1, 2)) / np.maximum((flat**2).sum(axis=(1, 2)), 1e-12)
+    return float(np.linalg.norm(scale[:, None, None] * flat - points, axis=-1).mean())
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

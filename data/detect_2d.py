@@ -1,0 +1,144 @@
+"""A video to 2D keypoints, through an estimator that you install for it.
+
+  mediapipe    pip install mediapipe==0.10.21 (Python up to 3.12, NumPy below 2: an environment of
+               its own, with tqdm and imageio-ffmpeg); one person; the model is in the package
+  rtmlib       pip install rtmlib onnxruntime; several people; fetches RTMPose at the first use
+  ultralytics  pip install ultralytics; several people, followed; fetches YOLO at the first use
+
+The output is what prepare_2d_custom.py reads: an npy file of dicts {frame, bbox (5,), keypoints
+(17, 3)} in COCO's layout, in pixels.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.console import ArgumentParser, InputError, progress, run
+from common.files import atomic_output, check_distinct, check_output
+from common.layouts import coco_keypoints
+from common.video import count_frames, probe_video, read_video
+
+# Takes a picture (height, width, 3), RGB; yields a tuple for each person: keypoints (17, 3), the
+# box (5,) with its score or None, and the identity or None.
+Found = tuple[np.ndarray, np.ndarray | None, int | None]
+Estimator = Callable[[np.ndarray], Iterator[Found]]
+
+
+def main() -> None:
+    """Run the estimator on every frame and write what it finds."""
+    arguments = parse_arguments()
+    output = arguments.output or Path(f"{arguments.video.stem}_{arguments.estimator}.npy")
+    check_distinct([check_output(output, (".npy",))], [arguments.video])
+    size, frames = probe_video(arguments.video)[0], count_frames(arguments.video)
+    estimate = load_estimator(arguments.estimator)
+    pictures = read_video(arguments.video, (0, 0, 1, 1), size)
+    people = []
+    for frame, picture in enumerate(
+        progress(pictures, total=frames, desc=arguments.estimator, unit="frame")
+    ):
+        for keypoints, box, identity in estimate(picture):
+            person = {"frame": frame, "bbox": box_around(keypoints) if box is None else box}
+            person["keypoints"] = keypoints.astype(np.float32)
+            people.append(person if identity is None else {**person, "track_id": identity})
+    if not people:
+        raise InputError(f"{arguments.video}: {arguments.estimator} found no person in any frame")
+    content = np.fromiter(people, dtype=object, count=len(people))
+    with atomic_output(output) as temporary:
+        np.save(temporary, content, allow_pickle=True)
+    found = len({person["frame"] for person in people})
+    print(f"wrote {output}: {len(people):,} people in {found:,} of {frame + 1:,} frames")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    summary, details = __doc__.split("\n\n", 1)
+    parser = ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--video", type=Path, required=True, metavar="FILE")
+    add("--estimator", choices=ESTIMATORS, required=True)
+    add("--output", type=Path, metavar="FILE", help="an npy file; VIDEO_ESTIMATOR.npy if not given")
+    return parser.parse_args()
+
+
+def load_estimator(name: str) -> Estimator:
+    """Return the estimator, or say what to install for it.
+
+    Raises:
+        InputError: if its package is missing.
+    """
+    load, packages = ESTIMATORS[name]
+    try:
+        return load()
+    except ImportError as error:
+        raise InputError(f"--estimator {name}: {error}; pip install {packages}") from error
+
+
+def load_mediapipe() -> Estimator:
+    """MediaPipe's Pose, the model of medium size, which its wheel holds."""
+    from mediapipe import solutions
+
+    pose = solutions.pose.Pose(model_complexity=1)
+
+    def estimate(picture: np.ndarray) -> Iterator[Found]:
+        landmarks = pose.process(picture).pose_landmarks
+        if landmarks is not None:
+            height, width = picture.shape[:2]
+            points = [[p.x * width, p.y * height, p.visibility] for p in landmarks.landmark]
+            yield coco_keypoints(np.array(points), "mediapipe"), None, None
+
+    return estimate
+
+
+def load_rtmlib() -> Estimator:
+    """RTMPose through rtmlib."""
+    from rtmlib import Body
+
+    body = Body(mode="balanced", backend="onnxruntime", device="cpu")
+
+    def estimate(picture: np.ndarray) -> Iterator[Found]:
+        keypoints, scores = body(np.ascontiguousarray(picture[..., ::-1]))  # BGR
+        for points, confidences in zip(keypoints, scores):
+            yield np.concatenate([points, confidences[:, None]], axis=-1), None, None
+
+    return estimate
+
+
+def load_ultralytics() -> Estimator:
+    """YOLO11's pose model through Ultralytics, with its tracker's identities."""
+    from ultralytics import YOLO
+
+    model = YOLO("yolo11m-pose.pt")
+
+    def estimate(picture: np.ndarray) -> Iterator[Found]:
+        result = model.track(np.ascontiguousarray(picture[..., ::-1]), persist=True, verbose=False)
+        keypoints, boxes = result[0].keypoints.data.cpu().numpy(), result[0].boxes.cpu().numpy()
+        identities = [None] * len(boxes) if boxes.id is None else boxes.id.astype(int).tolist()
+        for points, box, score, identity in zip(keypoints, boxes.xyxy, boxes.conf, identities):
+            yield points, np.append(box, score), identity
+
+    return estimate
+
+
+def box_around(keypoints: np.ndarray) -> np.ndarray:
+    """Return left, top, right, bottom of keypoints (17, 3), and their mean confidence."""
+    corners = [keypoints[:, :2].min(axis=0), keypoints[:, :2].max(axis=0)]
+    return np.append(np.concatenate(corners), keypoints[:, 2].mean())
+
+
+# {name: how to load it, what to install for it}
+ESTIMATORS = {
+    "mediapipe": (load_mediapipe, "mediapipe==0.10.21 (Python up to 3.12, NumPy below 2)"),
+    "rtmlib": (load_rtmlib, "rtmlib onnxruntime"),
+    "ultralytics": (load_ultralytics, "ultralytics"),
+}
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,289 @@
+"""Any estimator's keypoints of a video of your own to data_2d_custom_<name>.npz.
+
+The input is recognised by its content: MMPose, COCO results, AlphaPose, OpenPose (a folder),
+Ultralytics' and rtmlib's arrays, MediaPipe, VideoPose3D's Detectron files, and what
+prepare_2d_estimation.py reads. Each person becomes a sequence without gaps, in Human3.6M's joints.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.console import (
+    DATA_DIR,
+    ArgumentParser,
+    InputError,
+    non_negative_int,
+    number,
+    positive_int,
+    run,
+    split_names,
+    warn,
+)
+from common.files import check_distinct
+from common.layouts import COCO_PARENTS, LAYOUTS, coco_keypoints, to_h36m
+from common.npz_io import write_custom_2d
+from common.skeleton import COCO_NAMES, JOINT_NAMES, PARENTS
+from common.video import count_frames, probe_video
+from data.custom.formats import read_people
+from data.custom.people import People
+from data.custom.plausibility import contradictions
+from data.custom.tracks import Piece, Track, follow, pieces_of
+
+# Coordinates up to this are shares of the picture, as MediaPipe's, and no pixels.
+MAX_SHARE = 2.0
+# Videos' own counts of their frames are often off by one or two.
+TOLERATED_FRAMES = 2
+MAX_OUTSIDE = 0.5
+
+
+class Recording(NamedTuple):
+    """What the video is; `frames` is None where it is not known."""
+
+    width: int
+    height: int
+    fps: float
+    frames: int | None
+
+
+def main() -> None:
+    """Read, follow people, fill gaps, convert, write."""
+    arguments = parse_arguments()
+    suffix = "_w_conf" if arguments.keep_conf else ""
+    output = arguments.data_dir / f"data_2d_custom_{arguments.name}{suffix}.npz"
+    check_distinct([output], [arguments.input, *([arguments.video] if arguments.video else [])])
+    people = read_people(arguments.input, arguments.layout, arguments.first_frame)
+    print(
+        f"{arguments.input}: {people.source}, layout {people.layout}, "
+        f"{len(people.frames):,} detections in {people.num_frames:,} frames"
+    )
+    recording = settle_recording(arguments, people.size)
+    people = in_pixels(people, recording, arguments.input)
+    check_against(recording, people, arguments.input)
+    if arguments.keep_conf and people.keypoints.shape[-1] == 2:
+        raise InputError(f"{arguments.input}: holds no confidences; run without --keep-conf")
+    tracks, twice = follow(people)
+    if twice:
+        warn(f"{arguments.input}: {twice} people are twice in a frame; took the higher score")
+    positions, metadata = {}, {}
+    chosen = choose(tracks, arguments.person, arguments.min_frames)
+    for track in chosen:
+        pieces = cut_and_fill(track, people.layout, arguments.max_gap, arguments.fill_gaps)
+        for index, piece in enumerate(pieces):
+            parts = [arguments.name]
+            parts += [f"person{track.person}"] if len(chosen) > 1 else []
+            parts += [f"part{index + 1}"] if len(pieces) > 1 else []
+            name = "_".join(parts)
+            joints = convert(piece.keypoints, people.layout, arguments.keep_conf)
+            positions[name] = {"custom": [joints]}
+            metadata[name] = {
+                "w": recording.width,
+                "h": recording.height,
+                "fps": recording.fps,
+                "person": track.person,
+                "first_frame": piece.first_frame,
+            }
+            report(name, piece, people.layout)
+            for what in contradictions(piece.keypoints, people.layout):
+                warn(f"{name}: {what}")
+    write_custom_2d(output, positions, metadata)
+    print(f"wrote {output} ({len(positions)} sequence{'s' * (len(positions) > 1)})")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--input", type=Path, required=True, metavar="FILE", help="the keypoints; or a folder")
+    add("--name", type=output_name, required=True, help="the output is data_2d_custom_NAME.npz")
+    add("--video", type=Path, metavar="FILE", help="tells the picture's size and the frame rate")
+    add("--size", type=picture_size, metavar="WxH", help="without --video: the picture's size")
+    add(
+        "--fps",
+        type=number(float, lambda fps: 0 < fps <= 1000, "a frame rate from 0 to 1000"),
+        help="without --video: frames a second; with it: instead of the video's own rate",
+    )
+    add("--layout", choices=LAYOUTS, help="what the keypoints are (default: by their number)")
+    add(
+        "--person",
+        metavar="N,M",
+        help="only these people, by the file's identities or the numbers that are printed "
+        "(default: all of them)",
+    )
+    add(
+        "--min-frames",
+        type=positive_int,
+        default=10,
+        metavar="N",
+        help="leave out people who are found in fewer frames, unless nobody is left",
+    )
+    add(
+        "--max-gap",
+        type=non_negative_int,
+        default=20,
+        metavar="FRAMES",
+        help="interpolate gaps up to this long; a longer one cuts the sequence in two",
+    )
+    add("--fill-gaps", action="store_true", help="interpolate every gap, however long")
+    add("--keep-conf", action="store_true", help="keep the confidences; the file ends in _w_conf")
+    add(
+        "--first-frame",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="number of the video's first frame in COCO's or AlphaPose's results",
+    )
+    add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="where the npz file goes")
+    return parser.parse_args()
+
+
+def output_name(text: str) -> str:
+    """Return a name that can be a part of a file's and stand in `--keypoints`."""
+    if not re.fullmatch(r"[\w.-]+", text):
+        raise argparse.ArgumentTypeError(f"'{text}': use letters, digits, '_', '-' and '.'")
+    return text
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """Read "1920x1080"."""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.lower())
+    if not match or "0" in (match[1], match[2]):
+        raise argparse.ArgumentTypeError(
+            f"'{text}': give WIDTHxHEIGHT in pixels, such as 1920x1080"
+        )
+    return int(match[1]), int(match[2])
+
+
+def settle_recording(
+    arguments: argparse.Namespace, size_in_file: tuple[int, int] | None
+) -> Recording:
+    """Return size and frame rate from the video, the flags, or the keypoints' own file.
+
+    Raises:
+        InputError: if they are not known, or contradict each other.
+    """
+    size, video_fps = probe_video(arguments.video) if arguments.video else (None, None)
+    sizes = {
+        str(arguments.video): size,
+        "--size": arguments.size,
+        str(arguments.input): size_in_file,
+    }
+    sizes = {source: size for source, size in sizes.items() if size}
+    if not sizes:
+        raise InputError("the picture's size is not known; give --video, or --size and --fps")
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{width}x{height} by {name}" for name, (width, height) in sizes.items())
+        raise InputError(f"pictures of different sizes: {told}; give what belongs together")
+    fps = arguments.fps or video_fps
+    if fps is None:
+        raise InputError("the frame rate is not known; give --video, or --fps")
+    frames = count_frames(arguments.video) if arguments.video else None
+    return Recording(*next(iter(sizes.values())), fps, frames)
+
+
+def in_pixels(people: People, recording: Recording, path: Path) -> People:
+    """Turn shares of the picture into pixels; leave pixels as they are."""
+    if np.nanmax(np.abs(people.keypoints[..., :2])) > MAX_SHARE:
+        return people
+    print(f"{path}: coordinates are shares of the picture, {recording.width}x{recording.height}")
+    size = np.array([recording.width, recording.height])
+    keypoints = people.keypoints.copy()
+    keypoints[..., :2] *= size
+    return people._replace(keypoints=keypoints, boxes=people.boxes * np.tile(size, 2))
+
+
+def check_against(recording: Recording, people: People, path: Path) -> None:
+    """Compare the keypoints with the video.
+
+    Raises:
+        InputError: if most keypoints lie outside of the picture, or there are more frames than
+            the video has.
+    """
+    points = people.keypoints[..., :2]
+    points = points[np.isfinite(points[..., 0])]
+    size = np.array([recording.width, recording.height])
+    outside = float((np.abs(points - size / 2) > 0.55 * size).any(axis=-1).mean())
+    told = f"{outside:.0%} of the keypoints lie outside of the {size[0]}x{size[1]} picture"
+    if outside > MAX_OUTSIDE:
+        raise InputError(f"{path}: {told}; give the size of the video that they were found in")
+    if outside > 0.05:
+        warn(f"{path}: {told}")
+    if recording.frames is None:
+        return
+    surplus = people.num_frames - recording.frames
+    if surplus > TOLERATED_FRAMES:
+        raise InputError(
+            f"{path}: {people.num_frames} frames of keypoints, but the video has "
+            f"{recording.frames}; give the video that they were found in, or --first-frame"
+        )
+    if surplus < -TOLERATED_FRAMES:
+        warn(f"{path}: the keypoints end {-surplus} frames before the video does")
+
+
+def choose(tracks: list[Track], persons: str | None, min_frames: int) -> list[Track]:
+    """Return the people that are wanted, and print who there is.
+
+    Raises:
+        InputError: if one is wanted who is not there.
+    """
+    kept = [t for t in tracks if len(t.frames) >= min_frames] or tracks[:1]
+    if persons is not None:
+        there = {str(track.person): track for track in tracks}
+        wanted = list(dict.fromkeys(split_names(persons)))
+        missing = [person for person in wanted if person not in there]
+        if missing or not wanted:
+            listed = ", ".join(list(there)[:20])
+            raise InputError(f"--person {persons}: no such person; there are {listed}")
+        kept = [there[person] for person in wanted]
+    left_out = [track for track in tracks if all(track is not other for other in kept)]
+    print(f"{len(tracks)} {'person' if len(tracks) == 1 else 'people'}, the main one first:")
+    for track in kept:
+        print(f"  person {track.person}: {extent(track)}")
+    if left_out:
+        longest = max(len(track.frames) for track in left_out)
+        print(f"  left out: {len(left_out)}, who are found in {longest} frames at most")
+    return kept
+
+
+def extent(track: Track) -> str:
+    """Say in which frames a person was found."""
+    return f"{len(track.frames)} of the frames {track.frames[0]} to {track.frames[-1]}"
+
+
+def cut_and_fill(track: Track, layout: str, max_gap: int, fill_all: bool) -> list[Piece]:
+    """Return a person's pieces, of COCO's keypoints or, if they are these, Human3.6M's joints."""
+    if layout == "h36m":
+        return pieces_of(track, PARENTS, max_gap, fill_all)
+    track = track._replace(keypoints=coco_keypoints(track.keypoints, layout))
+    return pieces_of(track, COCO_PARENTS, max_gap, fill_all)
+
+
+def convert(keypoints: np.ndarray, layout: str, keep_conf: bool) -> np.ndarray:
+    """Return the 17 joints, (frames, 17, 2 or 3), float32."""
+    joints = to_h36m(keypoints, "h36m" if layout == "h36m" else "coco")
+    return np.ascontiguousarray(joints if keep_conf else joints[..., :2], dtype=np.float32)
+
+
+def report(name: str, piece: Piece, layout: str) -> None:
+    """Print what a sequence is and what was filled in it; warn of points that were never found."""
+    frames = len(piece.keypoints)
+    told = f"{name}: frames {piece.first_frame} to {piece.first_frame + frames - 1}"
+    if piece.filled_frames:
+        told += f", filled {piece.filled_frames} of them, longest gap {piece.longest_gap}"
+    if piece.filled_points:
+        told += f", and {piece.filled_points:,} points in the others"
+    print(told)
+    if piece.never_found:
+        names = JOINT_NAMES if layout == "h36m" else COCO_NAMES
+        listed = ", ".join(names[point] for point in piece.never_found)
+        warn(f"{name}: never found: {listed}; the 3D of what hangs on them means nothing")
+
+
+if __name__ == "__main__":
+    run(main)

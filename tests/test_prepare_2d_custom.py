@@ -1,0 +1,555 @@
+import json
+
+import numpy as np
+import pytest
+from custom_files import (
+    FORMATS,
+    ONE_PERSON,
+    alphapose,
+    coco_annotations,
+    coco_results,
+    dump,
+    frame_dicts,
+    in_layout,
+    mediapipe,
+    mmpose,
+    openpose,
+    plain,
+    poses_by_frame,
+)
+from raw_trees import assert_one_line_error, call, untouched
+
+from common.console import InputError
+from common.layouts import KEYPOINT_NAMES, LAYOUTS, coco_keypoints, num_keypoints, to_h36m
+from common.npz_io import read_custom_2d
+from common.skeleton import COCO_NAMES, coco_to_h36m
+from common.video import write_video
+from data.custom import formats
+from data.custom.tracks import follow_by_overlap
+from data.prepare_2d_custom import main
+
+SIZE = (640, 480)
+FRAMES = 30
+# A person who faces the camera, in units of the height, x to the right, y down from the hips.
+FIGURE = np.array(
+    [[0, -0.42], [0.02, -0.44], [-0.02, -0.44], [0.04, -0.43], [-0.04, -0.43],
+     [0.1, -0.3], [-0.1, -0.3], [0.14, -0.15], [-0.14, -0.15], [0.16, 0], [-0.16, 0],
+     [0.06, 0], [-0.06, 0], [0.07, 0.24], [-0.07, 0.24], [0.07, 0.48], [-0.07, 0.48]]
+)  # fmt: skip
+
+
+def walkers(frames=FRAMES, people=2, seed=0):
+    """Return (frames, people, 17, 3): people who walk to and fro at different heights."""
+    random = np.random.default_rng(seed)
+    time = np.arange(frames)[:, None]
+    phase = np.arange(people) * np.pi
+    x = 320 + 150 * np.cos(time / 12 + phase)
+    y = np.broadcast_to(240 + 20 * np.arange(people), x.shape)
+    points = 300 * FIGURE + np.stack([x, y], axis=-1)[:, :, None]
+    points += random.normal(0, 0.5, points.shape)
+    confidence = random.uniform(0.5, 1, (*points.shape[:-1], 1))
+    return np.concatenate([points, confidence], axis=-1)
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """Run the script on a file; the earlier output must not suffer from a failure."""
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+
+    def run(path, *arguments, size="640x480", fps="30"):
+        size = ("--size", size) if size else ()
+        fps = ("--fps", fps) if fps else ()
+        common = ("--name", "dance", "--data-dir", data_dir)
+        return call(main, "--input", path, *common, *size, *fps, *arguments)
+
+    run.output = data_dir / "data_2d_custom_dance.npz"
+    run.output.write_bytes(b"an earlier file")
+    run.data_dir = data_dir
+    return run
+
+
+def prepared(prepare, path, *arguments, **flags):
+    result = prepare(path, *arguments, **flags)
+    assert result.status == 0, result.stderr
+    return (*read_custom_2d(prepare.output), result)
+
+
+# ---- formats and layouts ----
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_joints(prepare, tmp_path, name):
+    keypoints = walkers(people=1 if name in ONE_PERSON else 2)
+    positions, metadata, result = prepared(prepare, FORMATS[name](tmp_path, keypoints, SIZE))
+    assert result.stderr == ""
+    assert len(positions) == keypoints.shape[1]
+    remaining = [coco_to_h36m(person)[..., :2] for person in keypoints.swapaxes(0, 1)]
+    for sequence, joints in positions.items():
+        assert joints.dtype == np.float32 and joints.shape == (FRAMES, 17, 2)
+        errors = [np.abs(joints - expected).max() for expected in remaining]
+        assert min(errors) < 1e-4
+        remaining.pop(int(np.argmin(errors)))
+        info = metadata[sequence]
+        assert (info["w"], info["h"], info["fps"], info["first_frame"]) == (640, 480, 30, 0)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_frames_without_anybody_keep_their_place(prepare, tmp_path, name):
+    keypoints = walkers(people=1)
+    keypoints[[3, 4, 10]] = np.nan
+    positions, _, result = prepared(prepare, FORMATS[name](tmp_path, keypoints, SIZE))
+    (joints,) = positions.values()
+    expected = coco_to_h36m(keypoints[:, 0])[..., :2]
+    expected[3] = (2 * expected[2] + expected[5]) / 3
+    expected[4] = (expected[2] + 2 * expected[5]) / 3
+    expected[10] = (expected[9] + expected[11]) / 2
+    np.testing.assert_allclose(joints, expected, atol=1e-4)
+    assert "filled 3 of them, longest gap 2" in result.stdout
+
+
+def test_the_file_is_the_one_that_the_field_reads(prepare, tmp_path):
+    prepared(prepare, mmpose(tmp_path, walkers(), SIZE))
+    with np.load(prepare.output, allow_pickle=True) as arrays:
+        positions, metadata = arrays["positions_2d"].item(), arrays["metadata"].item()
+    assert list(positions) == ["dance_person1", "dance_person2"]
+    (keypoints,) = positions["dance_person1"]["custom"]
+    assert keypoints.shape == (FRAMES, 17, 2)
+    assert metadata["layout_name"] == "h36m" and metadata["num_joints"] == 17
+    assert metadata["keypoints_symmetry"] == [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]]
+    assert metadata["video_metadata"]["dance_person1"]["w"] == 640
+
+
+def test_confidences_are_kept_on_demand(prepare, tmp_path):
+    keypoints = walkers(people=1)
+    keypoints[5] = np.nan
+    path = mmpose(tmp_path, keypoints, SIZE)
+    assert prepare(path, "--keep-conf").status == 0
+    assert prepare.output.read_bytes() == b"an earlier file"
+    positions, _ = read_custom_2d(prepare.data_dir / "data_2d_custom_dance_w_conf.npz")
+    expected = coco_to_h36m(keypoints[:, 0])[..., 2]
+    expected[5] = 0
+    np.testing.assert_allclose(positions["dance"][..., 2], expected, atol=1e-6)
+    np.save(tmp_path / "xy.npy", walkers(people=1)[:, 0, :, :2])
+    with untouched(prepare.data_dir):
+        assert_one_line_error(prepare(tmp_path / "xy.npy", "--keep-conf"), "no confidences")
+
+
+def test_mediapipes_depth_is_no_confidence(prepare, tmp_path):
+    keypoints = walkers(people=1)
+    points = in_layout(keypoints[:, 0], "mediapipe")
+    points[..., 2] = np.random.default_rng(0).normal(size=points.shape[:-1])
+    np.save(tmp_path / "xyz.npy", points)
+    assert_one_line_error(prepare(tmp_path / "xyz.npy", "--keep-conf"), "no confidences")
+    positions, _, _ = prepared(prepare, tmp_path / "xyz.npy")
+    np.testing.assert_allclose(
+        positions["dance"], coco_to_h36m(keypoints[:, 0])[..., :2], atol=1e-4
+    )
+
+
+def test_human36m_joints_are_taken_as_they_are(prepare, tmp_path):
+    joints = coco_to_h36m(walkers(people=1)[:, 0])
+    np.save(tmp_path / "joints.npy", joints)
+    positions, _, result = prepared(prepare, tmp_path / "joints.npy", "--layout", "h36m")
+    np.testing.assert_array_equal(positions["dance"], joints[..., :2].astype(np.float32))
+    assert result.stderr == ""
+
+
+def test_layouts_are_told_by_their_number_of_points_and_hold_coco():
+    counts = [num_keypoints(layout) for layout in LAYOUTS]
+    assert counts == [17, 133, 26, 25, 18, 33, 17]
+    for layout, names in KEYPOINT_NAMES.items():
+        assert len(set(names)) == len(names)
+        points = np.arange(len(names), dtype=float)[:, None].repeat(2, axis=1)
+        assert [names[int(i)] for i in coco_keypoints(points, layout)[:, 0]] == list(COCO_NAMES)
+    with pytest.raises(ValueError, match=r"layout body25: expected keypoints \(..., 25"):
+        to_h36m(np.zeros((3, 17, 2)), "body25")
+    with pytest.raises(ValueError, match="no layout 'kinect'"):
+        to_h36m(np.zeros((3, 17, 2)), "kinect")
+
+
+# ---- people ----
+
+
+def test_people_are_followed_by_overlap_and_motion_when_they_cross():
+    keypoints = walkers(frames=100, people=3)
+    frames = np.repeat(np.arange(100), 3)
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(3), (100, 1)), axis=1)
+    shuffled = np.take_along_axis(keypoints, order[..., None, None], axis=1).reshape(300, 17, 3)
+    points = shuffled[..., :2]
+    boxes = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=-1)
+    numbers = follow_by_overlap(frames, boxes, points).reshape(100, 3)
+    assert set(np.unique(numbers)) == {1, 2, 3}
+    for person in range(3):  # the same number wherever it is the same person
+        assert len(set(numbers[order == person])) == 1
+
+
+def test_the_files_identities_are_believed(prepare, tmp_path):
+    keypoints = walkers()
+    keypoints[15:] = keypoints[15:, ::-1]  # identities follow what the file says, not the bodies
+    positions, metadata, _ = prepared(prepare, alphapose(tmp_path, keypoints, SIZE))
+    for name, joints in positions.items():
+        expected = coco_to_h36m(keypoints[:, metadata[name]["person"] - 1])[..., :2]
+        np.testing.assert_allclose(joints, expected, atol=1e-4)
+
+
+def test_one_person_is_chosen(prepare, tmp_path):
+    path = alphapose(tmp_path, walkers(), SIZE)
+    positions, metadata, _ = prepared(prepare, path, "--person", "2")
+    assert list(positions) == ["dance"] and metadata["dance"]["person"] == 2
+    with untouched(prepare.data_dir):
+        assert_one_line_error(prepare(path, "--person", "7"), "--person 7", "there are")
+
+
+def test_people_of_a_few_frames_are_left_out_and_said_so(prepare, tmp_path):
+    keypoints = walkers()
+    keypoints[4:, 1] = np.nan
+    path = coco_results(tmp_path, keypoints, SIZE)
+    positions, _, result = prepared(prepare, path)
+    assert list(positions) == ["dance"]
+    assert "left out: 1, who are found in 4 frames at most" in result.stdout
+    positions, _, _ = prepared(prepare, path, "--min-frames", "1")
+    assert {len(joints) for joints in positions.values()} == {FRAMES, 4}
+
+
+def test_one_frame_is_a_sequence(prepare, tmp_path):
+    positions, _, _ = prepared(prepare, mmpose(tmp_path, walkers(frames=1, people=1), SIZE))
+    assert positions["dance"].shape == (1, 17, 2)
+
+
+# ---- gaps ----
+
+
+def test_long_gaps_cut_the_sequence_or_are_filled_on_demand(prepare, tmp_path):
+    keypoints = walkers(frames=60, people=1)
+    keypoints[20:45] = np.nan
+    path = mmpose(tmp_path, keypoints, SIZE)
+    positions, metadata, _ = prepared(prepare, path)
+    assert {name: len(joints) for name, joints in positions.items()} == {
+        "dance_part1": 20,
+        "dance_part2": 15,
+    }
+    assert metadata["dance_part2"]["first_frame"] == 45
+    for arguments in (("--fill-gaps",), ("--max-gap", "25")):
+        positions, _, result = prepared(prepare, path, *arguments)
+        assert positions["dance"].shape == (60, 17, 2)
+        assert "filled 25 of them, longest gap 25" in result.stdout
+
+
+def test_points_that_were_not_found_are_interpolated_and_none_is_left_at_zero(prepare, tmp_path):
+    keypoints = walkers(people=1)
+    expected = coco_to_h36m(keypoints[:, 0])[..., :2]
+    keypoints[3, 0, 15] = 0  # the left ankle; OpenPose writes 0, 0, 0
+    keypoints[:, 0, [10, 8]] = 0  # the right wrist and elbow, never found
+    positions, _, result = prepared(prepare, openpose(tmp_path, keypoints, SIZE))
+    expected[3, 6] = (expected[2, 6] + expected[4, 6]) / 2
+    expected[:, 15:] = expected[:, 14:15]  # where the right shoulder is
+    np.testing.assert_allclose(positions["dance"], expected, atol=1e-4)
+    assert "and 61 points in the others" in result.stdout
+    assert "never found: right_elbow, right_wrist" in result.stderr
+
+
+# ---- numbers that contradict their layout ----
+
+
+def test_contradictions_are_warned_of(prepare, tmp_path):
+    keypoints = walkers(people=1)
+    upside_down = keypoints * [1, -1, 1] + [0, 480, 0]
+    _, _, result = prepared(prepare, mmpose(tmp_path, upside_down, SIZE))
+    assert "warning: dance: the hips are above the shoulders in 100%" in result.stderr
+
+    swapped = keypoints.copy()
+    swapped[:20, :, [11, 12]] = swapped[:20, :, [12, 11]]
+    _, _, result = prepared(prepare, mmpose(tmp_path, swapped, SIZE))
+    assert "left and right of shoulders and hips contradict each other in 67%" in result.stderr
+
+    mirror = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
+    exchanged = keypoints[:, :, mirror]
+    exchanged[..., 2] = 0.9
+    _, _, result = prepared(prepare, mmpose(tmp_path, exchanged, SIZE))
+    assert "left and right seem to be exchanged in 100% of the frames" in result.stderr
+
+
+def test_another_layout_of_as_many_points_is_noticed(prepare, tmp_path):
+    np.save(tmp_path / "joints.npy", coco_to_h36m(walkers(people=1)[:, 0]))
+    _, _, result = prepared(prepare, tmp_path / "joints.npy")
+    assert "is coco the right --layout" in result.stderr
+
+
+# ---- the video ----
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    path = tmp_path_factory.mktemp("video") / "dance.mp4"
+    write_video(path, [np.zeros((480, 640, 4), np.uint8)] * FRAMES, fps=25)
+    return path
+
+
+def test_size_and_rate_come_from_the_video(prepare, tmp_path, video):
+    path = mediapipe(tmp_path, walkers(people=1), SIZE)
+    _, metadata, _ = prepared(prepare, path, "--video", video, size=None, fps=None)
+    info = metadata["dance"]
+    assert (info["w"], info["h"], info["fps"]) == (640, 480, 25)
+    _, metadata, _ = prepared(prepare, path, "--video", video, size=None, fps="50")
+    assert metadata["dance"]["fps"] == 50
+
+
+def test_keypoints_that_end_before_the_video_are_warned_of(prepare, tmp_path, video):
+    path = plain(tmp_path, walkers(frames=20, people=1), SIZE)
+    _, _, result = prepared(prepare, path, "--video", video, size=None)
+    assert "end 10 frames before the video does" in result.stderr
+
+
+def test_keypoints_that_go_on_after_the_video_are_refused(prepare, tmp_path, video):
+    path = plain(tmp_path, walkers(frames=40, people=1), SIZE)
+    with untouched(prepare.data_dir):
+        result = prepare(path, "--video", video, size=None)
+        assert_one_line_error(result, path, "40 frames of keypoints, but the video has 30")
+
+
+@pytest.mark.parametrize("content", [b"", b"no video"])
+def test_what_is_no_video_is_named(prepare, tmp_path, content):
+    path = tmp_path / "dance.mp4"
+    path.write_bytes(content)
+    result = prepare(plain(tmp_path, walkers(people=1), SIZE), "--video", path, size=None)
+    assert_one_line_error(result, path, "choose another video")
+
+
+def test_pictures_of_different_sizes_are_refused(prepare, tmp_path, video):
+    keypoints = walkers(people=1)
+    path = plain(tmp_path, keypoints, SIZE)
+    result = prepare(path, "--video", video, size="1920x1080")
+    assert_one_line_error(result, "640x480 by", "1920x1080 by --size")
+    path = coco_annotations(tmp_path, keypoints, SIZE)
+    result = prepare(path, size="1920x1080")
+    assert_one_line_error(result, "640x480 by", path)
+    content = json.loads(path.read_text())
+    content["images"][5]["width"] = 1280
+    result = prepare(dump(path, content))
+    assert_one_line_error(result, path, "different sizes (640x480, 1280x480)")
+
+
+def test_size_and_rate_must_be_known(prepare, tmp_path):
+    path = plain(tmp_path, walkers(people=1), SIZE)
+    assert_one_line_error(prepare(path, size=None), "the picture's size is not known")
+    assert_one_line_error(prepare(path, fps=None), "the frame rate is not known")
+    for size in ("640", "0x480", "640x", "ax480"):
+        assert_one_line_error(prepare(path, size=size), "--size", "WIDTHxHEIGHT")
+    assert_one_line_error(prepare(path, fps="0"), "--fps")
+
+
+def test_keypoints_outside_of_the_picture(prepare, tmp_path):
+    path = plain(tmp_path, walkers(people=1), SIZE)
+    with untouched(prepare.data_dir):
+        result = prepare(path, size="160x120")
+        assert_one_line_error(result, path, "keypoints lie outside of the 160x120 picture")
+    _, _, result = prepared(prepare, path, size="640x340")
+    assert "lie outside of the 640x340 picture" in result.stderr
+
+
+# ---- bad input ----
+
+FULL = walkers(frames=2, people=1)
+
+
+def with_frame(**changes):
+    def write(folder):
+        content = json.loads(mmpose(folder, FULL, SIZE).read_text())
+        content["instance_info"][1].update(changes)
+        return dump(folder / "bad.json", content)
+
+    return write
+
+
+def with_people(content):
+    def write(folder):
+        np.save(folder / "bad.npy", np.array(content, dtype=object), allow_pickle=True)
+        return folder / "bad.npy"
+
+    return write
+
+
+def with_array(array):
+    def write(folder):
+        np.save(folder / "bad.npy", array)
+        return folder / "bad.npy"
+
+    return write
+
+
+def with_json(content):
+    return lambda folder: dump(folder / "bad.json", content)
+
+
+def empty_folder(folder):
+    (folder / "nothing").mkdir()
+    return folder / "nothing"
+
+
+def folder_of_other_json(folder):
+    (folder / "other").mkdir()
+    dump(folder / "other" / "frame_1.json", {"a": 1})
+    return folder / "other"
+
+
+def two_videos(folder):
+    path = openpose(folder, FULL, SIZE)
+    dump(path / "film_000000000001_keypoints.json", {"people": []})
+    return path
+
+
+def truncated(folder):
+    path = mmpose(folder, FULL, SIZE)
+    path.write_text(path.read_text()[:-20])
+    return path
+
+
+def npz_of_others(folder):
+    np.savez(folder / "bad.npz", a=np.zeros(3), b=np.zeros(3))
+    return folder / "bad.npz"
+
+
+PERSON = {"frame": 0, "bbox": np.zeros(5), "keypoints": np.ones((17, 3))}
+BAD = {
+    "no person in any frame": with_json({"instance_info": [{"frame_id": 0, "instances": []}]}),
+    "no person in any frame: all": with_array(np.zeros((4, 17, 3))),
+    "JSON of an unknown form": with_json({"hello": [1, 2]}),
+    "unknown form; known are MMPose": with_json([{"hello": 1}]),
+    "neither npy, npz nor JSON": truncated,
+    "frame 1 is there twice": with_frame(frame_id=1),
+    "frame number 'x' is no integer": with_frame(frame_id="x"),
+    "not quite in a known form (KeyError: 'instances')": lambda folder: dump(
+        folder / "bad.json", {"instance_info": [{"frame_id": 0}]}
+    ),
+    "no *.json in this folder": empty_folder,
+    "none of OpenPose's files": folder_of_other_json,
+    "frame 1 is there twice; give": two_videos,
+    "no layout has 21 keypoints; there are coco 17": with_array(np.ones((4, 21, 3))),
+    "keypoints are (17, 2), others (17, 3)": with_people(
+        [PERSON, {**PERSON, "keypoints": np.ones((17, 2))}]
+    ),
+    "frame 0: the keypoints are no (points, 2 or 3) numbers": with_people(
+        [{**PERSON, "keypoints": [[1, 2], [3]]}]
+    ),
+    "frame number 600000 is outside": with_people([{**PERSON, "frame": 600_000}]),
+    "frame number -1 is outside": with_people([{**PERSON, "frame": -1}]),
+    "keypoints are (3,), expected (points, 2 or 3)": with_array(np.ones((17, 3))),
+    "has no number": with_json([{"image_id": "a.jpg", "keypoints": [1.0] * 51}]),
+    "not quite in a known form (AttributeError": with_json(
+        {"instance_info": [{"frame_id": 0, "instances": [3]}]}
+    ),
+    "cannot reshape": with_json([{"image_id": 1, "keypoints": [1.0] * 50}]),
+    "but no array 'keypoints'": npz_of_others,
+    "no such file or folder": lambda folder: folder / "missing.json",
+}
+
+
+@pytest.mark.parametrize("says", BAD)
+def test_bad_input_is_named(prepare, tmp_path, says):
+    path = BAD[says](tmp_path)
+    with untouched(prepare.data_dir):
+        assert_one_line_error(prepare(path), path, says)
+
+
+def test_a_layout_of_another_number_of_points_is_refused(prepare, tmp_path):
+    path = openpose(tmp_path, FULL, SIZE)
+    result = prepare(path, "--layout", "halpe26")
+    assert_one_line_error(result, path, "halpe26 has 26 keypoints, but this file has 25")
+
+
+def test_a_gigabyte_of_json_is_refused_before_it_is_read(prepare, tmp_path):
+    path = tmp_path / "huge.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+    assert_one_line_error(prepare(path), path, "MB of JSON are too many")
+    assert formats.MAX_JSON_BYTES < 1 << 30
+
+
+def test_a_pickle_with_code_is_refused(prepare, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("code ran",)
+
+    np.save(tmp_path / "evil.npy", np.array([Evil()], dtype=object), allow_pickle=True)
+    result = prepare(tmp_path / "evil.npy")
+    assert_one_line_error(result, "evil.npy", "builtins.print")
+    assert "code ran" not in result.stdout
+
+
+def test_absurd_coordinates_count_as_not_found(prepare, tmp_path):
+    keypoints = walkers(people=1)
+    expected = coco_to_h36m(keypoints[:, 0])[..., :2]
+    expected[4, 6] = (expected[3, 6] + expected[5, 6]) / 2
+    keypoints[4, 0, 15, 1] = 1e300
+    positions, _, _ = prepared(prepare, mmpose(tmp_path, keypoints, SIZE))
+    np.testing.assert_allclose(positions["dance"], expected, atol=1e-4)
+
+
+def test_frames_may_be_out_of_order(prepare, tmp_path):
+    keypoints = walkers(people=1)
+    content = np.load(frame_dicts(tmp_path, keypoints, SIZE), allow_pickle=True)
+    np.save(tmp_path / "shuffled.npy", np.random.default_rng(0).permutation(content))
+    positions, _, _ = prepared(prepare, tmp_path / "shuffled.npy")
+    expected = coco_to_h36m(keypoints[:, 0])[..., :2]
+    np.testing.assert_allclose(positions["dance"], expected, atol=1e-4)
+
+
+def test_a_person_twice_in_a_frame_is_the_one_of_the_higher_score(prepare, tmp_path):
+    keypoints = walkers(people=1)
+    content = json.loads(alphapose(tmp_path, keypoints, SIZE).read_text())
+    worse = {**content[3], "score": 0.1, "keypoints": [9.0] * 51}
+    path = dump(tmp_path / "twice.json", [worse, *content])
+    positions, _, result = prepared(prepare, path)
+    expected = coco_to_h36m(keypoints[:, 0])[..., :2]
+    np.testing.assert_allclose(positions["dance"], expected, atol=1e-4)
+    assert "1 people are twice in a frame" in result.stderr
+
+
+def test_the_first_frame_may_have_another_number(prepare, tmp_path):
+    content = json.loads(coco_results(tmp_path, walkers(people=1), SIZE).read_text())
+    path = dump(tmp_path / "from1.json", [{**p, "image_id": p["image_id"] + 1} for p in content])
+    _, metadata, _ = prepared(prepare, path)
+    assert metadata["dance"]["first_frame"] == 1
+    _, metadata, _ = prepared(prepare, path, "--first-frame", "1")
+    assert metadata["dance"]["first_frame"] == 0
+    assert_one_line_error(prepare(path, "--first-frame", "2"), "frame number -1", "--first-frame")
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "a+b"])
+def test_a_name_that_is_none_is_refused(prepare, tmp_path, name):
+    path = plain(tmp_path, FULL, SIZE)
+    assert_one_line_error(prepare(path, "--name", name), "--name")
+
+
+def test_what_is_no_custom_file_is_named(tmp_path):
+    path = tmp_path / "data_2d_custom_x.npz"
+    good = {"v": {"custom": [np.ones((2, 17, 2), np.float32)]}}
+    info = {"layout_name": "h36m", "video_metadata": {"v": {"w": 4, "h": 3, "fps": 30}}}
+    bad = [
+        ("no 'positions_2d'", {"a": np.zeros(1)}),
+        ("Human3.6M's layout", {"positions_2d": good, "metadata": {**info, "layout_name": "coco"}}),
+        ("size of v", {"positions_2d": good, "metadata": {**info, "video_metadata": {}}}),
+        ("one camera's array", {"positions_2d": {"v": {"custom": []}}, "metadata": info}),
+        ("expected an array", {"positions_2d": {"v": {"c": [np.ones(3)]}}, "metadata": info}),
+    ]
+    for says, arrays in bad:
+        np.savez(path, **arrays)
+        with pytest.raises(InputError, match=says):
+            read_custom_2d(path)
+
+
+def test_the_input_is_not_written_over(prepare, tmp_path):
+    path = prepare.output
+    np.savez(path, walkers(people=1)[:, 0])
+    (tmp_path / "link.npz").symlink_to(path)
+    with untouched(prepare.data_dir):
+        for source in (path, tmp_path / "link.npz"):
+            assert_one_line_error(prepare(source), path, "is the same file as")
+
+
+def test_poses_by_frame_need_not_begin_at_zero(prepare, tmp_path):
+    keypoints = walkers(people=1)
+    keypoints[:4] = np.nan
+    _, metadata, _ = prepared(prepare, poses_by_frame(tmp_path, keypoints, SIZE))
+    assert metadata["dance"]["first_frame"] == 4
