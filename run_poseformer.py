@@ -167,8 +167,7 @@ def train(arguments: argparse.Namespace, world: World) -> None:
         average_gradients=world.average_gradients if world.size > 1 else None,
         capture=not arguments.no_cuda_graph and recipe.batch_size >= world.size,
     )
-    pose = average_pose(train_set)
-    saved = partial(contents, model, optimizer, state, asdict(recipe), pose)
+    saved = partial(contents, model, optimizer, state, asdict(recipe), average_pose(train_set))
     settings = asdict(recipe) | asdict(config)
     folder = start_run(arguments, settings, state, saved, world, path)
     folder.describe(model, windows, number_of_frames(test_set), precision)

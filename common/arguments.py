@@ -82,20 +82,23 @@ NETWORK_FLAGS = tuple(n for n in ARCHITECTURE if "drop" not in n and "chans" not
 OWN_FOOTAGE = "custom"  # the dataset of data/prepare_2d_custom.py, which has no true 3D
 DEFAULT_CAMERA = "55011271"
 
+OWN_FOOTAGE = "custom"  # the dataset of data/prepare_2d_custom.py, which has no true 3D
+DEFAULT_CAMERA = "55011271"
+
 # What one way of using the script reads, and no other.
 EVALUATION_FLAGS = ("by_subject", "latex", "report")
-VIDEO_FLAGS = ("viz_size", "viz_bitrate", "viz_no_ground_truth", "viz_video")
 RENDER_FLAGS = ("viz_subject", "viz_action", "viz_camera", "viz_output", "viz_export", "viz_limit")
-RENDER_FLAGS += ("viz_skip", "viz_downsample", *VIDEO_FLAGS)
-SEQUENCE_FLAGS = ("subjects_test", "actions", "std", "seed")  # not read by --render
+RENDER_FLAGS += ("viz_skip", "viz_downsample", "viz_size", "viz_bitrate", "viz_no_ground_truth")
+RENDER_FLAGS += ("viz_video",)
 TRAINING_FLAGS = ("epochs", "batch_size", "learning_rate", "lr_decay", "dropout", "drop_path")
 TRAINING_FLAGS += ("subjects_train", "stride", "subset", "no_data_augmentation", "no_eval")
 TRAINING_FLAGS += ("overwrite", "checkpoint_frequency", "export_training_curves")
+TRAINING_FLAGS += ("no_compile", "no_cuda_graph")
 TRAINING_FLAGS += ("wandb_name", "wandb_id", "wandb_project", "wandb_mode")
-TRAINING_FLAGS += ("no_cuda_graph", "no_compile")
 FOOTAGE_FLAGS = ("causal", "no_resample", "smooth", "up")
-# What own footage has no use for; -a chooses its sequences.
-DATASET_FLAGS = ("subjects_test", "downsample", "std", "seed")
+# Flags that --render of the dataset, and flags that own footage has no use for.
+SEQUENCE_FLAGS = ("subjects_test", "actions", "std", "seed")
+DATASET_FLAGS = ("downsample", "std")
 
 
 # What flags and a checkpoint say together --------------------------------------------------------
@@ -525,14 +528,8 @@ def _check(arguments: argparse.Namespace, given: set[str]) -> None:
         refuse_flags(given, EVALUATION_FLAGS, "goes with --evaluate, without --render")
     if arguments.evaluate:
         refuse_flags(given, TRAINING_FLAGS, "is for training, not for --evaluate; leave it out")
-    if arguments.render:
-        if arguments.dataset != OWN_FOOTAGE:
-            refuse_flags(given, SEQUENCE_FLAGS, "is not for --render; leave it out")
-        output = arguments.viz_output or Path("x.mp4")
-        if output.suffix.lower() == ".png":
-            refuse_flags(given, VIDEO_FLAGS, f"is for videos, not for {output}")
-        elif output.suffix.lower() == ".gif":
-            refuse_flags(given, ("viz_bitrate",), f"is for mp4, not for {output}")
+    if arguments.render and arguments.dataset != OWN_FOOTAGE:
+        refuse_flags(given, SEQUENCE_FLAGS, "is not for --render; leave it out")
     if arguments.keypoints is not None and "" in arguments.keypoints.split("+"):
         raise InputError(f"--keypoints '{arguments.keypoints}': an estimator's name is missing")
     if arguments.number_of_frames is not None and arguments.number_of_frames % 2 == 0:

@@ -34,6 +34,13 @@ class RenderOptions:
     def __post_init__(self) -> None:
         if self.output:
             check_output(self.output, (*VIDEO_SUFFIXES, ".png"))
+            if self.output.suffix.lower() == ".png":
+                for name in ("size", "bitrate", "no_ground_truth", "video"):
+                    if getattr(self, name):
+                        flag = f"--viz-{name.replace('_', '-')}"
+                        raise InputError(f"{flag} is for videos, not for {self.output}")
+            if self.output.suffix.lower() == ".gif" and self.bitrate:
+                raise InputError(f"--viz-bitrate is for mp4, not for {self.output}")
         if self.export:
             check_output(self.export, POSE_SUFFIXES)
         self._check_distinct(self.output, self.export)

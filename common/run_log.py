@@ -53,7 +53,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; training writes it") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a training log (a line is damaged: {error})") from error
+        reason = str(error)[:200]
+        raise InputError(f"{path}: not a training log (a line is damaged: {reason})") from error
     return [records[epoch] for epoch in sorted(records)]
 
 

@@ -1,3 +1,6 @@
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before PyTorch; the tests share the machine
 import json
 import subprocess
 import sys
