@@ -19,8 +19,8 @@ from common.console import (
     DATA_DIR,
     ArgumentParser,
     InputError,
+    Kind,
     non_negative_int,
-    number,
     positive_int,
     run,
     split_names,
@@ -106,7 +106,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--size", type=picture_size, metavar="WxH", help="without --video: the picture's size")
     add(
         "--fps",
-        type=number(float, lambda fps: 0 < fps <= 1000, "a frame rate from 0 to 1000"),
+        type=Kind(float, lambda fps: 0 < fps <= 1000, "a frame rate from 0 to 1000"),
         help="without --video: frames a second; with it: instead of the video's own rate",
     )
     add("--layout", choices=LAYOUTS, help="what the keypoints are (default: by their number)")
