@@ -207,18 +207,19 @@ def test_start_world_makes_its_gpu_the_current_one(monkeypatch, number):
 def test_processes_on_gpus_join_over_nccl(monkeypatch):
     calls = []
     environment = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}
-    environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(device))
     dist = common.distributed.dist
-    monkeypatch.setattr(common.distributed, "_store_of_all", lambda *_: None)
-    monkeypatch.setattr(
-        dist,
-        "init_process_group",
-        lambda backend, device_id, **_: calls.append((backend, device_id)),
-    )
+    monkeypatch.setattr(common.distributed, "_store_of_all", lambda *_: "the store")
+
+    def join(backend, store, rank, world_size, device_id):
+        assert (store, rank, world_size) == ("the store", 3, 4)
+        calls.append((backend, device_id))
+
+    monkeypatch.setattr(dist, "init_process_group", join)
     monkeypatch.setattr(dist, "new_group", lambda backend: backend)
     world = start_world("0")
     assert calls == [GPU, ("nccl", GPU)]

@@ -18,7 +18,7 @@ from test_run_poseformer import (  # noqa: F401
 )
 
 from common import run_folder, run_log
-from common.console import never_fail_to_print
+from common.console import InputError, never_fail_to_print
 from common.run_log import start_wandb
 
 FILES = {"best_epoch.bin", "epoch_1.bin", "epoch_2.bin", "last_epoch.bin", "log.jsonl"}
@@ -239,3 +239,28 @@ def test_a_run_that_fails_later_ends_no_training(train, monkeypatch):
     assert result.status == 0
     assert "did not take the checkpoints" in result.stderr
     assert "wandb sync 'wandb/offline-run'" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"epoch": Infinity}',
+        '{"epoch": "3"}',
+        '{"epoch": 0}',
+        "3",
+        "[" * 200_000,
+        '{"epoch": ' + "9" * 400 + "}",
+        '{"epoch": ' + "9" * 5000 + "}",
+        '{"epoch": 1, "lr": "x"}',
+        '{"epoch": 1, "train_mpjpe_mm": ' + "9" * 400 + "}",
+        '{"epoch": 1, "valid_mpjpe_mm": [1]}',
+        '{"epoch": 1, "seconds": Infinity}',
+    ],
+    ids=lambda line: line[:40],
+)
+def test_a_strange_log_is_refused_in_a_line(tmp_path, line):
+    path = tmp_path / "log.jsonl"
+    path.write_text(f'{{"epoch": 1}}\n{line}\n')
+    with pytest.raises(InputError, match=r"log\.jsonl") as refusal:
+        run_log.read_log(path)
+    assert len(str(refusal.value)) < 400

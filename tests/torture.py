@@ -322,6 +322,9 @@ exit $status
 """
 
 
+UNTIL_WARNED = 'while kill -0 $! && ! grep -q warning "$DIR.txt"; do sleep 0.01; done'
+
+
 def disk(campaign: Campaign, name: str, size: str, then: str = "") -> int | None:
     """Train on a small file system of its own; return the status, None where mounts are refused.
 
@@ -353,10 +356,10 @@ def attack_disks(campaign: Campaign) -> list[str]:
     size = (campaign.references[1][0] / LAST).stat().st_size // 1024
     files = EPOCHS + 2  # last, best and an epoch_N.bin for each
     whole = f"{size * (files + 2)}k"
-    filled = f'head -c {size * (files - 1)}k /dev/zero > "$DIR/x"'
+    filled = f'head -c {size * (files - 1)}k /dev/zero > "$DIR/x" || true'
     cases = {
         "full": (f"{size * 2 + 200}k", "", 2),
-        "full_for_a_while": (whole, f'{filled}; sleep 1; rm "$DIR/x"', 0),
+        "full_for_a_while": (whole, f'{filled}; {UNTIL_WARNED}; rm "$DIR/x"', 0),
         "read_only": (whole, 'mount -o remount,ro "$DIR"', 2),
     }
     told = []
