@@ -155,10 +155,7 @@ def train(arguments: argparse.Namespace, world: World) -> None:
     noise_std = recipe.std * pixels_to_normalized(train_set[0].subject, train_set[0].camera)
     world.share_weights(model)
     batches = world.batches(len(windows), recipe.batch_size)
-    network = model
-    if world.device.type == "cuda" and not arguments.no_compile:
-        samples = torch.zeros(batches[0][0], dtype=torch.int64, device=world.device)
-        network = compile_network(model.train(), windows.gather(samples)[0], precision)
+    network = model if arguments.no_compile else compiled(model, windows, batches[0][0], precision)
     step = TrainStep(
         lambda batch: loss_of(network, windows, batch, precision, noise_std),
         optimizer,
@@ -188,6 +185,16 @@ def train(arguments: argparse.Namespace, world: World) -> None:
             figures["seconds"] = time.perf_counter() - began
             folder.keep(**figures)
     folder.finish()
+
+
+def compiled(
+    model: PoseFormerV2, windows: WindowGenerator, batch_size: int, precision: str
+) -> nn.Module:
+    """Return the network compiled for batches of this size, on a GPU; on a CPU as it is."""
+    if windows.device.type == "cpu":
+        return model
+    samples = torch.zeros(batch_size, dtype=torch.int64, device=windows.device)
+    return compile_network(model.train(), windows.gather(samples)[0], precision)
 
 
 def validate(
