@@ -18,7 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.arguments import NETWORK_FLAGS, estimator_names, parse_arguments, training_recipe
+from common.arguments import (
+    estimator_names,
+    parse_arguments,
+    training_recipe,
+)
 from common.confidences import WITH_CONFIDENCE
 from common.console import (
     REPOSITORY,
@@ -30,6 +34,7 @@ from common.console import (
     split_names,
 )
 from common.files import atomic_output
+from common.flags import NETWORK_FLAGS
 from common.h36m_dataset import keypoints_names, keypoints_path, positions_3d_path
 from common.keypoint_errors import list_views, measure, view_arrays
 from common.npz_io import read_positions_2d

@@ -1,6 +1,6 @@
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before PyTorch; the tests share the machine
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # before PyTorch; the tests share the machine
 import json
 import subprocess
 import sys

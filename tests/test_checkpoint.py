@@ -16,7 +16,10 @@ import pytest
 import torch
 
 import common.checkpoint
-from common.arguments import Recipe, check_flags, stored_recipe
+from common.arguments import (
+    check_flags,
+    stored_recipe,
+)
 from common.checkpoint import (
     contents,
     find_checkpoint,
@@ -28,6 +31,7 @@ from common.checkpoint import (
     save_checkpoint,
 )
 from common.console import InputError
+from common.flags import Recipe
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 from common.train_step import build_optimizer
 from common.training import TrainingState
