@@ -105,7 +105,7 @@ def test_each_gpu_takes_a_run(data_dir, tmp_path, monkeypatch):
 def test_a_killed_study_goes_on(data_dir, tmp_path):
     command = [sys.executable, REPOSITORY / "compare.py", "--study", tmp_path / "study"]
     command += ["--data-dir", data_dir, "--gpus", "cpu", "--keypoints", "pct", "--seeds", "0"]
-    command += ["--epochs", "4", "-b", "4", *SMALL[:-2]]
+    command += ["--epochs", "8", "-b", "32", *SMALL[:-2]]
     folder = tmp_path / "study" / "pct" / "seed_0"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     while not (folder / "last_epoch.bin").is_file():
@@ -117,8 +117,8 @@ def test_a_killed_study_goes_on(data_dir, tmp_path):
     assert not (folder / "report.json").exists()
     assert subprocess.run(command, capture_output=True).returncode == 0
     lines = (folder / "log.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
-    assert 1 <= done <= 4
+    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 9))
+    assert 1 <= done <= 8
     assert (folder / "report.json").is_file()
 
 
