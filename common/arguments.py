@@ -6,7 +6,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import MAX_WEIGHTS, infer_config, number_of_weights
+from common.architecture import (
+    MAX_WEIGHTS,
+    infer_config,
+    number_of_weights,
+)
 from common.confidences import WITH_CONFIDENCE
 from common.console import InputError, shown, warn
 from common.flags import KINDS, NETWORK_FLAGS, OWN_FOOTAGE, Recipe, make_parser

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import ARCHITECTURE
+from common.architecture import (
+    ARCHITECTURE,
+)
 from common.console import (
     CHECKPOINT_DIR,
     DATA_DIR,

@@ -13,8 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.architecture import (
+    infer_config,
+)
 from common.camera import normalize_screen_coordinates
-from common.checkpoint import infer_config, load_checkpoint, load_into, model_state
+from common.checkpoint import (
+    load_checkpoint,
+    load_into,
+    model_state,
+)
 from common.console import InputError
 from common.device import autocast
 from common.evaluation import predict

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import checkpoint_bytes
+from common.checkpoint import (
+    checkpoint_bytes,
+)
 from common.console import InputError, describe_os_error, warn
 from common.distributed import World
 from common.files import atomic_output

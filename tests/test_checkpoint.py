@@ -16,6 +16,9 @@ import pytest
 import torch
 
 import common.checkpoint
+from common.architecture import (
+    infer_config,
+)
 from common.arguments import (
     check_flags,
     stored_recipe,
@@ -23,7 +26,6 @@ from common.arguments import (
 from common.checkpoint import (
     contents,
     find_checkpoint,
-    infer_config,
     load_checkpoint,
     load_into,
     model_state,

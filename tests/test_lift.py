@@ -7,7 +7,9 @@ from custom_files import FORMATS
 from raw_trees import call
 
 from common.camera import normalize_screen_coordinates
-from common.checkpoint import save_checkpoint
+from common.checkpoint import (
+    save_checkpoint,
+)
 from common.console import InputError
 from common.evaluation import predict
 from common.generators import flip_keypoints, flip_poses

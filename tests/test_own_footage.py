@@ -11,7 +11,9 @@ from test_lift import SIZE, moving, random_model
 
 import run_poseformer
 from common.camera import quaternion_rotate
-from common.checkpoint import save_checkpoint
+from common.checkpoint import (
+    save_checkpoint,
+)
 from common.footage import stand
 from common.h36m_dataset import load_cameras
 from common.lift import lift

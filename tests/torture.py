@@ -36,7 +36,9 @@ import torch
 from conftest import REPOSITORY
 
 import run_poseformer
-from common.checkpoint import load_checkpoint
+from common.checkpoint import (
+    load_checkpoint,
+)
 from common.console import run
 from common.h36m_dataset import cameras_poses, load_cameras
 from common.npz_io import write_positions_2d, write_positions_3d

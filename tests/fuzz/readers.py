@@ -19,7 +19,9 @@ import torch
 from hypothesis import strategies as st
 from raw_trees import npy_bytes, person, random_keypoints, world_poses, write_cdf
 
-from common.checkpoint import load_checkpoint
+from common.checkpoint import (
+    load_checkpoint,
+)
 from common.detections import fill_gaps, read_detections
 from common.npz_io import (
     KEYPOINTS_METADATA,
