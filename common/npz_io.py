@@ -211,7 +211,10 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
 
 
 def _check_custom_2d(where: str, cameras: Any) -> np.ndarray:
-    if not isinstance(cameras, list | tuple | np.ndarray) or len(cameras) != 1:
+    is_sequence = isinstance(cameras, list | tuple) or (
+        isinstance(cameras, np.ndarray) and cameras.ndim > 0
+    )
+    if not is_sequence or len(cameras) != 1:
         raise InputError(f"{where}: expected a list of one camera's array")
     return _check_array(where, cameras[0], 17, (2, 3))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from common.console import InputError
+from common.console import InputError, shown
 from common.npz_io import read_npy, read_npz
 from data.custom.people import Content, People, Person, collect
 
@@ -315,7 +315,7 @@ def _consecutive(numbers: list[int]) -> list[int]:
 
 def _integer(number: Any) -> int:
     if isinstance(number, bool) or not isinstance(number, int | np.integer):
-        raise ValueError(f"frame number {number!r} is no integer")
+        raise ValueError(f"frame number {shown(number)} is no integer")
     return int(number)
 
 
@@ -325,5 +325,7 @@ def _last_number(name: Any) -> int:
         return _integer(name)
     numbers = re.findall(r"\d+", Path(name).stem)
     if not numbers:
-        raise ValueError(f"picture '{name}' has no number, so its place in the video is unknown")
+        raise ValueError(
+            f"picture {shown(name)} has no number, so its place in the video is unknown"
+        )
     return int(numbers[-1])
