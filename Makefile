@@ -9,8 +9,8 @@ PY := $(BIN)/python
 
 # The demo's own folder, so that it never touches a user's files.
 SAMPLE := data/sample
-TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --batch-size 64 \
-	--learning-rate 5e-4 --drop-path 0 --stride 4 --no-eval --wandb-mode disabled --overwrite
+TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --stride 4 --no-eval \
+	--wandb-mode disabled --overwrite
 EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.bin
 
 .PHONY: demo study figs test fuzz torture gpu-check lint format clean
@@ -48,7 +48,7 @@ study: $(VENV)/.installed
 	$(PY) data/evaluate_2d.py --data-dir $(SAMPLE) --figures $(SAMPLE)/study \
 		> $(SAMPLE)/study/errors_2d.txt
 	$(PY) compare.py --study $(SAMPLE)/study/runs --data-dir $(SAMPLE) --seeds 0 1 2 --epochs 6 \
-		--batch-size 64 --stride 8 --learning-rate 1e-3 --lr-decay 0.5 \
+		--recipe published --batch-size 64 --stride 8 --learning-rate 1e-3 --lr-decay 0.5 \
 		--depth 2 --embed-dim-ratio 16 --keypoints \
 		vitpose pct moganet transpose vitpose_w_conf concatenate \
 		merge_manual merge_average merge_weighted_average merge_fitted
@@ -58,7 +58,7 @@ figs: $(VENV)/.installed
 	$(PY) data/visualize.py --data-dir $(SAMPLE) --subject S9 --action Greeting --fps 25 \
 		--size 1020x300 --output figs/estimate.gif
 	$(PY) run_poseformer.py --data-dir $(SAMPLE) -c $(SAMPLE)/checkpoint/figs --epochs 10 \
-		--batch-size 64 --learning-rate 5e-4 --drop-path 0 --stride 4 --keypoints vitpose \
+		--stride 4 --keypoints vitpose \
 		--wandb-mode disabled --overwrite --export-training-curves
 	cp $(SAMPLE)/checkpoint/figs/training_curves.png figs/
 	$(PY) run_poseformer.py --data-dir $(SAMPLE) -c $(SAMPLE)/checkpoint/figs \

@@ -16,6 +16,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no C++ stack beside a m
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -58,7 +59,7 @@ from common.device import (
 from common.distributed import World, start_world
 from common.evaluation import evaluate, mean_pose_mpjpe_mm, predict
 from common.files import atomic_output, check_output
-from common.flags import DEFAULT_CAMERA, OWN_FOOTAGE, Recipe
+from common.flags import DEFAULT_CAMERA, OWN_FOOTAGE
 from common.footage import lift_footage, load_footage, stand
 from common.generators import WindowGenerator, with_noise
 from common.h36m_dataset import (
@@ -77,11 +78,13 @@ from common.h36m_dataset import (
 )
 from common.loss import mpjpe
 from common.model_poseformer import PoseFormerV2
+from common.recipe import LearningRates, Recipe
 from common.report import format_report, latex_row, make_report
 from common.run_folder import LAST, RunFolder, prepare_folder
 from common.run_log import LOG_NAME, WandbRun, read_log, start_wandb
+from common.scenes import TurnedWindows
 from common.skeleton import ROOT
-from common.train_step import TrainStep, build_optimizer, set_learning_rate
+from common.train_step import TrainStep, build_optimizer, set_learning_rate, start_at
 from common.training import Epoch, Interruption, TrainingState
 
 
@@ -147,16 +150,20 @@ def train(arguments: argparse.Namespace, world: World) -> None:
 
     torch.manual_seed(recipe.seed)
     model = build_network(config, world.device, precision)
-    optimizer = build_optimizer(model, recipe.learning_rate)
+    pose = average_pose(train_set)
+    if recipe.init == "mean_pose":
+        start_at(model, pose)
+    optimizer = build_optimizer(model, recipe.learning_rate, recipe.beta2)
     state = TrainingState()
     if checkpoint:
         restore(model, optimizer, state, checkpoint, path, world.is_main)
     windows = training_windows(train_set, config.number_of_frames, recipe, world)
     noise_std = recipe.std * pixels_to_normalized(train_set[0].subject, train_set[0].camera)
     world.share_weights(model)
+    rates = LearningRates(recipe, math.ceil(len(windows) / recipe.batch_size))
     batches = world.batches(len(windows), recipe.batch_size)
     network = model if arguments.no_compile else compiled(model, windows, batches[0][0], precision)
-    step = TrainStep(
+    train_step = TrainStep(
         lambda batch: loss_of(network, windows, batch, precision, noise_std),
         optimizer,
         world.device,
@@ -164,21 +171,21 @@ def train(arguments: argparse.Namespace, world: World) -> None:
         average_gradients=world.average_gradients if world.size > 1 else None,
         capture=not arguments.no_cuda_graph and recipe.batch_size >= world.size,
     )
-    saved = partial(contents, model, optimizer, state, asdict(recipe), average_pose(train_set))
+    saved = partial(contents, model, optimizer, state, asdict(recipe), pose)
     settings = asdict(recipe) | asdict(config)
     folder = start_run(arguments, settings, state, saved, world, path)
     folder.describe(model, windows, number_of_frames(test_set), precision)
 
     with Interruption(world) as interruption, folder:
-        for number in range(state.epoch + 1, arguments.epochs + 1):
+        for number in range(state.epoch + 1, recipe.epochs + 1):
             began = time.perf_counter()
-            lr = recipe.learning_rate * recipe.lr_decay ** (number - 1)
-            set_learning_rate(optimizer, lr)
             model.train()
             epoch = Epoch(windows, state, recipe.seed, recipe.batch_size, world, interruption)
-            for batch, weight in epoch:
-                epoch.add(step(batch, weight))
-            figures = {"epoch": number, "lr": lr, "train_mpjpe_mm": state.mean_loss_mm}
+            for step, batch, weight in epoch:
+                set_learning_rate(optimizer, rates[step])
+                epoch.add(train_step(batch, weight))
+            figures = {"epoch": number, "lr": rates.at_end_of(number)}
+            figures["train_mpjpe_mm"] = state.mean_loss_mm
             figures["valid_mpjpe_mm"] = validate(model, test_set, world, precision, interruption)
             state.finish_epoch(figures["valid_mpjpe_mm"])
             figures["samples_per_s"] = epoch.samples_per_s
@@ -226,15 +233,17 @@ def training_windows(
     train_set: list[Sequence2d3d], number_of_frames: int, recipe: Recipe, world: World
 ) -> WindowGenerator:
     """Put the training sequences on the device, cut into windows."""
-    return WindowGenerator(
-        [sequence.keypoints for sequence in train_set],
-        [sequence.poses for sequence in train_set],
-        number_of_frames,
-        device=world.device,
-        augment=not recipe.no_data_augmentation,
-        stride=recipe.stride,
-        confidences=confidence_count(recipe.keypoints),
-    )
+    options = {
+        "device": world.device,
+        "augment": not recipe.no_data_augmentation,
+        "stride": recipe.stride,
+        "confidences": confidence_count(recipe.keypoints),
+    }
+    if (recipe.turn or recipe.resize) and not recipe.no_data_augmentation:
+        seen = {"turn_degrees": recipe.turn, "resize": recipe.resize}
+        return TurnedWindows(train_set, number_of_frames, **seen, **options)
+    keypoints, poses = [s.keypoints for s in train_set], [s.poses for s in train_set]
+    return WindowGenerator(keypoints, poses, number_of_frames, **options)
 
 
 def load_training_data(
@@ -297,7 +306,7 @@ def start_run(
         wandb=WandbRun(None),
         state=state,
         contents=contents,
-        epochs=arguments.epochs,
+        epochs=settings["epochs"],
         every=arguments.checkpoint_frequency,
         curves=arguments.export_training_curves,
     )

@@ -28,6 +28,7 @@ from benchmarks.throughput import (
     attention,
     describe_machine,
     random_sequences,
+    random_windows,
     training_rate,
 )
 from common.console import ArgumentParser, InputError, run
@@ -35,7 +36,6 @@ from common.device import build_network, compile_network
 from common.distributed import World, start_world
 from common.evaluation import evaluate, predict_on_device
 from common.files import atomic_output
-from common.generators import WindowGenerator
 from common.h36m_dataset import ACTIONS, Sequence2d3d
 from common.loss import MetricSums
 from common.model_poseformer import MAX_SEQUENCES, PoseFormerConfig
@@ -130,9 +130,7 @@ def make_step(
 ) -> TrainStep:
     """Return a training step with noise on random data; `network` may replace the model."""
     torch.manual_seed(0)
-    windows = WindowGenerator(
-        *random_sequences(1), config.number_of_frames, device=device, augment=True
-    )
+    windows = random_windows(1, config.number_of_frames, device)
     model = build_network(config, device, precision).train()
     samples = torch.zeros(BATCH, dtype=torch.int64, device=device)
     network = network(model, windows.gather(samples)[0])
@@ -343,7 +341,7 @@ def samples_per_s(
     device: torch.device, way: str, frames: int, batch_size: int, precision: str, kind: str
 ) -> str:
     """Measure training."""
-    generator = WindowGenerator(*random_sequences(30), frames, device=device, augment=True)
+    generator = random_windows(30, frames, device)
     config = PoseFormerConfig(frames, KEPT[frames], KEPT[frames])
     with attention(kind):
         rate = training_rate(config, precision, generator, batch_size, way)

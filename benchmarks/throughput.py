@@ -34,7 +34,10 @@ from common.distributed import start_world
 from common.evaluation import predict_on_device
 from common.files import atomic_output
 from common.generators import WindowGenerator
+from common.h36m_dataset import Sequence2d3d
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2, model_flops
+from common.recipe import Recipe
+from common.scenes import TurnedWindows
 from common.train_step import WEIGHT_DECAY, TrainStep, build_optimizer
 from run_poseformer import loss_of
 
@@ -151,9 +154,7 @@ def measure(
         f"  {'batch':>7}" + "".join(f"{way:>11}" for way in ways),
         flush=True,
     )
-    generator = WindowGenerator(
-        *random_sequences(30), config.number_of_frames, device=device, augment=True
-    )
+    generator = random_windows(30, config.number_of_frames, device)
     training = []
     for batch_size in batch_sizes:
         row = {way: training_rate(config, precision, generator, batch_size, way) for way in ways}
@@ -287,6 +288,24 @@ def random_sequences(count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     keypoints = random.uniform(-1, 1, (count, SEQUENCE_LENGTH, 17, 2)).astype(np.float32)
     poses = random.uniform(-0.5, 0.5, (count, SEQUENCE_LENGTH, 17, 3)).astype(np.float32)
     return list(keypoints), list(poses)
+
+
+def random_windows(count: int, number_of_frames: int, device: torch.device) -> TurnedWindows:
+    """Return windows of random sequences, turned and mirrored as the default recipe does."""
+    root = np.tile(np.float32([0, 0, 5]), (SEQUENCE_LENGTH, 1))
+    sequences = [
+        Sequence2d3d("S1", "Walking", 0, keypoints, poses, root)
+        for keypoints, poses in zip(*random_sequences(count))
+    ]
+    recipe = Recipe()
+    return TurnedWindows(
+        sequences,
+        number_of_frames,
+        turn_degrees=recipe.turn,
+        resize=recipe.resize,
+        device=device,
+        augment=True,
+    )
 
 
 def median_seconds(

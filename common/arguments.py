@@ -13,9 +13,10 @@ from common.architecture import (
 )
 from common.confidences import WITH_CONFIDENCE
 from common.console import InputError, shown, warn
-from common.flags import KINDS, NETWORK_FLAGS, OWN_FOOTAGE, Recipe, make_parser
+from common.flags import KINDS, NETWORK_FLAGS, OWN_FOOTAGE, make_parser
 from common.h36m_dataset import parse_subjects
 from common.model_poseformer import PoseFormerConfig
+from common.recipe import RECIPES, Recipe
 from common.render import RenderOptions
 
 # What one way of using the script reads, and no other.
@@ -23,7 +24,8 @@ EVALUATION_FLAGS = ("by_subject", "latex", "report")
 RENDER_FLAGS = ("viz_subject", "viz_action", "viz_camera", "viz_output", "viz_export", "viz_limit")
 RENDER_FLAGS += ("viz_skip", "viz_downsample", "viz_size", "viz_bitrate", "viz_no_ground_truth")
 RENDER_FLAGS += ("viz_video",)
-TRAINING_FLAGS = ("epochs", "batch_size", "learning_rate", "lr_decay", "dropout", "drop_path")
+TRAINING_FLAGS = ("recipe", "epochs", "batch_size", "learning_rate", "schedule", "warmup")
+TRAINING_FLAGS += ("lr_decay", "beta2", "init", "dropout", "drop_path", "turn", "resize")
 TRAINING_FLAGS += ("subjects_train", "stride", "subset", "no_data_augmentation", "no_eval")
 TRAINING_FLAGS += ("overwrite", "checkpoint_frequency", "export_training_curves")
 TRAINING_FLAGS += ("no_compile", "no_cuda_graph")
@@ -45,21 +47,42 @@ def training_recipe(
     Raises:
         InputError: if a flag contradicts the checkpoint: the run would not go on exactly.
     """
-    stored = stored_recipe(checkpoint, path)
     given = _given(arguments, Recipe)
-    for name, value in stored.items():
-        if given.get(name, value) != value:
+    if checkpoint is None:
+        recipe = replace(RECIPES[given.get("recipe", "default")], **given)
+        if recipe.schedule != "published" and "lr_decay" in given:
             raise InputError(
-                f"--{name.replace('_', '-')} {given[name]}: {path} was trained with {value}; leave "
-                "the flag out to go on with that, or start a new run"
+                f"--lr-decay {recipe.lr_decay:g}: goes with --schedule published; the learning "
+                f"rate of {recipe.schedule} falls to zero"
             )
-    recipe = Recipe(**given | stored)
+    else:
+        recipe = _recipe_of(checkpoint, path, given)
     tested = set(parse_subjects(recipe.subjects_test)) & set(parse_subjects(recipe.subjects_train))
     if tested:
         warn(
             f"{', '.join(sorted(tested))}: both trained on and tested on, so the errors do not "
             "tell how well the network does for other people"
         )
+    return recipe
+
+
+def _recipe_of(checkpoint: dict[str, Any], path: Path | None, given: dict[str, Any]) -> Recipe:
+    """Return the recipe of a training that goes on.
+
+    What an earlier version did not store was as published. Of a published schedule, which does
+    not depend on it, the number of epochs may change.
+    """
+    stored = stored_recipe(checkpoint, path)
+    recipe = replace(RECIPES["published"], **given | stored)
+    if recipe.schedule == "published" and "epochs" in given:
+        recipe = replace(recipe, epochs=given["epochs"])
+    for name, value in given.items():
+        if getattr(recipe, name) != value:
+            raise InputError(
+                f"--{name.replace('_', '-')} {value}: {path} was trained with "
+                f"{getattr(recipe, name)}; leave the flag out to go on with that, or start a new "
+                "run"
+            )
     return recipe
 
 

@@ -100,7 +100,8 @@ def project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     With (x, y) = (X / Z, Y / Z) and r² = x² + y², the distorted point is
     (x, y) (1 + k₁ r² + k₂ r⁴ + k₃ r⁶ + p₁ x + p₂ y) + (p₁, p₂) r², with the calibration's
     tangential coefficients in the order in which the field's projected files use them. As there,
-    x and y are clamped to [-1, 1], beyond which the polynomial is not valid.
+    x and y are clamped to [-1, 1], beyond which the polynomial is not valid. PyTorch's tensors do
+    as well as arrays, and a focal length and centre in another unit give that unit.
 
     Args:
         points: (..., 3), camera coordinates, any unit; Z > 0.
@@ -117,10 +118,10 @@ def project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     _check_last_dimension(intrinsics, 9)
     focal, center = intrinsics[..., :2], intrinsics[..., 2:4]
     k, p = intrinsics[..., 4:7], intrinsics[..., 7:]
-    xy = np.clip(points[..., :2] / points[..., 2:], -1, 1)
-    r2 = np.sum(xy * xy, axis=-1, keepdims=True)
+    xy = (points[..., :2] / points[..., 2:]).clip(-1, 1)
+    r2 = (xy * xy).sum(axis=-1, keepdims=True)
     radial = 1 + r2 * (k[..., :1] + r2 * (k[..., 1:2] + r2 * k[..., 2:]))
-    tangential = np.sum(p * xy, axis=-1, keepdims=True)
+    tangential = (p * xy).sum(axis=-1, keepdims=True)
     return focal * (xy * (radial + tangential) + p * r2) + center
 
 

@@ -1,77 +1,26 @@
 """The flags of `run_poseformer.py`: their names, kinds and defaults."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from common.architecture import (
-    ARCHITECTURE,
-)
+from common.architecture import ARCHITECTURE
 from common.console import (
     CHECKPOINT_DIR,
     DATA_DIR,
     ArgumentParser,
-    InputError,
-    Kind,
-    non_negative_float,
     non_negative_int,
     positive_float,
     positive_int,
-    rate,
-    yes_or_no,
 )
 from common.device import PRECISIONS
 from common.footage import UPS
-from common.h36m_dataset import FPS, SUBJECTS, TEST_SUBJECTS, TRAIN_SUBJECTS, parse_subjects
+from common.h36m_dataset import FPS, SUBJECTS, parse_subjects
 from common.model_poseformer import PoseFormerConfig
 from common.motion import DEFAULT_CUTOFF_HZ
+from common.recipe import INITS, RECIPES, SCHEDULES, Recipe
 from common.video import parse_size
-
-
-def _are_subjects(text: str) -> bool:
-    try:
-        return bool(parse_subjects(text))
-    except InputError:
-        return False
-
-
-_names = Kind(str, lambda text: 0 < len(text) <= 1000, "a list of names")
-_subject_names = Kind(str, _are_subjects, f"a list of subjects among {', '.join(SUBJECTS)}")
-_estimators = Kind(str, lambda t: "" not in t.split("+") and len(t) <= 1000, "names of estimators")
-_fraction = Kind(float, lambda x: 0 < x <= 1, "a part between 0 and 1")
-_precision = Kind(str, lambda text: text in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
-
-
-def _is(kind: Kind, default: Any) -> Any:
-    """Return a dataclass field of this kind."""
-    return field(default=default, metadata={"kind": kind})
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a training does, but for the network and the number of epochs; checkpoints keep it.
-
-    Each field is a flag of the same name.
-    """
-
-    batch_size: int = _is(positive_int, 16)
-    learning_rate: float = _is(positive_float, 5e-4)
-    lr_decay: float = _is(positive_float, 0.99)
-    dropout: float = _is(rate, 0.0)
-    drop_path: float = _is(rate, 0.0)
-    keypoints: str = _is(_estimators, "vitpose")
-    subjects_train: str = _is(_subject_names, ",".join(TRAIN_SUBJECTS))
-    subjects_test: str = _is(_subject_names, ",".join(TEST_SUBJECTS))
-    actions: str = _is(_names, "*")
-    stride: int = _is(positive_int, 1)
-    subset: float = _is(_fraction, 1.0)
-    downsample: int = _is(positive_int, 1)
-    std: float = _is(non_negative_float, 0.0)
-    no_data_augmentation: bool = _is(yes_or_no, False)
-    seed: int = _is(non_negative_int, 0)
-    precision: str = _is(_precision, "auto")
-
 
 KINDS = ARCHITECTURE | {f.name: f.metadata["kind"] for f in fields(Recipe)}
 NETWORK_FLAGS = tuple(n for n in ARCHITECTURE if "drop" not in n and "chans" not in n)
@@ -164,22 +113,36 @@ def _add_model_flags(parser: ArgumentParser) -> None:
 
 def _add_training_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "training", "with --resume, all but --epochs and --no-eval come from the checkpoint"
+        "training", "with --resume, all but --no-eval comes from the checkpoint"
     )
     add, keep = group.add_argument, _adder(group, Recipe())
-    add("-e", "--epochs", type=non_negative_int, default=200, metavar="N", help="in all")
+    named = "what the flags below are where they are not given; their help shows 'default'"
+    keep("--recipe", choices=tuple(RECIPES), help=named)
+    in_all = "in all; the learning rate falls over them"
+    keep("-e", "--epochs", metavar="N", help=in_all)
     size = "windows a step, over all processes"
     keep("-b", "--batch-size", metavar="N", help=size)
-    first = "of the first epoch"
-    keep("-lr", "--learning-rate", metavar="LR", help=first)
-    decay = "the learning rate is multiplied by it each epoch"
+    keep("-lr", "--learning-rate", metavar="LR", help="the highest")
+    falls = "how the learning rate falls: to zero, or published: by --lr-decay after each epoch"
+    keep("--schedule", choices=SCHEDULES, help=falls)
+    rises = "steps over which the learning rate rises at first, or, below 1, part of an epoch"
+    keep("--warmup", metavar="N", help=rises)
+    decay = "the published schedule multiplies the learning rate by it after each epoch"
     keep("-lrd", "--lr-decay", metavar="FACTOR", help=decay)
+    averages = "how long AdamW averages the squares of gradients: 1 / (1 - BETA) steps"
+    keep("--beta2", metavar="BETA", help=averages)
+    first = "what a new network answers: noise, as published, or the training data's mean pose"
+    keep("--init", choices=INITS, help=first)
     keep("-drop", "--dropout", metavar="P", help="dropout")
     keep("--drop-path", metavar="P", help="drop path of the last block")
     stride = "frames from one training window to the next"
     keep("-s", "--stride", metavar="N", help=stride)
-    mirrored = "do not add mirrored windows in training"
-    keep("-no-da", "--no-data-augmentation", action="store_true", help=mirrored)
+    turned = "turn each training window's motion by up to this angle, and project it again"
+    keep("--turn", metavar="DEGREES", help=turned)
+    resized = "resize the body of each training window by up to this part"
+    keep("--resize", metavar="PART", help=resized)
+    plain = "train on the windows as they are, neither mirrored nor turned nor resized"
+    keep("-no-da", "--no-data-augmentation", action="store_true", help=plain)
     add("--no-eval", action="store_true", help="do not validate after each epoch")
     keep("--seed", help="of weights and shuffling")
     precision = "of matrix products; auto is bf16 where the processor has it"

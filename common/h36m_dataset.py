@@ -442,6 +442,20 @@ def pixels_to_normalized(subject: str, camera: int) -> float:
     return 2 / load_cameras()[subject][camera].width
 
 
+def normalized_intrinsics(subject: str, camera: int) -> np.ndarray:
+    """Return a camera's intrinsics, (9,), with which `project` gives normalised coordinates."""
+    view = load_cameras()[subject][camera]
+    focal, center, distortion = np.split(view.intrinsics, [2, 4])
+    center = normalize_screen_coordinates(center, view.width, view.height)
+    return np.concatenate([focal * 2 / view.width, center, distortion])
+
+
+def camera_up(subject: str, camera: int) -> np.ndarray:
+    """Return the unit vector, (3,), that points up in a camera's coordinates."""
+    orientation = load_cameras()[subject][camera].orientation
+    return world_to_camera(np.array([0.0, 0.0, 1.0]), orientation, np.zeros(3))
+
+
 def average_pose(sequences: Sequence[Sequence2d3d]) -> np.ndarray:
     """Return the average of all poses, (17, 3), float32, metres, camera coordinates."""
     total = sum(sequence.poses.sum(axis=0, dtype=np.float64) for sequence in sequences)

@@ -9,17 +9,37 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from common.console import InputError
+from common.model_poseformer import PoseFormerV2
 
 WEIGHT_DECAY = 0.1  # of the paper's supplement
 MAX_GRAPHS = 4  # an epoch has two sizes of batch; any further size runs uncaptured
 _WARM_UP_STEPS = 3  # before a capture, as PyTorch's notes on CUDA graphs ask for
 
 
-def build_optimizer(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+@torch.no_grad()
+def start_at(model: PoseFormerV2, pose: np.ndarray) -> None:
+    """Make a new network answer nearly the same pose, whatever it sees.
+
+    The head's bias becomes the pose and its weights a tenth. PyTorch's own weights answer a body
+    of noise, and the first steps are spent on forgetting it.
+
+    Args:
+        model: just built.
+        pose: (17, 3), metres: the training data's mean.
+    """
+    *_, last = model.head
+    last.weight.mul_(0.1)
+    last.bias.copy_(torch.from_numpy(pose).flatten())
+
+
+def build_optimizer(
+    model: nn.Module, learning_rate: float, beta2: float = 0.999
+) -> torch.optim.AdamW:
     """Return fused AdamW with its state in place, which a captured step needs.
 
     On a GPU the learning rate is a tensor, so that a captured step reads its present value; change
@@ -29,7 +49,12 @@ def build_optimizer(model: nn.Module, learning_rate: float) -> torch.optim.AdamW
     device = parameters[0].device
     on_gpu = device.type != "cpu"
     optimizer = torch.optim.AdamW(
-        parameters, lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True, capturable=on_gpu
+        parameters,
+        lr=learning_rate,
+        betas=(0.9, beta2),
+        weight_decay=WEIGHT_DECAY,
+        fused=True,
+        capturable=on_gpu,
     )
     if on_gpu:
         (group,) = optimizer.param_groups

@@ -63,7 +63,7 @@ class TrainingState:
 
 
 class Epoch:
-    """What the current epoch still has to train on: `for batch, weight in epoch: …`.
+    """What the current epoch still has to train on: `for step, batch, weight in epoch: …`.
 
     The body of the loop gives each batch's loss to `add`. The samples come in an order that the
     seed and the epoch's number determine. Between two steps the loop ends with `Interrupted` if a
@@ -102,8 +102,10 @@ class Epoch:
         self._unread: list[tuple[Tensor, int, int]] = []  # loss, samples here, samples everywhere
         self.samples_per_s = 0.0
 
-    def __iter__(self) -> Iterator[tuple[Tensor, float]]:
-        """Yield each batch's indices (B,) of this process and the weight of their mean loss.
+    def __iter__(self) -> Iterator[tuple[int, Tensor, float]]:
+        """Yield each step's number, the indices (B,) of this process, and their loss's weight.
+
+        The number counts from 0 since the beginning of the training.
 
         Raises:
             Interrupted: after a step.
@@ -113,14 +115,15 @@ class Epoch:
         seed_dropout(self._seed, state, world)
         samples_before, began = state.samples, time.perf_counter()
         every = 1 if world.device.type == "cpu" else STEPS_BETWEEN_READS_ON_GPU
-        starts = range(state.step * self._batch_size, len(self._order), self._batch_size)
+        starts = range(0, len(self._order), self._batch_size)
+        first = state.epoch * len(starts)
         title = f"epoch {state.epoch + 1}"
         with progress(total=len(self._order), initial=state.samples, desc=title) as bar:
-            for start in starts:
+            for number, start in list(enumerate(starts, first))[state.step :]:
                 batch = self._order[start : start + self._batch_size]
                 indices, weight = world.share_of(batch)
                 self._counts = (len(indices) if weight else 0, len(batch))
-                yield indices, weight
+                yield number, indices, weight
                 if len(self._unread) == every or start == starts[-1]:
                     self._read_losses()
                     bar.update(state.samples - bar.n)

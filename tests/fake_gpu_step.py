@@ -16,8 +16,9 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.generators import WindowGenerator
+from common.h36m_dataset import Sequence2d3d
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.scenes import TurnedWindows
 from common.train_step import TrainStep, build_optimizer, set_learning_rate
 from run_poseformer import loss_of
 
@@ -49,8 +50,11 @@ device, mode = torch.device("gpu", 0), fake_tensor.FakeTensorMode()
 config = PoseFormerConfig(9, 3, 3, embed_dim_ratio=8, depth=2, drop_rate=0.1, drop_path_rate=0.1)
 model = PoseFormerV2(config).train()
 data = np.zeros((40, 17, 3), np.float32)
+sequence = Sequence2d3d("S1", "Walking", 0, data[..., :2], data, data[:, 0] + 5)
 with mode:
-    windows = WindowGenerator([data[..., :2]], [data], 9, device=device, augment=True)
+    windows = TurnedWindows(
+        [sequence], 9, turn_degrees=180, resize=0.1, device=device, augment=True
+    )
     model._apply(lambda t: mode.from_tensor(t).to(device))
     step = TrainStep(
         lambda batch: loss_of(model, windows, batch, "fp32", 0.1),

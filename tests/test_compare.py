@@ -18,6 +18,7 @@ from test_confidences import confident  # noqa: F401
 from test_run_poseformer import data_dir, load  # noqa: F401
 
 import compare
+from common import runs
 from compare import default_inputs
 from study_results import best_cells, draw_study, latex_table, seed_error_mm, study_rows, wilcoxon
 
@@ -48,9 +49,9 @@ def test_a_study_is_done_resumed_extended_and_compared(study, monkeypatch):
     # A run that was killed after its training is evaluated alone; a new seed is trained.
     (folder / "pct" / "seed_0" / "report.json").unlink()
     calls = []
-    plain = compare.Processes.call
+    plain = runs.Processes.call
     monkeypatch.setattr(
-        compare.Processes, "call", lambda s, c, o: (calls.append(c), plain(s, c, o))[1]
+        runs.Processes, "call", lambda s, c, o: (calls.append(c), plain(s, c, o))[1]
     )
     result, _ = study("--keypoints", "pct", "--epochs", "1", "--seeds", "0", "7")
     assert result.status == 0, result.stderr
@@ -94,7 +95,7 @@ def test_each_gpu_takes_a_run(data_dir, tmp_path, monkeypatch):
             together.wait(timeout=20)
         return 0
 
-    monkeypatch.setattr(compare.Processes, "call", run)
+    monkeypatch.setattr(runs.Processes, "call", run)
     arguments = ("--study", tmp_path / "s", "--data-dir", data_dir, "--gpus", "0,3", "-ste", "S9")
     result = call(compare.main, *arguments, "--keypoints", "pct", "vitpose", "--seeds", "0", "1")
     assert result.status == 0, result.stderr

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from raw_trees import assert_one_line_error, call
-from test_run_poseformer import data_dir, load, train  # noqa: F401
+from test_run_poseformer import EXTENDABLE, data_dir, load, train  # noqa: F401
 
 import run_poseformer
 from common.architecture import (
@@ -117,7 +117,7 @@ def test_a_checkpoint_remembers_its_confidences(
     channels,
     confidences,
 ):
-    result, folder = train("-e", "1", "--keypoints", keypoints)
+    result, folder = train("-e", "1", "--keypoints", keypoints, *EXTENDABLE)
     assert result.status == 0, result.stderr
     last = load(folder / "last_epoch.bin")
     config = infer_config(last, folder / "last_epoch.bin")
@@ -145,7 +145,7 @@ def test_other_channels_are_refused(train, confident):
 
 
 def test_a_checkpoint_from_before_is_read(train):
-    _, folder = train("-e", "1")
+    _, folder = train("-e", "1", *EXTENDABLE)
     path = folder / "last_epoch.bin"
     before = load(path)
     del before["config"]["confidence_chans"]

@@ -91,7 +91,7 @@ def test_memory_is_that_of_the_sequences():
     keypoints, poses = sequences([1000])
     generator = WindowGenerator(keypoints, poses, 243, device="cpu", augment=True)
     tensors = [value for value in vars(generator).values() if isinstance(value, torch.Tensor)]
-    assert sum(t.numel() * t.element_size() for t in tensors) == 1000 * ((34 + 51) * 4 + 24)
+    assert sum(t.numel() * t.element_size() for t in tensors) == 1000 * ((34 + 51) * 4 + 32)
 
 
 @pytest.mark.parametrize(

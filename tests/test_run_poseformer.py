@@ -102,11 +102,20 @@ def log_figures(folder):
 
 
 RANDOM = ("-drop", "0.1", "--drop-path", "0.2", "-std", "2", "--seed", "3")
+# Other schedules depend on the number of epochs, which a resume then may not change.
+EXTENDABLE = ("--schedule", "published")
 
 
 @pytest.fixture
 def uninterrupted(train):
     result, folder = train("-e", "4", *RANDOM, folder="whole")
+    assert result.status == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def four_epochs(train):
+    result, folder = train("-e", "4", *RANDOM, *EXTENDABLE, folder="whole")
     assert result.status == 0, result.stderr
     return folder
 
@@ -125,21 +134,21 @@ def stop_at(monkeypatch, step_number, what):
     monkeypatch.setattr(TrainStep, "__call__", counted)
 
 
-def test_two_epochs_and_two_more_are_four(train, uninterrupted):
-    train("-e", "2", *RANDOM)
+def test_two_epochs_and_two_more_are_four(train, four_epochs):
+    train("-e", "2", *RANDOM, *EXTENDABLE)
     result, folder = train("-e", "4", "--resume", "last_epoch.bin")
     assert result.status == 0, result.stderr
-    assert_same_training(load(uninterrupted / "last_epoch.bin"), load(folder / "last_epoch.bin"))
-    assert log_figures(folder) == log_figures(uninterrupted)
+    assert_same_training(load(four_epochs / "last_epoch.bin"), load(folder / "last_epoch.bin"))
+    assert log_figures(folder) == log_figures(four_epochs)
 
 
-def test_a_log_line_cut_short_by_a_kill_does_not_stop_a_resume(train, uninterrupted):
-    _, folder = train("-e", "2", *RANDOM)
+def test_a_log_line_cut_short_by_a_kill_does_not_stop_a_resume(train, four_epochs):
+    _, folder = train("-e", "2", *RANDOM, *EXTENDABLE)
     with (folder / "log.jsonl").open("a") as log:
         log.write('{"epoch": 3, "lr": 0.0')
     result, _ = train("-e", "4", "--resume", "last_epoch.bin")
     assert result.status == 0, result.stderr
-    assert log_figures(folder) == log_figures(uninterrupted)
+    assert log_figures(folder) == log_figures(four_epochs)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -161,7 +170,7 @@ def test_a_signal_within_an_epoch_loses_nothing(train, uninterrupted, monkeypatc
 
 
 def test_resuming_keeps_to_the_actions(train):
-    first, _ = train("-e", "1", "-a", "Walking")
+    first, _ = train("-e", "1", "-a", "Walking", *EXTENDABLE)
     second, folder = train("-e", "2", "--resume", "last_epoch.bin")
     # 2 subjects, a sequence, 4 cameras, 20 frames and their mirror images
     assert "320 training samples" in first.stdout
@@ -187,12 +196,16 @@ def test_a_signal_during_validation_loses_nothing(train, uninterrupted, monkeypa
 def test_resume_refuses_another_recipe_or_network(train):
     train("-e", "1")
     for flags, name in (
+        (("-e", "2"), "--epochs"),
+        (("--schedule", "published"), "--schedule"),
+        (("--recipe", "published"), "--recipe"),
+        (("--turn", "0"), "--turn"),
         (("--seed", "7"), "--seed"),
         (("-lr", "0.1"), "--learning-rate"),
         (("-k", "pct"), "--keypoints"),
         (("-frame", "27"), "--number-of-frames"),
     ):
-        result, _ = train("-e", "2", "--resume", "last_epoch.bin", *flags)
+        result, _ = train("--resume", "last_epoch.bin", *flags)
         assert result.status == 2
         assert result.stderr.startswith(f"error: {name} {flags[1]}"), result.stderr
 
@@ -210,7 +223,7 @@ def test_a_second_run_is_refused_unless_it_may_overwrite(train):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(train, monkeypatch):
-    _, folder = train("-e", "1")
+    _, folder = train("-e", "1", *EXTENDABLE)
     good = (folder / "last_epoch.bin").read_bytes()
     plain = TrainStep.__call__
 
@@ -225,7 +238,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(train,
 
 
 def test_training_lowers_the_validation_error_and_keeps_the_best(train):
-    result, folder = train("-e", "6", "-lr", "2e-3", "-cf", "2", "-k", "gt")
+    result, folder = train("-e", "6", "-lr", "2e-3", "-cf", "2", "-k", "gt", *EXTENDABLE)
     assert result.status == 0, result.stderr
     valid = [record["valid_mpjpe_mm"] for record in log_figures(folder)]
     assert min(valid) < 0.9 * valid[0]
@@ -239,6 +252,38 @@ def test_training_lowers_the_validation_error_and_keeps_the_best(train):
     ]
     rates = [record["lr"] for record in log_figures(folder)]
     assert rates == pytest.approx([2e-3 * 0.99**e for e in range(6)])
+
+
+def test_every_step_has_the_rate_of_its_schedule(train, monkeypatch):
+    rates, plain = [], TrainStep.__call__
+
+    def noted(self, *arguments):
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(TrainStep, "__call__", noted)
+    train("-e", "2", "-lr", "1e-3", "--warmup", "6", "--no-eval")
+    _, folder = train("-e", "3", "-b", "48", "--no-eval", "--recipe", "published", folder="other")
+    # 960 samples are 30 steps of 32 and 20 of 48.
+    rise, fall = np.linspace(0, 1e-3, 7)[1:], np.linspace(1e-3, 0, 55)[:-1]
+    expected = np.concatenate([rise, fall, np.repeat(5e-4 * 0.99 ** np.arange(3), 20)])
+    np.testing.assert_allclose(rates, expected, rtol=1e-9)
+    recipe = load(folder / "last_epoch.bin")["recipe"]
+    assert (recipe["recipe"], recipe["schedule"], recipe["turn"]) == ("published", "published", 0)
+
+
+def test_a_checkpoint_of_before_the_schedules_goes_on_as_published(train):
+    _, folder = train("-e", "2", *RANDOM, "--recipe", "published")
+    train("-e", "4", *RANDOM, "--recipe", "published", folder="published")
+    before = load(folder / "last_epoch.bin")
+    for name in ("recipe", "epochs", "schedule", "warmup", "beta2", "init", "turn", "resize"):
+        del before["recipe"][name]
+    torch.save(before, folder / "last_epoch.bin")
+    result, _ = train("-e", "4", "--resume", "last_epoch.bin")
+    assert result.status == 0, result.stderr
+    expected = load(folder.with_name("published") / "last_epoch.bin")
+    assert_same_training(expected, load(folder / "last_epoch.bin"))
+    assert load(folder / "last_epoch.bin")["recipe"] == expected["recipe"]
 
 
 def test_evaluation_repeats_the_validation_figure_and_reports_everything(train, data_dir, tmp_path):
@@ -373,7 +418,9 @@ def test_a_malicious_checkpoint_runs_nothing(data_dir, tmp_path, monkeypatch):
 
 def test_wandb_s_own_record_holds_config_figures_and_model(train, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result, folder = train("-e", "2", "--wandb-name", "poseformerv2-vitpose", mode="offline")
+    result, folder = train(
+        *("-e", "2", "--wandb-name", "poseformerv2-vitpose", *EXTENDABLE), mode="offline"
+    )
     assert result.status == 0, result.stderr
     assert "wandb sync" in result.stdout
     (first,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
@@ -431,7 +478,8 @@ def wandb_records(path):
 
 
 def test_two_processes_train_and_evaluate_like_one(train, data_dir, tmp_path):
-    flags = ("-e", "2", "--drop-path", "0", "-b", "50")  # the last batch of an epoch is not full
+    # The processes turn windows by chance of their own; the last batch of an epoch is not full.
+    flags = ["-e", "2", "--turn", "0", "--resize", "0", "--init", "published", "-b", "50"]
     train(*flags, folder="one")
     command = torchrun(REPOSITORY / "run_poseformer.py", data_dir)
     result = run_quietly([*command, *flags, "-c", tmp_path / "two"])
@@ -470,7 +518,7 @@ run(run_poseformer.main)
 
 def test_a_restart_by_torchrun_goes_on_from_the_last_epoch(train, data_dir, tmp_path):
     """The same command, without --resume; torchrun keeps the addresses of the killed processes."""
-    flags = ("-e", "3", "--drop-path", "0", "-b", "50")
+    flags = ("-e", "3", "--turn", "0", "--resize", "0", "--init", "published", "-b", "50")
     script = tmp_path / "killed_once.py"
     script.write_text(KILLED_ONCE.format(repository=str(REPOSITORY)))
     result = run_quietly(

@@ -1,0 +1,80 @@
+"""Recipes and their learning rates."""
+
+import numpy as np
+import pytest
+import torch
+
+from common.console import InputError
+from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.recipe import RECIPES, LearningRates, Recipe
+from common.train_step import start_at
+
+
+def rates(steps_per_epoch=10, **recipe):
+    chosen = LearningRates(Recipe(**{"epochs": 3, "learning_rate": 2.0, **recipe}), steps_per_epoch)
+    return np.array([chosen[step] for step in range(3 * steps_per_epoch)])
+
+
+def by_pytorch(kind, total, warmup):
+    """PyTorch's own schedules: warm-up, then the fall to zero."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    schedules = torch.optim.lr_scheduler
+    rise = schedules.LinearLR(optimizer, 1 / warmup, 1.0, warmup - 1)
+    fall = {
+        "linear": lambda o: schedules.LinearLR(o, 1.0, 0.0, total - warmup),
+        "cosine": lambda o: schedules.CosineAnnealingLR(o, total - warmup),
+    }[kind](optimizer)
+    both = schedules.SequentialLR(optimizer, [rise, fall], [warmup])
+    found = []
+    for _ in range(total):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        both.step()
+    return np.array(found)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize("warmup", [4, 0.5])
+def test_linear_and_cosine_are_pytorchs(kind, warmup):
+    steps = 5 if warmup < 1 else warmup
+    found = rates(schedule=kind, warmup=warmup)
+    np.testing.assert_allclose(found, by_pytorch(kind, 30, steps), atol=1e-12)
+    assert found.max() == 2.0 and 0 < found[-1] < 0.1
+
+
+def test_the_published_rate_falls_after_each_epoch():
+    found = rates(schedule="published", warmup=0, lr_decay=0.5)
+    np.testing.assert_array_equal(found, np.repeat([2.0, 1.0, 0.5], 10))
+    assert LearningRates(Recipe(schedule="published", lr_decay=0.5, warmup=0), 10).at_end_of(2) == (
+        Recipe().learning_rate / 2
+    )
+
+
+def test_a_warmup_longer_than_the_training_is_refused():
+    with pytest.raises(InputError, match="--warmup 31: longer than the training, which has 30"):
+        rates(warmup=31)
+    rates(warmup=30)
+    LearningRates(Recipe(epochs=0), 10)  # nothing is to be trained
+
+
+def test_the_published_recipe_is_the_published_one():
+    recipe = RECIPES["published"]
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (200, 16, 5e-4)
+    assert (recipe.schedule, recipe.lr_decay, recipe.warmup) == ("published", 0.99, 0)
+    assert (recipe.dropout, recipe.drop_path, recipe.turn, recipe.resize) == (0, 0, 0, 0)
+
+
+def test_a_new_network_answers_the_mean_pose():
+    pose = np.random.default_rng(0).normal(0, 0.3, (17, 3)).astype(np.float32)
+    config, expected = PoseFormerConfig(9, 3, 3, embed_dim_ratio=16), torch.from_numpy(pose)
+    inputs = torch.rand(40, 9, 17, 2) * 2 - 1
+    model = PoseFormerV2(config)
+
+    def distance():
+        return (model(inputs)[:, 0] - expected).norm(dim=-1).mean()
+
+    before = distance()
+    start_at(model, pose)
+    assert distance() < 0.2 * before
+    distance().backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters())
