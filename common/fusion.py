@@ -128,8 +128,7 @@ class FittedMixture:
 
 
 def mix_fitted(
-    mixture: FittedMixture,
-    views: Sequence[Sequence[np.ndarray]],
+    mixture: FittedMixture, views: Sequence[Sequence[np.ndarray]]
 ) -> Iterator[np.ndarray]:
     """Mix views, each from its own frames alone.
 

@@ -13,15 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.architecture import (
-    infer_config,
-)
+from common.architecture import infer_config
 from common.camera import normalize_screen_coordinates
-from common.checkpoint import (
-    load_checkpoint,
-    load_into,
-    model_state,
-)
+from common.checkpoint import load_checkpoint, load_into, model_state
 from common.console import InputError
 from common.device import autocast
 from common.evaluation import predict
@@ -204,11 +198,7 @@ def _lift_causally(
 
 @torch.no_grad()
 def _lift_windows(
-    model: PoseFormerV2,
-    windows: np.ndarray,
-    flip: bool,
-    device: torch.device | str,
-    precision: str,
+    model: PoseFormerV2, windows: np.ndarray, flip: bool, device: torch.device | str, precision: str
 ) -> np.ndarray:
     """Return the poses (windows, 17, 3) of the middles of windows (windows, F, 17, C)."""
     device = torch.device(device)

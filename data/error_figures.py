@@ -68,13 +68,7 @@ def _correlation(correlation: Mapping[str, Any]) -> Any:
 
 
 def _heat_map(
-    axes: Any,
-    values: np.ndarray,
-    rows: Any,
-    columns: Any,
-    form: str,
-    colors: str,
-    largest: float,
+    axes: Any, values: np.ndarray, rows: Any, columns: Any, form: str, colors: str, largest: float
 ) -> None:
     axes.imshow(values, cmap=colors, vmin=0, vmax=1.15 * largest, aspect="auto")
     axes.grid(False)

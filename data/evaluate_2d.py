@@ -19,12 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.confidences import WITH_CONFIDENCE
 from common.console import DATA_DIR, ArgumentParser, InputError, progress, run
 from common.files import atomic_output, check_output
-from common.h36m_dataset import (
-    TEST_SUBJECTS,
-    keypoints_names,
-    keypoints_path,
-    parse_subjects,
-)
+from common.h36m_dataset import TEST_SUBJECTS, keypoints_names, keypoints_path, parse_subjects
 from common.keypoint_errors import (
     PCK_SHARES,
     best_by_joint,
@@ -80,12 +75,7 @@ def parse_arguments() -> argparse.Namespace:
         help="the estimators or mixtures, data_2d_h36m_NAME.npz (default: all that there are); "
         "confidences are taken from data_2d_h36m_NAME_w_conf.npz if there is one",
     )
-    add(
-        "--subjects",
-        default=",".join(TEST_SUBJECTS),
-        metavar="S,…",
-        help="whose sequences",
-    )
+    add("--subjects", default=",".join(TEST_SUBJECTS), metavar="S,…", help="whose sequences")
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder of the npz files")
     add("--report", type=Path, metavar="FILE", help="write all figures to this .json or .csv")
     add("--figures", type=Path, metavar="DIR", help="draw PNGs into this folder")

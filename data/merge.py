@@ -127,13 +127,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FILE",
         help=f"fitted alone: apply an earlier fit, {WEIGHTS}, instead of learning from gt",
     )
-    add(
-        "--data-dir",
-        type=Path,
-        default=DATA_DIR,
-        metavar="DIR",
-        help="folder of the npz files",
-    )
+    add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder of the npz files")
     add(
         "--output-filename",
         metavar="FILE",

@@ -28,13 +28,7 @@ from common.h36m_dataset import (
     load_cameras,
     wrong_takes,
 )
-from common.npz_io import (
-    Positions2d,
-    Positions3d,
-    npz_path,
-    write_positions_2d,
-    write_positions_3d,
-)
+from common.npz_io import Positions2d, Positions3d, npz_path, write_positions_2d, write_positions_3d
 from common.skeleton import JOINTS_32_TO_17, NUM_JOINTS_32
 from data.cdf import read_variable
 
