@@ -4,8 +4,6 @@ To add an action, write a function that lets the actor `stand`, `walk` or `sit`,
 actor's movements (`Actor._idle` lists them); and name the function in `ACTION_SCRIPTS`.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from common.h36m_dataset import FPS
@@ -184,7 +182,7 @@ def purchases(actor: Actor) -> None:
         up = rng.uniform(-0.75, -0.4) if low else rng.uniform(-0.25, 0.45)
         shelf = Reach("shoulder", (0.72, rng.uniform(-0.2, 0.3), up), (-0.5, 0.6, -0.7))
         moves.append(HandMove(shelf, time, 0.8))
-        moves.append(HandMove(actor.near(replace(BASKET, swing=0), 0.04), time + 1.2, 0.8))
+        moves.append(HandMove(actor.near(BASKET._replace(swing=0), 0.04), time + 1.2, 0.8))
         bend += (0.75 if low else 0.12) * actor.swell(time - 0.2, 2.4)
     bend = np.minimum(bend, 1.1)
     actor.hands = {side: moves, -side: [HandMove(BASKET)]}

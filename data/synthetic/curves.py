@@ -42,8 +42,8 @@ def keyed(
 
     Args:
         t: (frames,), seconds.
-        starts: (moves,), when each move begins; moves may overlap.
-        durations: (moves,), how long it takes, or one for all.
+        starts: (moves,), seconds; moves may overlap.
+        durations: (moves,), or one for all.
         values: (moves + 1, ...), before the first move and after each.
         profile: goes from 0 to 1 as the move does.
     """

@@ -52,19 +52,15 @@ def two_bones(
     cosine = np.cos(_MIN_INTERIOR_ANGLE)
     shortest = np.sqrt(upper**2 + lower**2 - 2 * upper * lower * cosine)
     resists, longest = (upper + lower) * np.array(reach)
-    distance = _soft_limits(distance, shortest, longest, longest - resists)
+    # Both limits are approached smoothly.
+    margin = longest - resists
+    high = longest - margin * (1 - np.tanh((distance - resists) / margin))
+    distance = np.where(distance > resists, high, distance)
+    low = shortest + margin * (1 - np.tanh((shortest + margin - distance) / margin))
+    distance = np.where(distance < shortest + margin, low, distance)
     along = (upper**2 - lower**2 + distance**2) / (2 * distance)
     across = np.sqrt(np.maximum(upper**2 - along**2, 0))
-    side = perpendicular(pole, line)
-    return root + along * line + across * side, root + distance * line
-
-
-def _soft_limits(d: np.ndarray, shortest: float, longest: float, margin: float) -> np.ndarray:
-    """Keep distances between two limits, bending smoothly within `margin` of either."""
-    high = longest - margin * (1 - np.tanh((d - longest + margin) / margin))
-    d = np.where(d > longest - margin, high, d)
-    low = shortest + margin * (1 - np.tanh((-d + shortest + margin) / margin))
-    return np.where(d < shortest + margin, low, d)
+    return root + along * line + across * perpendicular(pole, line), root + distance * line
 
 
 def unit(v: np.ndarray) -> np.ndarray:
