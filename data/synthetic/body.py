@@ -15,7 +15,7 @@ LEFT, RIGHT = 1, -1
 SIDES = (LEFT, RIGHT)
 
 # Lengths as shares of the stature. What stands in one row varies together between people. Ankle
-# and ball are heights above the floor, of a flat foot; "hip" is from the pelvis centre to the joint.
+# and ball are heights above the floor, of a flat foot; "hip" is from the pelvis centre to a hip.
 _PROPORTIONS = (
     {"thigh": 0.256, "shin": 0.260, "foot": 0.094, "toe": 0.043, "ankle": 0.044, "ball": 0.012},
     {"spine": 0.135, "chest": 0.148, "neck": 0.070, "head": 0.067},
