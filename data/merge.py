@@ -30,9 +30,11 @@ from common.npz_io import Positions2d, npz_path, read_positions_2d, write_positi
 from common.skeleton import JOINT_NAMES
 from data.learned_mixtures import (
     apply_mixture,
+    arrange,
     choose_joints,
     choose_learned,
     confident_paths,
+    each_view,
     fit,
     training_views,
 )
@@ -63,30 +65,31 @@ def main() -> None:
         suffix = WITH_CONFIDENCE if weighted else ""
         paths = {n: keypoints_path(data_dir, "h36m", n + suffix) for n in detectors}
     learns = strategy in LEARNED and mixture is None
-    truth_path = keypoints_path(data_dir, "h36m", "gt") if learns else None
+    truth_paths = [keypoints_path(data_dir, "h36m", "gt")] if learns else []
     filename = arguments.output_filename
     if filename is None:
         filename = f"data_2d_h36m_merge_{strategy}.npz"
     output = npz_path(data_dir, filename)
-    outputs = [output, data_dir / WEIGHTS] if strategy == "fitted" and learns else [output]
-    check_distinct(outputs, [*paths.values(), *([truth_path] if truth_path else [])])
+    weights = [data_dir / WEIGHTS] if strategy == "fitted" and learns else []
+    check_distinct([output, *weights], [*paths.values(), *truth_paths])
     estimators = read_estimators(paths)
     if weighted:
         check_confidences(estimators, logits)
     report_cuts(estimators)
-    training = training_views(estimators, truth_path) if truth_path else None
+    training = training_views(estimators, truth_paths[0]) if learns else None
     if strategy == "fitted":
         mixture = mixture or fit(estimators, training)
         merged = apply_mixture(mixture, estimators)
     else:
         if strategy == "best_joint":
             replaced = choose_joints(detectors, training)
-        merged = mix(estimators, replaced, weighted, logits)
+        views = (dict(zip(estimators, arrays)) for *_, arrays in each_view(estimators))
+        merged = arrange(estimators, (mix(view, replaced, weighted, logits) for view in views))
     write_positions_2d(output, merged)
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
-    if strategy == "fitted" and training:
-        write_mixture(data_dir / WEIGHTS, mixture)
-        print(f"wrote {data_dir / WEIGHTS}, for --weights")
+    for path in weights:
+        write_mixture(path, mixture)
+        print(f"wrote {path}, for --weights")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -154,8 +157,8 @@ def parse_replacements(replacements: Sequence[str] | None) -> dict[int, str]:
     """
     replaced: dict[int, str] = {}
     for text in replacements or ():
-        joints, equals, name = text.partition("=")
-        if not equals or not name:
+        joints, _, name = text.partition("=")
+        if not name:
             raise InputError(f"--replace {text}: expected joints=estimator, such as 2,8,10,14=pct")
         for joint in joints.split(","):
             index = joint_index(joint)
@@ -171,14 +174,13 @@ def joint_index(joint: str) -> int:
     Raises:
         InputError: if there is no such joint.
     """
-    numbers = {str(i): i for i in range(len(JOINT_NAMES))}
-    by_name = {name: i for i, name in enumerate(JOINT_NAMES)}
-    if joint not in numbers | by_name:
-        raise InputError(
-            f"--replace: no joint '{joint}'; they are 0 to {len(JOINT_NAMES) - 1}, or "
-            f"{', '.join(JOINT_NAMES)}"
-        )
-    return (numbers | by_name)[joint]
+    for index, name in enumerate(JOINT_NAMES):
+        if joint in (str(index), name):
+            return index
+    raise InputError(
+        f"--replace: no joint '{joint}'; they are 0 to {len(JOINT_NAMES) - 1}, or "
+        f"{', '.join(JOINT_NAMES)}"
+    )
 
 
 def choose_detectors(strategy: str, given: str | None, replaced: dict[int, str]) -> list[str]:
@@ -221,13 +223,7 @@ def choose_logits(given: str | None, detectors: list[str]) -> list[str]:
 
 
 def read_estimators(paths: dict[str, Path]) -> dict[str, Positions2d]:
-    """Read the estimators' npz files.
-
-    Args:
-        paths: {estimator: its file}.
-
-    Returns:
-        {estimator: positions}, all of the same subjects and actions.
+    """Read {estimator: positions}, all of the same subjects and actions, from {estimator: file}.
 
     Raises:
         InputError: if a file is missing or bad, or subjects or actions differ.
@@ -268,16 +264,14 @@ def check_confidences(estimators: dict[str, Positions2d], logits: list[str]) -> 
 
 def report_cuts(estimators: dict[str, Positions2d]) -> None:
     """Say how many views have estimates of unequal length, and which differ the most."""
-    first, *_ = estimators.values()
     cuts = []
-    for subject, action, cameras in each_sequence(first):
-        for camera in range(len(cameras)):
-            lengths = {n: len(e[subject][action][camera]) for n, e in estimators.items()}
-            surplus = max(lengths.values()) - min(lengths.values())
-            cuts.append((surplus, f"{subject} {action}, camera {CAMERA_IDS[camera]}", lengths))
+    for subject, action, camera, arrays in each_view(estimators):
+        lengths = list(map(len, arrays))
+        where = f"{subject} {action}, camera {CAMERA_IDS[camera]}"
+        cuts.append((max(lengths) - min(lengths), where, lengths))
     surplus, where, lengths = max(cuts, key=lambda cut: cut[0])
     if surplus:
-        frames = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        frames = ", ".join(f"{name} {length}" for name, length in zip(estimators, lengths))
         print(
             f"cut to the shortest: {sum(cut[0] > 0 for cut in cuts)} of {len(cuts)} views, by up "
             f"to {surplus} frames ({where}: {frames})"
@@ -285,46 +279,28 @@ def report_cuts(estimators: dict[str, Positions2d]) -> None:
 
 
 def mix(
-    estimators: dict[str, Positions2d], replaced: dict[int, str], weighted: bool, logits: list[str]
-) -> Positions2d:
-    """Mix every view of every sequence.
+    estimates: dict[str, np.ndarray], replaced: dict[int, str], weighted: bool, logits: list[str]
+) -> np.ndarray:
+    """Mix the estimates of one view.
 
     Args:
-        estimators: {estimator: positions}; the first is the one whose joints are replaced.
+        estimates: {estimator: (frames, 17, 2 or 3)}, pixels, then confidence; the first is the one
+            whose joints are replaced.
         replaced: {joint: the estimator to take it from}; empty for a mean.
         weighted: whether the mean is weighted by the confidences.
         logits: estimators whose confidences are logits.
 
     Returns:
-        {subject: {action: [four arrays (frames, 17, 2)]}}, float32, pixels.
+        (frames, 17, 2), float32, pixels, as long as the shortest.
     """
-    merged: Positions2d = {}
-    first, *_ = estimators.values()
-    for subject, action, cameras in each_sequence(first):
-        merged.setdefault(subject, {})[action] = [
-            mix_view(
-                {name: e[subject][action][camera] for name, e in estimators.items()},
-                replaced,
-                weighted,
-                logits,
-            )
-            for camera in range(len(cameras))
-        ]
-    return merged
-
-
-def mix_view(
-    views: dict[str, np.ndarray], replaced: dict[int, str], weighted: bool, logits: list[str]
-) -> np.ndarray:
-    """Mix the estimates (frames, 17, 2 or 3) of one view, as `mix`; returns (frames, 17, 2)."""
-    keypoints = cut_to_shortest([view[..., :2] for view in views.values()])
+    keypoints = cut_to_shortest([estimate[..., :2] for estimate in estimates.values()])
     if replaced:
-        by_name = dict(zip(views, keypoints))
-        mixture = replace_joints(keypoints[0], {j: by_name[name] for j, name in replaced.items()})
+        of = dict(zip(estimates, keypoints))
+        mixture = replace_joints(keypoints[0], {j: of[name] for j, name in replaced.items()})
     elif weighted:
         weights = [
-            weights_from_logits(view[..., 2]) if name in logits else np.maximum(view[..., 2], 0)
-            for name, view in views.items()
+            weights_from_logits(e[..., 2]) if name in logits else np.maximum(e[..., 2], 0)
+            for name, e in estimates.items()
         ]
         mixture = weighted_mean(keypoints, cut_to_shortest(weights))
     else:
