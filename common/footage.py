@@ -50,11 +50,7 @@ class Footage:
 
 
 def load_footage(path: Path, names: Sequence[str] | None = None) -> list[Footage]:
-    """Return the sequences of `data_2d_custom_<name>.npz`.
-
-    Args:
-        path: the npz file, from `data/prepare_2d_custom.py`.
-        names: which sequences; None for all.
+    """Return these sequences, or all, of `data_2d_custom_<name>.npz`.
 
     Raises:
         InputError: if the file is bad, or a sequence is not in it.
@@ -111,23 +107,25 @@ def lift_footage(
         device=device,
         precision=precision,
     )
-    print(
-        f"{footage.name}: {len(poses)} frames at {footage.fps:g} fps; bones vary by "
-        f"{bone_variation_percent(poses):.1f}%, jitter {jitter_m_s3(poses, footage.fps):.1f} m/s³, "
-        f"{reprojection_px(poses, footage.keypoints_px):.1f} px from the keypoints"
-    )
+    told = _measures(poses, footage)
+    print(f"{footage.name}: {len(poses)} frames at {footage.fps:g} fps; {told}")
     if smooth_hz is None:
         return poses
     smoothed = smooth(poses, footage.fps, smooth_hz)
     moved_mm = 1000 * np.linalg.norm(smoothed - poses, axis=-1).mean()
     print(
-        f"{footage.name}: smoothed at {smooth_hz:g} Hz: bones vary by "
-        f"{bone_variation_percent(smoothed):.1f}%, jitter "
-        f"{jitter_m_s3(smoothed, footage.fps):.1f} m/s³, "
-        f"{reprojection_px(smoothed, footage.keypoints_px):.1f} px from the keypoints; "
+        f"{footage.name}: smoothed at {smooth_hz:g} Hz: {_measures(smoothed, footage)}; "
         f"joints moved by {moved_mm:.1f} mm on average"
     )
     return smoothed
+
+
+def _measures(poses_m: np.ndarray, footage: Footage) -> str:
+    return (
+        f"bones vary by {bone_variation_percent(poses_m):.1f}%, "
+        f"jitter {jitter_m_s3(poses_m, footage.fps):.1f} m/s³, "
+        f"{reprojection_px(poses_m, footage.keypoints_px):.1f} px from the keypoints"
+    )
 
 
 def stand(

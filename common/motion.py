@@ -80,22 +80,21 @@ def smooth(values: np.ndarray, fps: float, cutoff_hz: float = DEFAULT_CUTOFF_HZ)
     The filter is a Gaussian whose gain at the cutoff is √½: exp(-2 π² σ² f²) = √½ gives
     σ = √(ln 2) / (2 π f) seconds. Straight motion stays as it is, at the ends too.
 
-    Args:
-        values: (frames, ...), at `fps` frames a second.
-        fps: their rate.
-        cutoff_hz: in Hz.
-
-    Returns:
-        (frames, ...), in the precision of `values`.
+    Takes and returns (frames, ...), in the precision of `values`, at `fps` frames a second.
     """
-    sigma = fps * np.sqrt(np.log(2)) / (2 * np.pi * cutoff_hz)
-    reach = int(np.ceil(4 * sigma))
     if len(values) < 2:
         return values
+    sigma = fps * np.sqrt(np.log(2)) / (2 * np.pi * cutoff_hz)
+    # A point reflection at each end: what went up goes on going up.
+    return gaussian_filter(values, sigma, mode="reflect", reflect_type="odd")
+
+
+def gaussian_filter(values: np.ndarray, sigma: float, **ends: str) -> np.ndarray:
+    """Filter (frames, ...) over time with a Gaussian of `sigma` frames; `ends` go to `np.pad`."""
+    reach = int(np.ceil(4 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     flat = values.reshape(len(values), -1).astype(np.float64)
-    # A point reflection at each end: what went up goes on going up.
-    padded = np.pad(flat, ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
+    padded = np.pad(flat, ((reach, reach), (0, 0)), **ends)
     columns = [np.convolve(c, kernel / kernel.sum(), mode="valid") for c in padded.T]
     return np.stack(columns, axis=-1).reshape(values.shape).astype(values.dtype)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.figures import COLORS, FAINT_INK, PAPER
+from common.motion import gaussian_filter
 from common.skeleton import BONES, NUM_JOINTS, ROOT, SIDES
 
 SIDE_COLORS = {"left": COLORS[0], "middle": COLORS[-1], "right": COLORS[1]}
@@ -161,7 +162,9 @@ class View:
 
     def __init__(self, poses_m: Sequence[np.ndarray], azimuth: float, follow_frames: float) -> None:
         self.floor_m = min(float(np.percentile(p[..., 2].min(axis=1), 1)) for p in poses_m)
-        self.targets_m = _smooth(poses_m[-1][:, ROOT].astype(np.float64), follow_frames)
+        self.targets_m = poses_m[-1][:, ROOT].astype(np.float64)
+        if follow_frames:
+            self.targets_m = gaussian_filter(self.targets_m, follow_frames, mode="edge")
         self.targets_m[:, 2] = self.floor_m + _TARGET_HEIGHT_M
         self._rotation = _view_rotation(azimuth, _ELEVATION)
         seen = [self.project(p, self.targets_m[:, None])[0].reshape(-1, 2) for p in poses_m]
@@ -220,23 +223,10 @@ def _view_rotation(azimuth: float, elevation: float) -> np.ndarray:
     return np.stack([right, np.cross(towards_eye, right), towards_eye])
 
 
-def _smooth(path: np.ndarray, sigma: float) -> np.ndarray:
-    """Smooth (frames, 3) with a Gaussian of `sigma` frames, the ends held."""
-    reach = int(3 * sigma)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 1e-9)) ** 2)
-    padded = np.pad(path, ((reach, reach), (0, 0)), mode="edge")
-    smooth = [np.convolve(column, kernel / kernel.sum(), mode="valid") for column in padded.T]
-    return np.stack(smooth, axis=-1)
-
-
 class WorldPanel:
     """A 3D pose on a floor, over the paler true one where that is given.
 
-    Attributes:
-        title: what stands above the panel on the left.
-        reading: gives what stands above it on the right for a frame; None for nothing.
-        limits: what is visible, in metres at the distance of the person.
-        strokes: what `update` moves.
+    Its attributes are those of `ImagePanel`; limits are in metres at the distance of the person.
     """
 
     def __init__(
@@ -285,9 +275,7 @@ class WorldPanel:
 def image_limits(poses_px: Iterable[np.ndarray]) -> Limits:
     """Return what must be visible of the camera's picture, with a margin, y downwards.
 
-    Args:
-        poses_px: arrays (frames, 17, 2), pixels. A stray keypoint in a few frames does not widen
-            the view.
+    Of poses (frames, 17, 2), pixels; a stray keypoint in a few frames does not widen the view.
     """
     extremes = [np.percentile(p.reshape(-1, 2), (0.2, 99.8), axis=0) for p in poses_px]
     low, high = np.min(extremes, axis=(0, 1)), np.max(extremes, axis=(0, 1))
@@ -299,13 +287,10 @@ def image_limits(poses_px: Iterable[np.ndarray]) -> Limits:
 def equal_scales(
     limits: Limits, aspect: float, image_size: tuple[int, int] | None = None
 ) -> Limits:
-    """Widen limits about their centre until width / height is `aspect`.
+    """Widen limits about their centre until width / height is `aspect`, that of the panel.
 
-    Args:
-        limits: what must be visible.
-        aspect: of the panel.
-        image_size: (width, height) of the camera's picture in pixels; if given, the wider limits
-            are moved so that they show more of it and less of what lies beyond its edges.
+    If `image_size` is given, (width, height) of the camera's picture in pixels, the wider limits
+    are moved so that they show more of it and less of what lies beyond its edges.
     """
     left, right, bottom, top = limits
     half = max(right - left, aspect * abs(top - bottom)) / 2

@@ -104,14 +104,8 @@ def choose_files(data_dir: Path, names: Sequence[str] | None) -> dict[str, Path]
             f"{data_dir}: holds no estimator's data_2d_h36m_*.npz; prepare one with "
             "data/prepare_2d_estimation.py"
         )
-    return {
-        name: keypoints_path(
-            data_dir,
-            "h36m",
-            name + (WITH_CONFIDENCE if name + WITH_CONFIDENCE in there_are else ""),
-        )
-        for name in names
-    }
+    files = {n: n + WITH_CONFIDENCE if n + WITH_CONFIDENCE in there_are else n for n in names}
+    return {name: keypoints_path(data_dir, "h36m", file) for name, file in files.items()}
 
 
 def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str]) -> dict:
@@ -140,9 +134,7 @@ def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str
         "subjects": list(subjects),
         "frames": sum(lengths),
         "estimators": summaries,
-        "best": {
-            figure: best_by_joint(summaries, figure) for figure in ("mean_px", "bias_free_px")
-        },
+        "best": {f: best_by_joint(summaries, f) for f in ("mean_px", "bias_free_px")},
         "error_correlation": {
             "names": list(paths),
             "mean": correlation.mean(axis=0).tolist(),
@@ -154,46 +146,34 @@ def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str
 def format_report(report: Mapping[str, Any]) -> str:
     """Return the tables for a terminal; a star marks the best of a row."""
     estimators = report["estimators"]
+    names, summaries = list(estimators), list(estimators.values())
+
+    def rows_of(group: str, figure: str) -> dict[str, list]:
+        return {m: [s[group][m][figure] for s in summaries] for m in summaries[0][group]}
+
     head = f"{', '.join(report['subjects'])}: {report['frames']:,} frames over the cameras, px"
-    overall = {
-        name: [_number(summary[figure]) for figure in COLUMNS]
-        for name, summary in estimators.items()
-    }
+    overall = {name: [_number(s[figure]) for figure in COLUMNS] for name, s in estimators.items()}
     blocks = [head, _table("Estimator", list(COLUMNS.values()), overall)]
     for figure, title in (("mean_px", "Mean error"), ("bias_free_px", "Without bias")):
-        rows = {
-            joint: [summary["by_joint"][joint][figure] for summary in estimators.values()]
-            for joint in JOINT_NAMES
-        }
-        blocks.append(_table(title, list(estimators), _starred(rows)))
-    bias = {
-        joint: [
-            "{:+.1f} {:+.1f}".format(*summary["by_joint"][joint]["bias_px"])
-            for summary in estimators.values()
-        ]
-        for joint in JOINT_NAMES
-    }
-    blocks.append(_table("Bias, x and y", list(estimators), bias))
+        blocks.append(_table(title, names, _starred(rows_of("by_joint", figure))))
+    biases = rows_of("by_joint", "bias_px")
+    rows = {joint: ["{:+.1f} {:+.1f}".format(*xy) for xy in row] for joint, row in biases.items()}
+    blocks.append(_table("Bias, x and y", names, rows))
     for group, title in GROUPS.items():
-        members = next(iter(estimators.values()))[group]
-        rows = {m: [s[group][m]["bias_free_px"] for s in estimators.values()] for m in members}
-        blocks.append(_table(f"{title}, no bias", list(estimators), _starred(rows)))
-    correlation = report["error_correlation"]
-    if len(estimators) > 1:
-        rows = dict(zip(estimators, [[_number(x) for x in row] for row in correlation["mean"]]))
-        blocks.append(_table("Error correlation", list(estimators), rows))
-    told = {name: s["confidence"] for name, s in estimators.items() if s["confidence"]}
-    if told:
-        bins = [f"{10 * i} %" for i in range(10)]
-        rows = {
-            name: [_number(one["error_px"]) for one in confidence["calibration"]]
-            + [_number(confidence["rank_correlation"])]
-            for name, confidence in told.items()
-        }
-        title = "Error by confidence"
-        blocks.append(
-            _table(title, [*bins[: len(next(iter(rows.values()))) - 1], "rank corr."], rows)
-        )
+        rows = _starred(rows_of(group, "bias_free_px"))
+        blocks.append(_table(f"{title}, no bias", names, rows))
+    if len(names) > 1:
+        correlations = report["error_correlation"]["mean"]
+        rows = {name: [_number(x) for x in row] for name, row in zip(names, correlations)}
+        blocks.append(_table("Error correlation", names, rows))
+    rows = {}
+    for name, confidence in ((n, s["confidence"]) for n, s in estimators.items()):
+        if confidence:
+            bins = [_number(one["error_px"]) for one in confidence["calibration"]]
+            rows[name] = [*bins, _number(confidence["rank_correlation"])]
+    if rows:
+        titles = [f"{10 * i} %" for i in range(len(bins))]
+        blocks.append(_table("Error by confidence", [*titles, "rank corr."], rows))
     return "\n\n".join(blocks)
 
 
@@ -229,12 +209,10 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
             writer.writerow(["estimator", "group", "member", "figure", "value"])
             for name, summary in report["estimators"].items():
                 writer.writerows([name, *row] for row in _csv_rows(summary))
-            correlation = report["error_correlation"]
-            for a, row in zip(correlation["names"], correlation["mean"]):
-                writer.writerows(
-                    [a, "error_correlation", b, "pearson", value]
-                    for b, value in zip(correlation["names"], row)
-                )
+            names = report["error_correlation"]["names"]
+            for a, row in zip(names, report["error_correlation"]["mean"]):
+                for b, value in zip(names, row):
+                    writer.writerow([a, "error_correlation", b, "pearson", value])
 
 
 def _csv_rows(summary: Mapping[str, Any]) -> Iterator[list[Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from common.h36m_dataset import FPS
+from common.motion import gaussian_filter
 
 
 def ease(u: np.ndarray) -> np.ndarray:
@@ -54,9 +55,7 @@ def keyed(
 
 def smooth(x: np.ndarray, seconds: float) -> np.ndarray:
     """Filter (frames,) with a Gaussian of that standard deviation; the ends are held."""
-    radius = int(np.ceil(4 * seconds * FPS))
-    window = np.exp(-0.5 * (np.arange(-radius, radius + 1) / (seconds * FPS)) ** 2)
-    return np.convolve(np.pad(x, radius, mode="edge"), window / window.sum(), mode="valid")
+    return gaussian_filter(x, seconds * FPS, mode="edge")
 
 
 def interpolate(x: np.ndarray, known_x: np.ndarray, known: np.ndarray) -> np.ndarray:
