@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.motion import unit
 from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS, ROOT
 
 _CHILDREN = [[c for c, parent in enumerate(PARENTS) if parent == j] for j in range(NUM_JOINTS)]
@@ -56,9 +57,7 @@ def fit_skeleton(poses_m: np.ndarray, fps: float) -> Skeleton:
     bone: it is that of the shortest turn from the rest pose. Where this would spin, as with a bone
     opposite to its rest direction, the twist follows it at 90 degrees a second, so nothing jumps.
 
-    Args:
-        poses_m: (frames, 17, 3), metres, y up.
-        fps: frames a second.
+    Given are poses (frames, 17, 3), metres, y up, at `fps` frames a second.
     """
     poses = np.asarray(poses_m, dtype=np.float64)
     offsets = _rest_offsets(poses)
@@ -85,15 +84,11 @@ def _rest_offsets(poses: np.ndarray) -> np.ndarray:
         joints = [JOINT_NAMES.index(name) for name in (right, left, up)]
         # How the three bones lie in axes that turn with the person.
         vectors = bones[:, joints]
-        x = _unit(vectors[:, 1] - vectors[:, 0])
-        z = _unit(np.cross(x, vectors[:, 2]))
+        x = unit(vectors[:, 1] - vectors[:, 0])
+        z = unit(np.cross(x, vectors[:, 2]))
         axes = np.stack([x, np.cross(z, x), z], axis=-1)
-        directions[joints] = _unit(np.median(vectors @ axes, axis=0))
+        directions[joints] = unit(np.median(vectors @ axes, axis=0))
     return directions * np.median(np.linalg.norm(bones, axis=-1), axis=0)[:, None]
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def _least_squares_rotations(offsets: np.ndarray, aims: np.ndarray) -> np.ndarray:
@@ -105,7 +100,7 @@ def _least_squares_rotations(offsets: np.ndarray, aims: np.ndarray) -> np.ndarra
 
 def _turn_bone(offset: np.ndarray, aims: np.ndarray, fps: float) -> np.ndarray:
     """Return (frames, 3, 3): what turns offset (3,) towards (frames, 3), without sudden twist."""
-    start, ends = _unit(offset), _unit(aims)
+    start, ends = unit(offset), unit(aims)
     ends[~ends.any(axis=-1)] = start
     shortest = _arcs(start, ends)
     # By how much the shortest turn twists the bone from one frame to the next.
@@ -130,7 +125,7 @@ def _arcs(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     # Half a turn about whatever is at right angles.
     across = np.cross(starts, np.eye(3)[np.argmin(np.abs(starts), axis=-1)])
     angle = np.arctan2(np.linalg.norm(axis, axis=-1), cosine)
-    return _rotations_about(_unit(np.where(opposite[..., None], across, axis)), angle)
+    return _rotations_about(unit(np.where(opposite[..., None], across, axis)), angle)
 
 
 def _rotations_about(axes: np.ndarray, angles: np.ndarray) -> np.ndarray:
@@ -155,12 +150,7 @@ def _rotation_order(joint: int) -> str:
 
 
 def write_bvh(path: Path, poses_m: np.ndarray, fps: float) -> None:
-    """Write poses as BVH.
-
-    Args:
-        path: the file, which is not written atomically.
-        poses_m: (frames, 17, 3), metres, y up.
-        fps: frames a second.
+    """Write poses (frames, 17, 3), metres, y up, as BVH, not atomically.
 
     Raises:
         OSError: if the disk is full.

@@ -73,12 +73,7 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
 
     If the block fails, the temporary file is removed and an earlier `path` stays as it was. What
     a killed process left of the same output is removed; that of a running one is locked by it.
-
-    Args:
-        path: the output; its folder is created where it is missing.
-
-    Yields:
-        The path to write to, with the same suffix.
+    The temporary path has the same suffix; its folder is created where it is missing.
 
     Raises:
         InputError: if `path` is a folder.

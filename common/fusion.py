@@ -46,14 +46,9 @@ def cut_to_shortest(views: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def replace_joints(base: np.ndarray, sources: Mapping[int, np.ndarray]) -> np.ndarray:
-    """Take some joints from other estimators.
+    """Return a copy of `base` (frames, 17, channels), with some joints from other such arrays.
 
-    Args:
-        base: (frames, 17, channels), pixels.
-        sources: {joint: the array to take it from, in the form of `base`}.
-
-    Returns:
-        A new array in the form of `base`.
+    `sources` is {joint: the array to take it from}.
     """
     mixture = base.copy()
     for joint, source in sources.items():
@@ -82,13 +77,7 @@ def weights_from_logits(logits: np.ndarray) -> np.ndarray:
     """Divide one sequence's logits by their maximum; negative ones weigh nothing.
 
     It puts an estimator like PCT, whose confidences are logits, on the scale of those whose
-    confidences are probabilities (Mehraban, Qin and Taati, FG 2024).
-
-    Args:
-        logits: (frames, joints) of the whole sequence.
-
-    Returns:
-        (frames, joints), in [0, 1].
+    confidences are probabilities (Mehraban, Qin and Taati, FG 2024): (frames, joints), in [0, 1].
     """
     largest = logits.max()
     return np.maximum(logits, 0) / largest if largest > 0 else np.zeros_like(logits)
@@ -170,15 +159,11 @@ def _batches(views: Sequence[Sequence[np.ndarray]]) -> Iterator[Sequence[Sequenc
 def stack_estimates(
     views: Sequence[Sequence[np.ndarray]], confident: Sequence[bool]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate views along the frames.
-
-    Args:
-        views: as in `mix_fitted`.
-        confident: for each estimator, whether its confidences are wanted.
+    """Concatenate the views of `mix_fitted` along the frames.
 
     Returns:
-        keypoints (E, frames, 17, 2), pixels, and confidences (E, frames, 17), zero where they are
-        not wanted; float64.
+        keypoints (E, frames, 17, 2), pixels, and confidences (E, frames, 17), zero for an estimator
+        that is not `confident`; float64.
     """
     by_estimator = [np.concatenate(arrays) for arrays in zip(*views)]
     keypoints = np.stack([array[..., :2] for array in by_estimator]).astype(np.float64)
@@ -193,11 +178,8 @@ def person_sizes(keypoints: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return how large the person is in each view, (views,): the mean length of the bones.
 
     Of the estimators' median, in a frame that shows the person nearly full length: the 90th
-    percentile over the view's frames. At least a pixel.
-
-    Args:
-        keypoints: (E, frames, 17, 2), pixels, the views one after the other.
-        lengths: (views,), the views' numbers of frames.
+    percentile over the view's frames. At least a pixel. Given are keypoints (E, frames, 17, 2),
+    pixels, the views one after the other, and the views' numbers of frames.
     """
     ends = np.median(keypoints, axis=0)[:, np.array(BONES)]  # (frames, bones, 2, 2)
     bones = np.linalg.norm(ends[:, :, 0] - ends[:, :, 1], axis=-1).mean(axis=1)
@@ -270,14 +252,8 @@ def smooth(
     moving = np.isfinite(motion)
     if not moving.any():
         return positions
-    result = positions.copy()
-    result[:, moving] = _smooth(positions[:, moving], variances[:, moving], lengths, motion[moving])
-    return result
-
-
-def _smooth(
-    positions: np.ndarray, variances: np.ndarray, lengths: np.ndarray, q: np.ndarray
-) -> np.ndarray:
+    result, q = positions.copy(), motion[moving]
+    positions, variances = positions[:, moving], variances[:, moving]
     # All views take a step at a time; the longest come first, so that those that go on are the
     # first ones.
     order = np.argsort(-lengths, kind="stable")
@@ -314,7 +290,8 @@ def _smooth(
         gains = (gains / determinant[..., None])[:, :, None]
         place[now] += (gains[..., :2] * change).sum(axis=-1)
         speed[now] += (gains[..., 2:] * change).sum(axis=-1)
-    return place
+    result[:, moving] = place
+    return result
 
 
 def _predict(

@@ -234,28 +234,26 @@ def _regress(poses: np.ndarray, target: np.ndarray, rows: np.ndarray, ridge: flo
     inputs = np.concatenate([relative, constants], axis=1)  # (frames, 19, 2)
     normal = np.einsum("fac,fbc->ab", inputs, inputs, optimize=True) / len(inputs)
     right = np.einsum("fac,fjc->aj", inputs, target[rows], optimize=True) / len(inputs)
-    penalty = np.zeros(len(normal))
-    penalty[:NUM_JOINTS] = (
-        ridge * max(np.trace(normal[:NUM_JOINTS, :NUM_JOINTS]), 1e-9) / NUM_JOINTS
-    )
-    return np.linalg.solve(normal + np.diag(penalty), right)
+    joints = np.arange(NUM_JOINTS)
+    normal[joints, joints] += ridge * max(normal[joints, joints].mean(), 1e-9 / NUM_JOINTS)
+    return np.linalg.solve(normal, right)
 
 
 def write_mixture(path: Path, mixture: FittedMixture) -> None:
     """Write a mixture as JSON, atomically; infinite numbers as null."""
+    freedom, *motion = (
+        value if np.isfinite(value) else None
+        for value in (mixture.degrees_of_freedom, *mixture.motion.tolist())
+    )
     contents = {
         "estimators": mixture.estimators,
         "confident": mixture.confident,
-        "degrees_of_freedom": _finite(mixture.degrees_of_freedom),
-        "motion": [_finite(q) for q in mixture.motion.tolist()],
+        "degrees_of_freedom": freedom,
+        "motion": motion,
         **{name: getattr(mixture, name).tolist() for name in _shapes(0, 0)},
     }
     with atomic_output(path) as temporary:
         temporary.write_text(json.dumps(contents) + "\n")
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _shapes(estimators: int, knots: int) -> dict[str, tuple[int, ...]]:
@@ -280,15 +278,16 @@ def read_mixture(path: Path) -> FittedMixture:
         contents = json.loads(path.read_text())
         names = tuple(map(str, contents["estimators"]))
         confident = tuple(map(bool, contents["confident"]))
-        infinite = [np.inf if q is None else float(q) for q in contents["motion"]]
-        freedom = contents["degrees_of_freedom"]
+        freedom, *motion = (
+            np.inf if value is None else float(value)
+            for value in (contents["degrees_of_freedom"], *contents["motion"])
+        )
+        motion = np.array(motion).reshape(NUM_JOINTS)
         knots = len(contents["knots"][0][0])
         arrays = {
             name: np.array(contents[name], dtype=np.float64).reshape(shape)
             for name, shape in _shapes(len(names), knots).items()
         }
-        motion = np.array(infinite).reshape(NUM_JOINTS)
-        freedom = np.inf if freedom is None else float(freedom)
         np.linalg.inv(arrays["correlation"])
         numbers = np.concatenate([array.ravel() for array in arrays.values()])
         positive = [freedom, motion.min(), arrays["variances"].min()]
