@@ -71,33 +71,18 @@ def parse_arguments() -> argparse.Namespace:
         "working directory, in --data-dir and in its preprocess folder",
     )
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="where the npz files go")
-    add(
-        "--output-filename-3d",
-        default="data_3d_h36m.npz",
-        metavar="FILE",
-        help="3D output, in --data-dir unless the path is absolute",
-    )
-    add(
-        "--output-filename-2d",
-        default="data_2d_h36m_gt.npz",
-        metavar="FILE",
-        help="2D output, in --data-dir unless the path is absolute",
-    )
-    add(
-        "--per-camera",
-        action="store_true",
-        help="store 3D in the coordinates of each of the four cameras, not in the world's",
-    )
+    where = "output, in --data-dir unless the path is absolute"
+    for name, default in (("3d", "data_3d_h36m.npz"), ("2d", "data_2d_h36m_gt.npz")):
+        text = f"{name.upper()} {where}"
+        add(f"--output-filename-{name}", default=default, metavar="FILE", help=text)
+    per_camera = "store 3D in the coordinates of each of the four cameras, not in the world's"
+    add("--per-camera", action="store_true", help=per_camera)
     add("--subjects", **SUBJECTS_FLAG)
     return parser.parse_args()
 
 
 def list_subject(cdf_dir: Path, subject: str) -> tuple[dict[str, Path], list[str]]:
     """List one subject's CDF files, and say what is wrong with them.
-
-    Args:
-        cdf_dir: folder that holds `<SUBJECT>/MyPoseFeatures/D3_Positions/*.cdf`.
-        subject: which subject.
 
     Returns:
         {canonical action: path}, without the corrupt S11 Directions; and a phrase for each problem.
@@ -125,24 +110,24 @@ def convert(files: dict[str, dict[str, Path]], per_camera: bool) -> tuple[Positi
     sequences = [(s, action, path) for s, paths in files.items() for action, path in paths.items()]
     for subject, action, path in progress(sequences, desc="sequences", unit="file"):
         world_m = read_world_positions(path)
-        in_cameras_m = [
-            world_to_camera(world_m, camera.orientation, camera.translation_m)
-            for camera in load_cameras()[subject]
-        ]
-        positions_2d[subject][action] = project_views(path, in_cameras_m, subject)
-        positions_3d[subject][action] = (
-            [view.astype(np.float32) for view in in_cameras_m]
-            if per_camera
-            else world_m.astype(np.float32)
-        )
+        poses: list[np.ndarray] = []
+        views: list[np.ndarray] = []
+        for camera in load_cameras()[subject]:
+            in_camera_m = world_to_camera(world_m, camera.orientation, camera.translation_m)
+            joints_m = in_camera_m[:, JOINTS_32_TO_17]
+            if (joints_m[..., 2] <= 0).any():
+                warn(
+                    f"{path}: joints behind camera {camera.id}; are these world coordinates in mm?"
+                )
+            poses.append(in_camera_m.astype(np.float32))
+            views.append(project(joints_m, camera.intrinsics).astype(np.float32))
+        positions_2d[subject][action] = views
+        positions_3d[subject][action] = poses if per_camera else world_m.astype(np.float32)
     return positions_3d, positions_2d
 
 
 def read_world_positions(path: Path) -> np.ndarray:
-    """Read one CDF file of Human3.6M.
-
-    Args:
-        path: a CDF file whose variable `Pose` is (1, frames, 96) or (frames, 96), mm, world.
+    """Read the variable `Pose`, (1, frames, 96) or (frames, 96), mm, world, of a CDF file.
 
     Returns:
         (frames, 32, 3), float64, metres, world coordinates.
@@ -173,26 +158,6 @@ def read_world_positions(path: Path) -> np.ndarray:
         frame = np.flatnonzero(~finite)[0]
         raise InputError(f"{path}: holds NaN or infinite coordinates, first in frame {frame}")
     return pose.reshape(-1, NUM_JOINTS_32, 3).astype(np.float64) / 1000
-
-
-def project_views(path: Path, in_cameras_m: list[np.ndarray], subject: str) -> list[np.ndarray]:
-    """Project the 17 joints of one sequence into the four cameras.
-
-    Args:
-        path: the sequence's file, for messages.
-        in_cameras_m: four arrays (frames, 32, 3), camera coordinates, metres.
-        subject: whose cameras.
-
-    Returns:
-        Four arrays (frames, 17, 2), float32, pixels.
-    """
-    views = []
-    for camera, positions in zip(load_cameras()[subject], in_cameras_m):
-        joints = positions[:, JOINTS_32_TO_17]
-        if (joints[..., 2] <= 0).any():
-            warn(f"{path}: joints behind camera {camera.id}; are these world coordinates in mm?")
-        views.append(project(joints, camera.intrinsics).astype(np.float32))
-    return views
 
 
 def write_both(
