@@ -183,4 +183,3 @@ def _fill(frames: np.ndarray, found: np.ndarray, parents: Sequence[int]) -> Piec
         filled_points=int((~is_found).sum()),
         never_found=never,
     )
-
