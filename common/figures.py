@@ -19,14 +19,8 @@ def paper_figure(
 ) -> tuple[Any, Any]:
     """Return a matplotlib figure and its axes: thin lines, a faint grid behind the data.
 
-    Args:
-        width: in inches.
-        height: in inches.
-        columns: the columns' relative widths.
-        rows: how many rows of axes there are.
-
-    Returns:
-        The figure, and what its `subplots(rows, len(columns))` gives: one axes or an array.
+    Width and height are in inches, `columns` are the columns' relative widths. The axes are what
+    `subplots(rows, len(columns))` gives: one, or an array.
     """
     from matplotlib.figure import Figure
 

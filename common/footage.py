@@ -1,8 +1,8 @@
 """Footage of one's own: its sequences, their 3D, upright, and what can be told without truth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +30,7 @@ _AZIMUTH = -90.0
 _MAX_TILT = 60.0  # degrees, beyond which "auto" is hardly a camera's tilt
 
 
-@dataclass(frozen=True, eq=False)
-class Footage:
+class Footage(NamedTuple):
     """One person's sequence in a video.
 
     Attributes:
@@ -62,16 +61,12 @@ def load_footage(path: Path, names: Sequence[str] | None = None) -> list[Footage
         raise InputError(f"{path}: no sequence '{', '.join(missing)}'; there are: {listed}")
     if any("fps" not in info for info in metadata.values()):
         warn(f"{path}: does not tell its frame rate; taking {FPS} frames a second")
-    return [
-        Footage(
-            name=name,
-            keypoints_px=positions[name][..., :2],
-            size=(metadata[name]["w"], metadata[name]["h"]),
-            fps=metadata[name].get("fps", FPS),
-            first_frame=metadata[name].get("first_frame", 0),
-        )
-        for name in names or positions
-    ]
+    sequences = []
+    for name in names or positions:
+        about, pixels = metadata[name], positions[name][..., :2]
+        size, first_frame = (about["w"], about["h"]), about.get("first_frame", 0)
+        sequences.append(Footage(name, pixels, size, about.get("fps", FPS), first_frame))
+    return sequences
 
 
 def lift_footage(
@@ -86,27 +81,14 @@ def lift_footage(
 ) -> np.ndarray:
     """Estimate a sequence's poses, and print what can be measured without truth.
 
-    Args:
-        footage: the sequence.
-        model: on the device, in evaluation mode.
-        resample: bring the keypoints to the rate of the training, and the poses back.
-        causal: use past frames only.
-        smooth_hz: take out what is faster; None for no smoothing.
-        device: where to compute.
-        precision: "fp32" or "bf16", of matrix products.
+    Without `resample`, the frames are taken as they are, whatever their rate; `smooth_hz` takes out
+    what is faster. The other arguments are those of `lift`.
 
     Returns:
         (frames, 17, 3), float32, metres, camera coordinates, relative to the hip, which is zero.
     """
-    poses = lift(
-        footage.keypoints_px,
-        model,
-        size=footage.size,
-        fps=footage.fps if resample else FPS,
-        causal=causal,
-        device=device,
-        precision=precision,
-    )
+    fps, how = footage.fps if resample else FPS, {"device": device, "precision": precision}
+    poses = lift(footage.keypoints_px, model, size=footage.size, fps=fps, causal=causal, **how)
     told = _measures(poses, footage)
     print(f"{footage.name}: {len(poses)} frames at {footage.fps:g} fps; {told}")
     if smooth_hz is None:

@@ -57,15 +57,10 @@ def replace_joints(base: np.ndarray, sources: Mapping[int, np.ndarray]) -> np.nd
 
 
 def weighted_mean(keypoints: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
-    """Average estimators, each joint of each frame by its own weights.
+    """Average estimators' keypoints (frames, joints, 2), each joint of each frame by its weights.
 
-    Args:
-        keypoints: one array (frames, joints, 2) for each estimator.
-        weights: one array (frames, joints) for each estimator, not negative; where all of them
-            are zero, the mean is the plain one.
-
-    Returns:
-        (frames, joints, 2), float64.
+    The weights (frames, joints) are not negative; where those of all estimators are zero, the mean
+    is the plain one. It is in float64.
     """
     weights = np.stack(weights).astype(np.float64)
     weights = np.where(weights.sum(axis=0) > 0, weights, 1.0)

@@ -260,11 +260,8 @@ def ranks(values: np.ndarray) -> np.ndarray:
 def error_correlation(differences: Sequence[np.ndarray]) -> np.ndarray:
     """Return the correlation of the estimators' errors, (17, estimators, estimators).
 
-    Args:
-        differences: for each estimator (frames, 17, 2), estimate - truth, pixels.
-
-    Returns:
-        Pearson's, x and y together, each with its mean taken out; NaN where an estimator is exact.
+    Of each estimator's estimate - truth, (frames, 17, 2): Pearson's, x and y together, each with
+    its mean taken out; NaN where an estimator is exact.
     """
     errors = np.stack(differences).astype(np.float64)
     errors -= errors.mean(axis=1, keepdims=True)

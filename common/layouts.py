@@ -89,14 +89,9 @@ def coco_keypoints(keypoints: np.ndarray, layout: str) -> np.ndarray:
 
 
 def to_h36m(keypoints: np.ndarray, layout: str) -> np.ndarray:
-    """Turn keypoints of any layout into Human3.6M's 17 joints.
+    """Turn keypoints (..., points, channels) of one of `LAYOUTS` into Human3.6M's 17 joints.
 
-    Args:
-        keypoints: (..., points, channels): pixels, then perhaps a confidence.
-        layout: one of `LAYOUTS`.
-
-    Returns:
-        (..., 17, channels), in the order of `JOINT_NAMES`.
+    The channels are pixels, then perhaps a confidence.
 
     Raises:
         ValueError: if the layout is unknown or has another number of points.

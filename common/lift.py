@@ -142,13 +142,9 @@ class StreamingLifter:
         self._past: deque[np.ndarray] = deque(maxlen=int(np.ceil(half * fps / FPS)) + 1)
 
     def push(self, keypoints: np.ndarray) -> np.ndarray:
-        """Take the next frame and return its pose.
+        """Take the next frame's keypoints (points, 2 or more), pixels; return its pose (17, 3).
 
-        Args:
-            keypoints: (points, 2 or more), pixels.
-
-        Returns:
-            (17, 3), float32, metres, camera coordinates, relative to the hip, which is zero.
+        It is float32, in metres, camera coordinates, relative to the hip, which is zero.
         """
         self._past.append(_normalised(keypoints[None], self._layout, self._size)[0])
         past = np.stack(self._past)

@@ -70,11 +70,8 @@ def coco_to_h36m(keypoints: np.ndarray) -> np.ndarray:
     the hips and the shoulders, the spine between those two, the neck between thorax and nose, the
     head between the eyes. A confidence channel is averaged in the same way.
 
-    Args:
-        keypoints: (..., 17, channels), in the order of `COCO_NAMES`; pixels, then confidence.
-
-    Returns:
-        (..., 17, channels) in the order of `JOINT_NAMES`, in the precision of `keypoints`.
+    Takes and returns (..., 17, channels), pixels, then confidence, in the order of `COCO_NAMES` and
+    of `JOINT_NAMES`, in one precision.
 
     Raises:
         ValueError: if there are not 17 keypoints.

@@ -49,20 +49,13 @@ _RANDOM_STATES = (
 
 
 class Storage(NamedTuple):
-    """The numbers that tensors are views of.
-
-    Attributes:
-        numbers: (numel,), of the storage's dtype.
-    """
+    """The numbers (numel,) that tensors are views of, in the storage's dtype."""
 
     numbers: Tensor
 
 
 def read_torch_file(path: Path | str) -> Any:
-    """Read a file that `torch.save` wrote, on the CPU, without running code from it.
-
-    Args:
-        path: the file, in PyTorch's zip format or in the one before 1.6.
+    """Read a file that `torch.save` wrote, before or since 1.6, without running code from it.
 
     Returns:
         Nested dicts, lists and tuples of dense CPU tensors, plain Python types and NumPy arrays;

@@ -174,15 +174,10 @@ def count_frames(path: Path | str) -> int:
 def read_video(
     path: Path | str, crop: tuple[float, float, float, float], size: tuple[int, int]
 ) -> Iterator[np.ndarray]:
-    """Yield a part of each of a video's frames, scaled.
+    """Yield a part of each of a video's frames, (height, width, 3), uint8, RGB, read-only.
 
-    Args:
-        path: the video.
-        crop: left, top, right, bottom of the part, as shares of the width and of the height.
-        size: (width, height) in pixels to which the part is scaled.
-
-    Yields:
-        (height, width, 3), uint8, RGB, read-only.
+    `crop` is left, top, right, bottom of the part, as shares of the width and of the height; it is
+    scaled to `size`, (width, height) in pixels.
 
     Raises:
         InputError: if there is no such file, or ffmpeg cannot read it as a video.
