@@ -34,17 +34,11 @@ _AXES = "XYZ"
 
 
 class Skeleton(NamedTuple):
-    """A skeleton in motion.
+    """A skeleton in motion."""
 
-    Attributes:
-        offsets_m: (17, 3), each joint seen from its parent in the rest pose; zero for the hip.
-        rotations: (frames, 17, 3, 3), what turns a joint's children, relative to its parent.
-        positions_m: (frames, 17, 3), where the rotations and the hip's path put the joints.
-    """
-
-    offsets_m: np.ndarray
-    rotations: np.ndarray
-    positions_m: np.ndarray
+    offsets_m: np.ndarray  # (17, 3), each joint seen from its parent in the rest pose
+    rotations: np.ndarray  # (frames, 17, 3, 3), turn a joint's children, relative to its parent
+    positions_m: np.ndarray  # (frames, 17, 3), where rotations and the hip's path put the joints
 
 
 def fit_skeleton(poses_m: np.ndarray, fps: float) -> Skeleton:

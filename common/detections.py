@@ -22,31 +22,19 @@ MAX_FRAMES = 500_000
 
 
 class Detections(NamedTuple):
-    """The poses that were detected in one sequence, one for each frame that has any.
+    """The poses that were detected in one sequence, one for each frame that has any."""
 
-    Attributes:
-        frames: (detected,), increasing, zero-based.
-        keypoints: (detected, 17, 2 or 3), float32, pixels, then confidence.
-        num_frames: length of the sequence.
-    """
-
-    frames: np.ndarray
-    keypoints: np.ndarray
-    num_frames: int
+    frames: np.ndarray  # (detected,), increasing, zero-based
+    keypoints: np.ndarray  # (detected, 17, 2 or 3), float32, pixels, then confidence
+    num_frames: int  # length of the sequence
 
 
 class FilledSequence(NamedTuple):
-    """A sequence without gaps.
+    """A sequence without gaps."""
 
-    Attributes:
-        keypoints: (frames, 17, 2 or 3), float32, pixels, then confidence.
-        filled: number of frames that had no detection.
-        longest_gap: number of such frames in succession, at most.
-    """
-
-    keypoints: np.ndarray
-    filled: int
-    longest_gap: int
+    keypoints: np.ndarray  # (frames, 17, 2 or 3), float32, pixels, then confidence
+    filled: int  # number of frames that had no detection
+    longest_gap: int  # number of such frames in succession, at most
 
 
 def read_detections(path: Path) -> Detections:

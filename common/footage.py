@@ -31,21 +31,13 @@ _MAX_TILT = 60.0  # degrees, beyond which "auto" is hardly a camera's tilt
 
 
 class Footage(NamedTuple):
-    """One person's sequence in a video.
-
-    Attributes:
-        name: of the sequence.
-        keypoints_px: (frames, 17, 2), float32, pixels.
-        size: width and height of the picture in pixels.
-        fps: frames a second.
-        first_frame: number of the first of the frames in the video.
-    """
+    """One person's sequence in a video."""
 
     name: str
-    keypoints_px: np.ndarray
-    size: tuple[int, int]
+    keypoints_px: np.ndarray  # (frames, 17, 2), float32, pixels
+    size: tuple[int, int]  # width and height of the picture in pixels
     fps: float
-    first_frame: int
+    first_frame: int  # number of the first of the frames in the video
 
 
 def load_footage(path: Path, names: Sequence[str] | None = None) -> list[Footage]:

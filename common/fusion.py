@@ -85,29 +85,19 @@ def best_joints(errors: Mapping[str, np.ndarray]) -> dict[int, str]:
 
 @dataclass(frozen=True, eq=False)
 class FittedMixture:
-    """What `mix_fitted` needs to know, E estimators; lengths in units of the person's size.
+    """What `mix_fitted` needs to know, E estimators; lengths in units of the person's size."""
 
-    Attributes:
-        estimators: their names.
-        confident: for each, whether its variance is a function of confidence.
-        bias: (E, 17, 2), mean of estimate - truth.
-        knots: (E, 17, K), confidences in rising order.
-        variances: (E, 17, K), variance of the noise in x, or in y, at the knots.
-        correlation: (17, E, E), of the estimators' noise.
-        degrees_of_freedom: Student's v; infinite for least squares.
-        motion: (17,), q: growth of the velocity's variance in a frame; infinite for no smoothing.
-        layout: (19, 17), for each joint how truth - mixture depends on the 17 joints' places
-            relative to their centre, and its constants in x and y.
-    """
-
-    estimators: tuple[str, ...]
-    confident: tuple[bool, ...]
-    bias: np.ndarray
-    knots: np.ndarray
-    variances: np.ndarray
-    correlation: np.ndarray
-    degrees_of_freedom: float
+    estimators: tuple[str, ...]  # their names
+    confident: tuple[bool, ...]  # for each, whether its variance is a function of confidence
+    bias: np.ndarray  # (E, 17, 2), mean of estimate - truth
+    knots: np.ndarray  # (E, 17, K), confidences in rising order
+    variances: np.ndarray  # (E, 17, K), variance of the noise in x, or in y, at the knots
+    correlation: np.ndarray  # (17, E, E), of the estimators' noise
+    degrees_of_freedom: float  # Student's v; infinite for least squares
+    # (17,), q: growth of the velocity's variance in a frame; infinite for no smoothing.
     motion: np.ndarray
+    # (19, 17), for each joint how truth - mixture depends on the 17 joints' places relative to
+    # their centre, and its constants in x and y.
     layout: np.ndarray
 
 

@@ -93,15 +93,7 @@ def _middle_frames(views: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarra
 
 
 class _Training:
-    """Training frames in units of the person's size, and the noise in them.
-
-    Attributes:
-        keypoints: (E, frames, 17, 2).
-        truth: (frames, 17, 2).
-        target: (frames, 17, 2), the truth as the estimators' layout has it, a(x) added.
-        lengths: (views,).
-        groups: (frames,).
-    """
+    """Training frames in units of the person's size, and the noise in them."""
 
     def __init__(
         self,
@@ -110,17 +102,18 @@ class _Training:
         groups: np.ndarray,
         confident: Sequence[bool],
     ) -> None:
-        self.lengths = np.array([len(view[0]) for view in views])
-        self.groups = np.repeat(groups, self.lengths)
+        self.lengths = np.array([len(view[0]) for view in views])  # (views,)
+        self.groups = np.repeat(groups, self.lengths)  # (frames,)
         keypoints, self._confidences = stack_estimates(views, confident)
         sizes = np.repeat(person_sizes(keypoints, self.lengths), self.lengths)[:, None, None]
-        self.keypoints = keypoints / sizes
-        self.truth = np.concatenate([truth for (truth,) in truths]) / sizes
+        self.keypoints = keypoints / sizes  # (E, frames, 17, 2)
+        self.truth = np.concatenate([truth for (truth,) in truths]) / sizes  # (frames, 17, 2)
         # Regressed on the truth, which has no noise, and common to all estimators: what one has
         # of its own is its noise.
         difference = np.mean(self.keypoints, axis=0) - self.truth
-        shared = _regress(self.truth, difference, np.ones(len(self.truth), bool), min(_RIDGES))
+        shared = _regress(self.truth, difference, slice(None), min(_RIDGES))
         shared[NUM_JOINTS:] = 0
+        # The truth as the estimators' layout has it, a(x) added, (frames, 17, 2).
         self.target = self.truth + apply_layout(shared, self.truth)
 
     def noise_model(self, rows: np.ndarray | slice) -> tuple[np.ndarray, ...]:
@@ -219,11 +212,12 @@ def _fit_layout(data: _Training, mixed: np.ndarray) -> np.ndarray:
         for i, ridge in enumerate(_RIDGES):
             left = missing[fold] - apply_layout(_regress(mixed, missing, ~fold, ridge), mixed[fold])
             errors[i] += np.linalg.norm(left, axis=-1).sum()
-    everything = np.ones(len(mixed), bool)
-    return _regress(mixed, missing, everything, _RIDGES[int(errors.argmin())])
+    return _regress(mixed, missing, slice(None), _RIDGES[int(errors.argmin())])
 
 
-def _regress(poses: np.ndarray, target: np.ndarray, rows: np.ndarray, ridge: float) -> np.ndarray:
+def _regress(
+    poses: np.ndarray, target: np.ndarray, rows: np.ndarray | slice, ridge: float
+) -> np.ndarray:
     """Fit a layout (19, 17) that gives `target` (frames, 17, 2) from poses; ridge regression.
 
     x and y have the same coefficients, so that the fit knows no direction, and a constant each.

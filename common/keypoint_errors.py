@@ -123,23 +123,15 @@ def measure(
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """Sums over frames, J joints each, from which all figures follow.
-
-    Attributes:
-        frames: how many.
-        second_differences: of how many the jitter is.
-        error, bias_free, jitter: (J,), pixels.
-        near: (J, shares), keypoints within `PCK_SHARES`.
-        counts: (J, _BINS), keypoints with an error in this bin.
-    """
+    """Sums over frames, J joints each, from which all figures follow."""
 
     frames: int
-    second_differences: int
-    error: np.ndarray
+    second_differences: int  # of how many the jitter is
+    error: np.ndarray  # (J,), pixels, as are the next two
     bias_free: np.ndarray
     jitter: np.ndarray
-    near: np.ndarray
-    counts: np.ndarray
+    near: np.ndarray  # (J, shares), keypoints within `PCK_SHARES`
+    counts: np.ndarray  # (J, _BINS), keypoints with an error in this bin
 
     @classmethod
     def of(cls, parts: Iterable["_Sums"]) -> "_Sums":

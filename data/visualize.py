@@ -41,21 +41,13 @@ ESTIMATORS["gt"] = "Ground truth"
 
 
 class Footage(NamedTuple):
-    """What is drawn of one sequence in one camera, all of it of the same length.
+    """What is drawn of one sequence in one camera, all of it of the same length."""
 
-    Attributes:
-        camera: as this subject was filmed.
-        estimates_px: {estimator: (frames, 17, 2)}, pixels.
-        truth_px: (frames, 17, 2), pixels.
-        poses_m: (frames, 17, 3), metres, world.
-        frame_numbers: which frames of the sequence these are.
-    """
-
-    camera: Camera
-    estimates_px: dict[str, np.ndarray]
-    truth_px: np.ndarray
-    poses_m: np.ndarray
-    frame_numbers: range
+    camera: Camera  # as this subject was filmed
+    estimates_px: dict[str, np.ndarray]  # {estimator: (frames, 17, 2)}, pixels
+    truth_px: np.ndarray  # (frames, 17, 2), pixels
+    poses_m: np.ndarray  # (frames, 17, 3), metres, world
+    frame_numbers: range  # which frames of the sequence these are
 
 
 def main() -> None:

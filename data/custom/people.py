@@ -13,30 +13,19 @@ MAX_COORDINATE = 1e6
 
 
 class People(NamedTuple):
-    """The people that were detected in one video.
+    """The people that were detected in one video."""
 
-    Attributes:
-        source: what wrote the file, such as "MMPose".
-        layout: what the keypoints are, one of `LAYOUTS`.
-        frames: (people,), in increasing order, from 0.
-        keypoints: (people, points, 2 or 3), float64: x, y, then confidence where there is one;
-            NaN for a point that was not found.
-        boxes: (people, 4): left, top, right, bottom.
-        scores: (people,), how sure the estimator is of the person.
-        identities: (people,), `NO_IDENTITY` where the file has none.
-        num_frames: frames that the file tells of, with and without people.
-        size: (width, height) in pixels where the file tells it, or None.
-    """
-
-    source: str
-    layout: str
-    frames: np.ndarray
+    source: str  # what wrote the file, such as "MMPose"
+    layout: str  # what the keypoints are, one of `LAYOUTS`
+    frames: np.ndarray  # (people,), in increasing order, from 0
+    # (people, points, 2 or 3), float64: x, y, then confidence where there is one; NaN for a point
+    # that was not found.
     keypoints: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-    identities: np.ndarray
-    num_frames: int
-    size: tuple[int, int] | None
+    boxes: np.ndarray  # (people, 4): left, top, right, bottom
+    scores: np.ndarray  # (people,), how sure the estimator is of the person
+    identities: np.ndarray  # (people,), `NO_IDENTITY` where the file has none
+    num_frames: int  # that the file tells of, with and without people
+    size: tuple[int, int] | None  # (width, height) in pixels where the file tells it
 
 
 class Person(NamedTuple):

@@ -16,39 +16,23 @@ _MIN_OVERLAP, _MAX_DISTANCE = 0.1, 0.5
 
 
 class Track(NamedTuple):
-    """One person through the video.
+    """One person through the video."""
 
-    Attributes:
-        person: the file's identity, or else a number, 1 for the main person.
-        frames: (found,), increasing.
-        keypoints: (found, points, 2 or 3), NaN for a point that was not found.
-        room_px: sum over the frames of the box's mean side, to tell main persons from others.
-    """
-
-    person: int
-    frames: np.ndarray
-    keypoints: np.ndarray
-    room_px: float
+    person: int  # the file's identity, or else a number, 1 for the main person
+    frames: np.ndarray  # (found,), increasing
+    keypoints: np.ndarray  # (found, points, 2 or 3), NaN for a point that was not found
+    room_px: float  # sum over the frames of the box's mean side: main persons take most room
 
 
 class Piece(NamedTuple):
-    """A part of a track without gaps.
+    """A part of a track without gaps."""
 
-    Attributes:
-        first_frame: its number in the video.
-        keypoints: (frames, points, 2 or 3), without NaN; the confidence of what was filled is 0.
-        filled_frames: frames in which the person was not found.
-        longest_gap: such frames in succession, at most.
-        filled_points: points that were not found in the other frames.
-        never_found: indices of points that were found in no frame.
-    """
-
-    first_frame: int
-    keypoints: np.ndarray
-    filled_frames: int
-    longest_gap: int
-    filled_points: int
-    never_found: list[int]
+    first_frame: int  # its number in the video
+    keypoints: np.ndarray  # (frames, points, 2 or 3); the confidence of what was filled is 0
+    filled_frames: int  # in which the person was not found
+    longest_gap: int  # such frames in succession, at most
+    filled_points: int  # that were not found in the other frames
+    never_found: list[int]  # indices of points that were found in no frame
 
 
 def follow(people: People) -> tuple[list[Track], int]:
