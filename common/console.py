@@ -165,17 +165,11 @@ def leave_signals_to_parent() -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value may be, wherever it comes from: a flag, a checkpoint or a log.
+    """What a value may be, wherever it comes from: a flag, a checkpoint or a log."""
 
-    Attributes:
-        type: bool, int, float or str.
-        holds: tells whether a value of this type is admitted.
-        what: what it is, in words: "a positive whole number".
-    """
-
-    type: type
-    holds: Callable[[Any], bool]
-    what: str
+    type: type  # bool, int, float or str
+    holds: Callable[[Any], bool]  # tells whether a value of this type is admitted
+    what: str  # what it is, in words: "a positive whole number"
 
     def __call__(self, text: str) -> Any:
         """Return the value of a flag's text, as a type of argparse."""

@@ -36,24 +36,19 @@ Limits = tuple[float, float, float, float]
 class Strokes:
     """Straight strokes with round ends in groups, in the order of painting.
 
+    A group is the strokes' widths in points, and their colours (strokes, 4), RGBA from 0 to 1.
     `strokes["bones"]` is a view of one group's start and end points, (strokes, 2, 2), to be
     overwritten for each frame.
-
-    Attributes:
-        segments: (strokes, 2, 2), of all groups.
-        colors: (strokes, 4), RGBA from 0 to 1.
-        widths: (strokes,), in points.
     """
 
     def __init__(self, **groups: tuple[float | np.ndarray, np.ndarray]) -> None:
-        counts = [len(colors) for _, colors in groups.values()]
-        ends = np.cumsum(counts)
-        self._slices = {
-            name: slice(end - count, end) for name, count, end in zip(groups, counts, ends)
-        }
-        self.segments = np.zeros((sum(counts), 2, 2))
+        self._slices, total, widths = {}, 0, []
+        for name, (width, colors) in groups.items():
+            self._slices[name] = slice(total, total + len(colors))
+            total += len(colors)
+            widths.append(np.broadcast_to(width, len(colors)))
+        self.segments = np.zeros((total, 2, 2))
         self.colors = np.concatenate([colors for _, colors in groups.values()])
-        widths = [np.broadcast_to(width, len(colors)) for width, colors in groups.values()]
         self.widths = np.concatenate(widths)
 
     def __getitem__(self, group: str) -> np.ndarray:
@@ -153,15 +148,12 @@ class View:
             is followed.
         azimuth: direction in degrees from which the eye looks, as in `Camera`.
         follow_frames: standard deviation of the Gaussian that smooths the hip's path; 0 for none.
-
-    Attributes:
-        limits: what is visible, in metres at the distance of the person.
-        floor_m: height of the floor, where the lowest joint of the sequence stands.
-        targets_m: (frames, 3), the point in the world that the eye looks at.
     """
 
     def __init__(self, poses_m: Sequence[np.ndarray], azimuth: float, follow_frames: float) -> None:
+        # The floor is where the lowest joint of the sequence stands.
         self.floor_m = min(float(np.percentile(p[..., 2].min(axis=1), 1)) for p in poses_m)
+        # (frames, 3), the point in the world that the eye looks at.
         self.targets_m = poses_m[-1][:, ROOT].astype(np.float64)
         if follow_frames:
             self.targets_m = gaussian_filter(self.targets_m, follow_frames, mode="edge")
@@ -171,15 +163,11 @@ class View:
         # In a narrow panel the floor may be cut at the sides, so that the person stays large.
         seen = np.concatenate([*seen, self.floor_disc() * (0.7, 1)])
         (left, bottom), (right, top) = seen.min(axis=0), seen.max(axis=0)
-        margin = 0.03 * (top - bottom)
+        margin = 0.03 * (top - bottom)  # of what is visible, in metres at the person's distance
         self.limits = (left - margin, right + margin, bottom - margin, top + margin)
 
     def project(self, points_m: np.ndarray, target_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Project world points.
-
-        Args:
-            points_m: (..., 3), world.
-            target_m: (3,) or broadcastable, what the eye looks at.
+        """Project world points (..., 3), for an eye that looks at a target of (3,) or such a shape.
 
         Returns:
             (..., 2), to the right and up, in metres at the target's distance; (...), nearness.

@@ -111,13 +111,10 @@ class Scene:
         return np.clip(corners, 0, image_size), image_size
 
     def draw(self, frame: int, label: str, picture: np.ndarray | None = None) -> np.ndarray:
-        """Draw one frame.
+        """Draw one of the panels' frames, with a label at the top right.
 
-        Args:
-            frame: index into the panels' poses.
-            label: what stands at the top right.
-            picture: (height, width, 3), laid under the strokes of the 2D panels; its size and
-                what it shows are those of `picture_part`.
+        A picture (height, width, 3) is laid under the strokes of the 2D panels; its size and what
+        it shows are those of `picture_part`.
 
         Returns:
             (height, width, 4), uint8, RGBA; overwritten by the next call.
