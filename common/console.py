@@ -80,11 +80,11 @@ def shown(value: Any) -> str:
     return _Shortener().repr(value)
 
 
-def listing(names: Iterable[Any], most: int = 5) -> str:
+def listing(names: Iterable[Any]) -> str:
     """Return "a, b, c, d, e and 7 more"."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(str(name)[:MAX_SHOWN_NAME] for name in names[:most]) + more
+    names = [str(name)[:MAX_SHOWN_NAME] for name in names]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def fail(message: str) -> NoReturn:

@@ -66,10 +66,7 @@ def main() -> None:
         paths = {n: keypoints_path(data_dir, "h36m", n + suffix) for n in detectors}
     learns = strategy in LEARNED and mixture is None
     truth_paths = [keypoints_path(data_dir, "h36m", "gt")] if learns else []
-    filename = arguments.output_filename
-    if filename is None:
-        filename = f"data_2d_h36m_merge_{strategy}.npz"
-    output = npz_path(data_dir, filename)
+    output = npz_path(data_dir, arguments.output_filename)
     weights = [data_dir / WEIGHTS] if strategy == "fitted" and learns else []
     check_distinct([output, *weights], [*paths.values(), *truth_paths])
     estimators = read_estimators(paths)
@@ -96,56 +93,42 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add(
-        "--strategy",
-        required=True,
-        choices=("manual", "average", "weighted_average", *LEARNED),
-        help="manual takes joints of one estimator from others, average is the plain mean, "
-        "weighted_average weights by confidence and reads the files that end in _w_conf; "
+    strategies = ("manual", "average", "weighted_average", *LEARNED)
+    text = "manual takes joints of one estimator from others, average is the plain mean, "
+    text += "weighted_average weights by confidence and reads the files that end in _w_conf; "
+    text += (
         "best_joint and fitted learn from gt on the training subjects, and fitted reads _w_conf "
-        "files where there are any",
     )
-    add(
-        "--detectors",
-        metavar="A,B,…",
-        help=f"the estimators; for manual, whose joints are replaced (default: {MANUAL_DETECTORS} "
-        f"for manual, all that there are for {' and '.join(LEARNED)}, else {AVERAGED_DETECTORS})",
+    add("--strategy", required=True, choices=strategies, help=text + "files where there are any")
+    text = f"the estimators; for manual, whose joints are replaced (default: {MANUAL_DETECTORS} "
+    text += (
+        f"for manual, all that there are for {' and '.join(LEARNED)}, else {AVERAGED_DETECTORS})"
     )
-    add(
-        "--replace",
-        nargs="+",
-        metavar="JOINTS=NAME",
-        help="manual alone: joints, by number or name, and the estimator to take them from "
-        f"(default: {' '.join(MANUAL_REPLACE)})",
-    )
-    add(
-        "--logits",
-        metavar="A,B,…",
-        help="weighted_average alone: estimators whose confidences are logits, which are divided "
-        f"by their maximum over the sequence (default: {LOGITS_DETECTORS})",
-    )
-    add(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help=f"fitted alone: apply an earlier fit, {WEIGHTS}, instead of learning from gt",
-    )
+    add("--detectors", metavar="A,B,…", help=text)
+    text = "manual alone: joints, by number or name, and the estimator to take them from "
+    text += f"(default: {' '.join(MANUAL_REPLACE)})"
+    add("--replace", nargs="+", metavar="JOINTS=NAME", help=text)
+    text = "weighted_average alone: estimators whose confidences are logits, which are divided "
+    text += f"by their maximum over the sequence (default: {LOGITS_DETECTORS})"
+    add("--logits", metavar="A,B,…", help=text)
+    text = f"fitted alone: apply an earlier fit, {WEIGHTS}, instead of learning from gt"
+    add("--weights", type=Path, metavar="FILE", help=text)
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder of the npz files")
-    add(
-        "--output-filename",
-        metavar="FILE",
-        help="output, in --data-dir unless the path is absolute "
-        "(default: data_2d_h36m_merge_<strategy>.npz)",
-    )
+    text = "output, in --data-dir unless the path is absolute "
+    text += "(default: data_2d_h36m_merge_<strategy>.npz)"
+    add("--output-filename", metavar="FILE", help=text)
     arguments = parser.parse_args()
-    if arguments.strategy == "manual":
+    strategy = arguments.strategy
+    if strategy == "manual":
         arguments.replace = arguments.replace or MANUAL_REPLACE
     elif arguments.replace:
-        parser.error(f"--replace goes with --strategy manual, not with {arguments.strategy}")
-    if arguments.logits is not None and arguments.strategy != "weighted_average":
-        parser.error(f"--logits goes with weighted_average, not with {arguments.strategy}")
-    if arguments.weights and arguments.strategy != "fitted":
-        parser.error(f"--weights goes with --strategy fitted, not with {arguments.strategy}")
+        parser.error(f"--replace goes with --strategy manual, not with {strategy}")
+    if arguments.logits is not None and strategy != "weighted_average":
+        parser.error(f"--logits goes with weighted_average, not with {strategy}")
+    if arguments.weights and strategy != "fitted":
+        parser.error(f"--weights goes with --strategy fitted, not with {strategy}")
+    if arguments.output_filename is None:
+        arguments.output_filename = f"data_2d_h36m_merge_{strategy}.npz"
     return arguments
 
 
@@ -196,14 +179,12 @@ def choose_detectors(strategy: str, given: str | None, replaced: dict[int, str])
     if strategy == "manual":
         unused = sorted(set(detectors[1:]) - set(replaced.values()))
         if unused:
-            raise InputError(
-                f"--detectors {given}: --replace takes no joint of {', '.join(unused)}"
-            )
+            joints_of = ", ".join(unused)
+            raise InputError(f"--detectors {given}: --replace takes no joint of {joints_of}")
         detectors = list(dict.fromkeys(detectors[:1] + list(replaced.values())))
     if len(detectors) < 2:
-        raise InputError(
-            f"--detectors {','.join(detectors)}: a mixture needs two estimators or more"
-        )
+        named = ",".join(detectors)
+        raise InputError(f"--detectors {named}: a mixture needs two estimators or more")
     return detectors
 
 
@@ -216,9 +197,8 @@ def choose_logits(given: str | None, detectors: list[str]) -> list[str]:
     logits = split_names(LOGITS_DETECTORS if given is None else given)
     unknown = [name for name in logits if name not in detectors]
     if given is not None and unknown:
-        raise InputError(
-            f"--logits {given}: {', '.join(unknown)} is not among {', '.join(detectors)}"
-        )
+        there, others = ", ".join(detectors), ", ".join(unknown)
+        raise InputError(f"--logits {given}: {others} is not among {there}")
     return logits
 
 

@@ -101,18 +101,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--name", type=output_name, required=True, help="the output is data_2d_custom_NAME.npz")
     add("--video", type=Path, metavar="FILE", help="tells the picture's size and the frame rate")
     add("--size", type=picture_size, metavar="WxH", help="without --video: the picture's size")
-    add(
-        "--fps",
-        type=Kind(float, lambda fps: 0 < fps <= 1000, "a frame rate from 0 to 1000"),
-        help="without --video: frames a second; with it: instead of the video's own rate",
-    )
+    rate = Kind(float, lambda fps: 0 < fps <= 1000, "a frame rate from 0 to 1000")
+    fps = "without --video: frames a second; with it: instead of the video's own rate"
+    add("--fps", type=rate, help=fps)
     add("--layout", choices=LAYOUTS, help="what the keypoints are (default: by their number)")
-    add(
-        "--person",
-        metavar="N,M",
-        help="only these people, by the file's identities or the numbers that are printed "
-        "(default: all of them)",
+    person = (
+        "only these people, by the file's identities or the numbers that are printed (default: "
     )
+    add("--person", metavar="N,M", help=person + "all of them)")
     min_frames = "leave out people who are found in fewer frames, unless nobody is left"
     add("--min-frames", type=positive_int, default=10, metavar="N", help=min_frames)
     max_gap = "interpolate gaps up to this long; a longer one cuts the sequence in two"

@@ -82,29 +82,15 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--detector", required=True, metavar="NAME", help="any name: vitpose, pct, your own")
     add("--keep-conf", action="store_true", help="keep the confidences; the file ends in _w_conf")
-    add(
-        "--data-dir",
-        type=Path,
-        default=DATA_DIR,
-        metavar="DIR",
-        help="where the npz file goes; a data_3d_h36m.npz in it is compared with",
-    )
-    add(
-        "--detections-dir",
-        type=Path,
-        metavar="DIR",
-        help="folder of S1/<ACTION>_<CAMERA>_pose_sequence.npy and so on; without this flag, "
-        "preprocess/h36m_NAME or h36m_NAME in --data-dir",
-    )
+    data_dir = "where the npz file goes; a data_3d_h36m.npz in it is compared with"
+    add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help=data_dir)
+    folder = "folder of S1/<ACTION>_<CAMERA>_pose_sequence.npy and so on; without this flag, "
+    folder += "preprocess/h36m_NAME or h36m_NAME in --data-dir"
+    add("--detections-dir", type=Path, metavar="DIR", help=folder)
     layout = "what the 17 keypoints are; h36m for an estimator trained on Human3.6M's joints"
     add("--layout", choices=LAYOUTS, default="coco", help=layout)
-    add(
-        "--max-gap",
-        type=non_negative_int,
-        default=20,
-        metavar="FRAMES",
-        help="warn of a file in which more frames than these, in succession, have no detection",
-    )
+    gap = "warn of a file in which more frames than these, in succession, have no detection"
+    add("--max-gap", type=non_negative_int, default=20, metavar="FRAMES", help=gap)
     add("--subjects", **SUBJECTS_FLAG)
     return parser.parse_args()
 

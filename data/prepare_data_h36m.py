@@ -62,14 +62,9 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add(
-        "--cdf-dir",
-        type=Path,
-        default=Path("cdf_files"),
-        metavar="DIR",
-        help="folder that holds S1/MyPoseFeatures/D3_Positions/*.cdf and so on; looked for in the "
-        "working directory, in --data-dir and in its preprocess folder",
-    )
+    folder = "folder that holds S1/MyPoseFeatures/D3_Positions/*.cdf and so on; looked for in the "
+    folder += "working directory, in --data-dir and in its preprocess folder"
+    add("--cdf-dir", type=Path, default=Path("cdf_files"), metavar="DIR", help=folder)
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="where the npz files go")
     where = "output, in --data-dir unless the path is absolute"
     for name, default in (("3d", "data_3d_h36m.npz"), ("2d", "data_2d_h36m_gt.npz")):

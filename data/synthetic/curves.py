@@ -17,9 +17,9 @@ def ease(u: np.ndarray) -> np.ndarray:
     return u * u * u * (10 + u * (6 * u - 15))
 
 
-def glide(u: np.ndarray, ramp: float = 0.35) -> np.ndarray:
-    """Go from 0 to 1 as u does, at constant speed; start and stop each take the share `ramp`."""
-    u = np.clip(u, 0, 1)
+def glide(u: np.ndarray) -> np.ndarray:
+    """Go from 0 to 1 as u does, at constant speed; start and stop each take a share of it."""
+    u, ramp = np.clip(u, 0, 1), 0.35
     start, stop = np.minimum(u / ramp, 1), np.minimum((1 - u) / ramp, 1)
     cruise = np.clip(u - ramp, 0, 1 - 2 * ramp)
     ramps = 0.5 + start**3 * (1 - start / 2) - stop**3 * (1 - stop / 2)
