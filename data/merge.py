@@ -96,14 +96,12 @@ def parse_arguments() -> argparse.Namespace:
     strategies = ("manual", "average", "weighted_average", *LEARNED)
     text = "manual takes joints of one estimator from others, average is the plain mean, "
     text += "weighted_average weights by confidence and reads the files that end in _w_conf; "
-    text += (
-        "best_joint and fitted learn from gt on the training subjects, and fitted reads _w_conf "
-    )
-    add("--strategy", required=True, choices=strategies, help=text + "files where there are any")
-    text = f"the estimators; for manual, whose joints are replaced (default: {MANUAL_DETECTORS} "
-    text += (
-        f"for manual, all that there are for {' and '.join(LEARNED)}, else {AVERAGED_DETECTORS})"
-    )
+    text += "best_joint and fitted learn from gt on the training subjects, and fitted reads "
+    text += "_w_conf files where there are any"
+    add("--strategy", required=True, choices=strategies, help=text)
+    text = "the estimators; for manual, whose joints are replaced (default: "
+    text += f"{MANUAL_DETECTORS} for manual, all that there are for {' and '.join(LEARNED)}, "
+    text += f"else {AVERAGED_DETECTORS})"
     add("--detectors", metavar="A,B,…", help=text)
     text = "manual alone: joints, by number or name, and the estimator to take them from "
     text += f"(default: {' '.join(MANUAL_REPLACE)})"

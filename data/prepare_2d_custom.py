@@ -105,10 +105,9 @@ def parse_arguments() -> argparse.Namespace:
     fps = "without --video: frames a second; with it: instead of the video's own rate"
     add("--fps", type=rate, help=fps)
     add("--layout", choices=LAYOUTS, help="what the keypoints are (default: by their number)")
-    person = (
-        "only these people, by the file's identities or the numbers that are printed (default: "
-    )
-    add("--person", metavar="N,M", help=person + "all of them)")
+    person = "only these people, by the file's identities or the numbers that are printed "
+    person += "(default: all of them)"
+    add("--person", metavar="N,M", help=person)
     min_frames = "leave out people who are found in fewer frames, unless nobody is left"
     add("--min-frames", type=positive_int, default=10, metavar="N", help=min_frames)
     max_gap = "interpolate gaps up to this long; a longer one cuts the sequence in two"
