@@ -7,21 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from common import motion
 from common.camera import quaternion_rotate
 from common.console import InputError, warn
 from common.h36m_dataset import FPS, Camera
 from common.lift import lift
 from common.model_poseformer import PoseFormerV2
-from common.motion import (
-    LEVEL_CAMERA,
-    bone_variation_percent,
-    jitter_m_s3,
-    on_floor,
-    orientation_of_camera,
-    reprojection_px,
-    smooth,
-    up_direction,
-)
 from common.npz_io import read_custom_2d
 
 UPS = ("auto", "level")
@@ -85,7 +76,7 @@ def lift_footage(
     print(f"{footage.name}: {len(poses)} frames at {footage.fps:g} fps; {told}")
     if smooth_hz is None:
         return poses
-    smoothed = smooth(poses, footage.fps, smooth_hz)
+    smoothed = motion.smooth(poses, footage.fps, smooth_hz)
     moved_mm = 1000 * np.linalg.norm(smoothed - poses, axis=-1).mean()
     print(
         f"{footage.name}: smoothed at {smooth_hz:g} Hz: {_measures(smoothed, footage)}; "
@@ -96,9 +87,9 @@ def lift_footage(
 
 def _measures(poses_m: np.ndarray, footage: Footage) -> str:
     return (
-        f"bones vary by {bone_variation_percent(poses_m):.1f}%, "
-        f"jitter {jitter_m_s3(poses_m, footage.fps):.1f} m/s³, "
-        f"{reprojection_px(poses_m, footage.keypoints_px):.1f} px from the keypoints"
+        f"bones vary by {motion.bone_variation_percent(poses_m):.1f}%, "
+        f"jitter {motion.jitter_m_s3(poses_m, footage.fps):.1f} m/s³, "
+        f"{motion.reprojection_px(poses_m, footage.keypoints_px):.1f} px from the keypoints"
     )
 
 
@@ -116,17 +107,17 @@ def stand(
     Returns:
         (frames, 17, 3), metres; the azimuth in degrees from which it looks like the picture.
     """
-    orientation, azimuth = LEVEL_CAMERA, _AZIMUTH
+    orientation, azimuth = motion.LEVEL_CAMERA, _AZIMUTH
     if camera is not None:
         orientation, azimuth = camera.orientation, camera.azimuth
     elif up != "level":
-        direction = up_direction(poses_m)
+        direction = motion.up_direction(poses_m)
         tilt = np.degrees(np.arccos(np.clip(-direction[1], -1, 1)))
         if tilt > _MAX_TILT:
             warn(
                 f"the person is {tilt:.0f} degrees off the picture's vertical; where that is no "
                 "tilted camera, add --up level"
             )
-        orientation = orientation_of_camera(direction)
+        orientation = motion.orientation_of_camera(direction)
     in_world = quaternion_rotate(orientation, poses_m.astype(np.float64))
-    return on_floor(in_world, fps).astype(np.float32), azimuth
+    return motion.on_floor(in_world, fps).astype(np.float32), azimuth

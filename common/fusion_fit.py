@@ -9,17 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from common import fusion
 from common.console import InputError
 from common.files import atomic_output
-from common.fusion import (
-    FittedMixture,
-    apply_layout,
-    best_unbiased,
-    noise_variances,
-    person_sizes,
-    smooth,
-    stack_estimates,
-)
+from common.fusion import FittedMixture
 from common.skeleton import NUM_JOINTS
 
 # Fewer frames tell no variances; more than the second number change nothing and take time.
@@ -78,7 +71,7 @@ def fit_mixture(
     data = _Training(views, truths, groups, confident)
     freedom, mixed, variances = _choose_freedom(data)
     motion = _choose_motion(data, mixed, variances)
-    layout = _fit_layout(data, smooth(mixed, variances, data.lengths, motion))
+    layout = _fit_layout(data, fusion.smooth(mixed, variances, data.lengths, motion))
     names, confident = tuple(estimators), tuple(map(bool, confident))
     model = data.noise_model(slice(None))
     return FittedMixture(names, confident, *model, freedom, motion, layout)
@@ -104,8 +97,8 @@ class _Training:
     ) -> None:
         self.lengths = np.array([len(view[0]) for view in views])  # (views,)
         self.groups = np.repeat(groups, self.lengths)  # (frames,)
-        keypoints, self._confidences = stack_estimates(views, confident)
-        sizes = np.repeat(person_sizes(keypoints, self.lengths), self.lengths)[:, None, None]
+        keypoints, self._confidences = fusion.stack_estimates(views, confident)
+        sizes = np.repeat(fusion.person_sizes(keypoints, self.lengths), self.lengths)[:, None, None]
         self.keypoints = keypoints / sizes  # (E, frames, 17, 2)
         self.truth = np.concatenate([truth for (truth,) in truths]) / sizes  # (frames, 17, 2)
         # Regressed on the truth, which has no noise, and common to all estimators: what one has
@@ -114,7 +107,7 @@ class _Training:
         shared = _regress(self.truth, difference, slice(None), min(_RIDGES))
         shared[NUM_JOINTS:] = 0
         # The truth as the estimators' layout has it, a(x) added, (frames, 17, 2).
-        self.target = self.truth + apply_layout(shared, self.truth)
+        self.target = self.truth + fusion.apply_layout(shared, self.truth)
 
     def noise_model(self, rows: np.ndarray | slice) -> tuple[np.ndarray, ...]:
         """Return bias, knots, variances and correlation of these frames, as in `FittedMixture`."""
@@ -123,15 +116,15 @@ class _Training:
         noise = noise - bias[:, None]
         confidences = self._confidences[:, rows]
         knots, variances = _fit_variances(noise, confidences)
-        deviations = np.sqrt(noise_variances(knots, variances, confidences))
+        deviations = np.sqrt(fusion.noise_variances(knots, variances, confidences))
         return bias, knots, variances, _fit_correlation(noise / deviations[..., None])
 
     def mix(self, model: tuple[np.ndarray, ...], rows: np.ndarray, freedom: float) -> tuple:
         """Mix these frames; returns the mixture and its variance."""
         bias, knots, variances, correlation = model
-        return best_unbiased(
+        return fusion.best_unbiased(
             self.keypoints[:, rows] - bias[:, None],
-            noise_variances(knots, variances, self._confidences[:, rows]),
+            fusion.noise_variances(knots, variances, self._confidences[:, rows]),
             correlation,
             freedom,
         )
@@ -194,12 +187,10 @@ def _choose_freedom(data: _Training) -> tuple[float, np.ndarray, np.ndarray]:
 
 def _choose_motion(data: _Training, mixed: np.ndarray, variances: np.ndarray) -> np.ndarray:
     """Return for each joint the q with the lowest mean error, (17,)."""
-    errors = [
-        np.linalg.norm(
-            smooth(mixed, variances, data.lengths, np.full(NUM_JOINTS, q)) - data.target, axis=-1
-        ).mean(axis=0)
-        for q in _MOTIONS
-    ]
+    errors = []
+    for q in _MOTIONS:
+        smoothed = fusion.smooth(mixed, variances, data.lengths, np.full(NUM_JOINTS, q))
+        errors.append(np.linalg.norm(smoothed - data.target, axis=-1).mean(axis=0))
     return np.array(_MOTIONS)[np.argmin(errors, axis=0)]
 
 
@@ -210,7 +201,8 @@ def _fit_layout(data: _Training, mixed: np.ndarray) -> np.ndarray:
     for group in np.unique(data.groups):
         fold = data.groups == group
         for i, ridge in enumerate(_RIDGES):
-            left = missing[fold] - apply_layout(_regress(mixed, missing, ~fold, ridge), mixed[fold])
+            layout = _regress(mixed, missing, ~fold, ridge)
+            left = missing[fold] - fusion.apply_layout(layout, mixed[fold])
             errors[i] += np.linalg.norm(left, axis=-1).sum()
     return _regress(mixed, missing, slice(None), _RIDGES[int(errors.argmin())])
 

@@ -181,14 +181,9 @@ class MetricSums:
     ) -> None:
         """Add one camera's view of one sequence, whole: velocities do not cross its ends.
 
-        All is computed where the prediction lies; a GPU is waited for twice.
-
-        Args:
-            subject: "S9" and so on.
-            action: the sequence's name, such as "Sitting 1".
-            predicted: (frames, 17, 3), metres, relative to the hip.
-            target: like `predicted`.
-            all_metrics: False for MPJPE alone, which is faster; the others are then None.
+        Poses are (frames, 17, 3), metres, relative to the hip; `action` is the sequence's name, such
+        as "Sitting 1". All is computed where the prediction lies; a GPU is waited for twice. Without
+        `all_metrics` there is MPJPE alone, which is faster; the others are then None.
 
         Raises:
             InputError: if the action is none of the 15, or the prediction is not finite.

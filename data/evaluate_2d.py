@@ -16,19 +16,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common import keypoint_errors
 from common.confidences import WITH_CONFIDENCE
 from common.console import DATA_DIR, ArgumentParser, InputError, progress, run
 from common.files import atomic_output, check_output
 from common.h36m_dataset import TEST_SUBJECTS, keypoints_names, keypoints_path, parse_subjects
-from common.keypoint_errors import (
-    PCK_SHARES,
-    best_by_joint,
-    error_correlation,
-    list_views,
-    measure,
-    sample_differences,
-    view_arrays,
-)
+from common.keypoint_errors import PCK_SHARES
 from common.npz_io import read_positions_2d
 from common.skeleton import JOINT_NAMES
 
@@ -120,21 +113,23 @@ def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str
         InputError: if a file is bad, or lacks a sequence or a frame that gt has.
     """
     truth = read_positions_2d(truth_path)
-    views = list_views(truth_path, truth, subjects)
+    views = keypoint_errors.list_views(truth_path, truth, subjects)
     truths = [truth[s][a][camera][..., :2] for s, a, camera in views]
     lengths = list(map(len, truths))
     summaries, sampled = {}, []
     for name, path in progress(paths.items(), desc="measuring", unit="file"):
-        estimates = view_arrays(path, read_positions_2d(path), views, lengths)
-        summaries[name] = measure(estimates, truths, views)
-        sampled.append(sample_differences(estimates, truths))
+        estimates = keypoint_errors.view_arrays(path, read_positions_2d(path), views, lengths)
+        summaries[name] = keypoint_errors.measure(estimates, truths, views)
+        sampled.append(keypoint_errors.sample_differences(estimates, truths))
         del estimates  # before the next file is read
-    correlation = error_correlation(sampled)
+    correlation = keypoint_errors.error_correlation(sampled)
     return {
         "subjects": list(subjects),
         "frames": sum(lengths),
         "estimators": summaries,
-        "best": {f: best_by_joint(summaries, f) for f in ("mean_px", "bias_free_px")},
+        "best": {
+            f: keypoint_errors.best_by_joint(summaries, f) for f in ("mean_px", "bias_free_px")
+        },
         "error_correlation": {
             "names": list(paths),
             "mean": correlation.mean(axis=0).tolist(),

@@ -15,17 +15,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.console import (
-    DATA_DIR,
-    ArgumentParser,
-    InputError,
-    Kind,
-    non_negative_int,
-    positive_int,
-    run,
-    split_names,
-    warn,
-)
+from common import console
+from common.console import DATA_DIR, InputError, warn
 from common.files import check_distinct
 from common.layouts import COCO_PARENTS, LAYOUTS, coco_keypoints, to_h36m
 from common.npz_io import write_custom_2d
@@ -95,13 +86,13 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = console.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--input", type=Path, required=True, metavar="FILE", help="the keypoints; or a folder")
     add("--name", type=output_name, required=True, help="the output is data_2d_custom_NAME.npz")
     add("--video", type=Path, metavar="FILE", help="tells the picture's size and the frame rate")
     add("--size", type=picture_size, metavar="WxH", help="without --video: the picture's size")
-    rate = Kind(float, lambda fps: 0 < fps <= 1000, "a frame rate from 0 to 1000")
+    rate = console.Kind(float, lambda fps: 0 < fps <= 1000, "a frame rate from 0 to 1000")
     fps = "without --video: frames a second; with it: instead of the video's own rate"
     add("--fps", type=rate, help=fps)
     add("--layout", choices=LAYOUTS, help="what the keypoints are (default: by their number)")
@@ -109,13 +100,13 @@ def parse_arguments() -> argparse.Namespace:
     person += "(default: all of them)"
     add("--person", metavar="N,M", help=person)
     min_frames = "leave out people who are found in fewer frames, unless nobody is left"
-    add("--min-frames", type=positive_int, default=10, metavar="N", help=min_frames)
+    add("--min-frames", type=console.positive_int, default=10, metavar="N", help=min_frames)
     max_gap = "interpolate gaps up to this long; a longer one cuts the sequence in two"
-    add("--max-gap", type=non_negative_int, default=20, metavar="FRAMES", help=max_gap)
+    add("--max-gap", type=console.non_negative_int, default=20, metavar="FRAMES", help=max_gap)
     add("--fill-gaps", action="store_true", help="interpolate every gap, however long")
     add("--keep-conf", action="store_true", help="keep the confidences; the file ends in _w_conf")
     first_frame = "number of the video's first frame in COCO's or AlphaPose's results"
-    add("--first-frame", type=non_negative_int, default=0, metavar="N", help=first_frame)
+    add("--first-frame", type=console.non_negative_int, default=0, metavar="N", help=first_frame)
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="where the npz file goes")
     return parser.parse_args()
 
@@ -208,7 +199,7 @@ def choose(tracks: list[Track], persons: str | None, min_frames: int) -> list[Tr
     kept = [t for t in tracks if len(t.frames) >= min_frames] or tracks[:1]
     if persons is not None:
         there = {str(track.person): track for track in tracks}
-        wanted = list(dict.fromkeys(split_names(persons)))
+        wanted = list(dict.fromkeys(console.split_names(persons)))
         missing = [person for person in wanted if person not in there]
         if missing or not wanted:
             listed = ", ".join(list(there)[:20])
@@ -249,4 +240,4 @@ def report(name: str, piece: Piece, layout: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    console.run(main)

@@ -18,16 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.console import (
-    DATA_DIR,
-    ArgumentParser,
-    InputError,
-    leave_signals_to_parent,
-    non_negative_int,
-    progress,
-    run,
-    warn,
-)
+from common import console
+from common.console import DATA_DIR, InputError, progress, warn
 from common.detections import FilledSequence, fill_gaps, read_detections
 from common.files import find_folder
 from common.h36m_dataset import (
@@ -78,7 +70,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = console.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--detector", required=True, metavar="NAME", help="any name: vitpose, pct, your own")
     add("--keep-conf", action="store_true", help="keep the confidences; the file ends in _w_conf")
@@ -90,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     layout = "what the 17 keypoints are; h36m for an estimator trained on Human3.6M's joints"
     add("--layout", choices=LAYOUTS, default="coco", help=layout)
     gap = "warn of a file in which more frames than these, in succession, have no detection"
-    add("--max-gap", type=non_negative_int, default=20, metavar="FRAMES", help=gap)
+    add("--max-gap", type=console.non_negative_int, default=20, metavar="FRAMES", help=gap)
     add("--subjects", **SUBJECTS_FLAG)
     return parser.parse_args()
 
@@ -173,7 +165,7 @@ def convert(files: list[RawFile], layout: str, keep_conf: bool) -> list[FilledSe
     paths = [file.path for file in files]
     processes = min(os.cpu_count() or 1, MAX_PROCESSES)
     try:
-        with ProcessPoolExecutor(processes, initializer=leave_signals_to_parent) as pool:
+        with ProcessPoolExecutor(processes, initializer=console.leave_signals_to_parent) as pool:
             sequences = pool.map(convert_one, paths, chunksize=8)
             return list(progress(sequences, total=len(paths), desc="sequences", unit="file"))
     except BrokenProcessPool as error:
@@ -246,4 +238,4 @@ def arrange(files: list[RawFile], sequences: list[FilledSequence]) -> Positions2
 
 
 if __name__ == "__main__":
-    run(main)
+    console.run(main)
