@@ -191,13 +191,10 @@ def best_unbiased(
     correlation: np.ndarray,
     degrees_of_freedom: float = np.inf,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mix estimators with the weights of least variance.
+    """Mix keypoints (E, frames, joints, 2), without bias, with the weights of least variance.
 
-    Args:
-        keypoints: (E, frames, joints, 2), without bias.
-        variances: (E, frames, joints), of the noise in x, or in y.
-        correlation: (joints, E, E), of the estimators' noise; invertible.
-        degrees_of_freedom: Student's v; infinite for plain least squares.
+    The noise has variances (E, frames, joints) in x, or in y; correlation (joints, E, E), which is
+    invertible; and Student's v `degrees_of_freedom`, infinite for plain least squares.
 
     Returns:
         The mixture (frames, joints, 2) and its variance (frames, joints).
@@ -225,14 +222,9 @@ def smooth(
     The state is (position, velocity), in x and y alike; from frame to frame it becomes
     F = [[1, 1], [0, 1]] times itself plus noise of covariance q [[1/3, 1/2], [1/2, 1]].
 
-    Args:
-        positions: (frames, joints, 2), the views one after the other.
-        variances: (frames, joints), of the positions' noise.
-        lengths: (views,), the views' numbers of frames.
-        motion: (joints,), q; infinite where a joint shall stay as it is.
-
-    Returns:
-        (frames, joints, 2).
+    Takes and returns positions (frames, joints, 2), the views one after the other; the variances
+    (frames, joints) are of their noise, the lengths are the views' numbers of frames, `motion`
+    (joints,) is q, infinite where a joint shall stay as it is.
     """
     moving = np.isfinite(motion)
     if not moving.any():

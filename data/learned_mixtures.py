@@ -33,12 +33,7 @@ def arrange(estimators: dict[str, Positions2d], mixed: Iterable[np.ndarray]) -> 
 
 
 def choose_learned(data_dir: Path, given: str | None, mixture: FittedMixture | None) -> list[str]:
-    """Return the estimators of a strategy that learns: all that there are, or those given.
-
-    Args:
-        data_dir: folder of the npz files.
-        given: the value of --detectors.
-        mixture: the fit that --weights names.
+    """Return the estimators of a strategy that learns: all, those given, or those of the fit.
 
     Raises:
         InputError: if `mixture` was fitted for others, or there are fewer than two.
@@ -132,13 +127,10 @@ def fit(estimators: dict[str, Positions2d], training: Training) -> FittedMixture
     views, truths, subjects = training
     confident = [array.shape[-1] == 3 for array in views[0]]
     mixture = fit_mixture(list(estimators), confident, views, truths, subjects)
-    told = ", ".join(
-        f"{name} ({'variance by confidence' if known else 'constant variance'})"
-        for name, known in zip(estimators, confident)
-    )
-    print(
-        f"fitted to {', '.join(dict.fromkeys(subjects))}, {sum(map(len, truths)):,} frames: {told}"
-    )
+    models = ("variance by confidence" if known else "constant variance" for known in confident)
+    told = ", ".join(f"{name} ({model})" for name, model in zip(estimators, models))
+    people, frames = ", ".join(dict.fromkeys(subjects)), sum(map(len, truths))
+    print(f"fitted to {people}, {frames:,} frames: {told}")
     return mixture
 
 

@@ -28,11 +28,8 @@ _CONFIDENCES = ("scores", "keypoint_scores", "conf", "confidences")
 def read_people(path: Path, layout: str | None = None, first_frame: int = 0) -> People:
     """Read the people in an estimator's file, or in a folder of OpenPose's.
 
-    Args:
-        path: the file or folder.
-        layout: what the keypoints are; None to tell it from their number.
-        first_frame: the number that the video's first frame has in files that list people only,
-            COCO's and AlphaPose's.
+    Without a layout, the keypoints' number tells it. `first_frame` is the number that the video's
+    first frame has in files that list people only, COCO's and AlphaPose's.
 
     Raises:
         InputError: if the file is missing, damaged, unsafe, too large, of an unknown form, of
@@ -210,14 +207,13 @@ def _recognise_npz(arrays: dict[str, Any]) -> Content:
     if {"boxes", "keypoints", "metadata"} <= arrays.keys():
         return _from_detectron(arrays)
     confidence = next((arrays[name] for name in _CONFIDENCES if name in arrays), None)
-    named = [name for name in ("keypoints", "xy") if name in arrays]
-    if not named and len(arrays) == 1:
-        named = list(arrays)
-    if not named:
+    named = [arrays[name] for name in ("keypoints", "xy") if name in arrays]
+    if not named and len(arrays) != 1:
         raise ValueError(f"holds {sorted(arrays)}, but no array 'keypoints'")
+    keypoints = named[0] if named else next(iter(arrays.values()))
     if confidence is None:
-        return _recognise_arrays(arrays[named[0]])
-    return _from_frames("arrays", list(zip(arrays[named[0]], confidence, strict=True)))
+        return _recognise_arrays(keypoints)
+    return _from_frames("arrays", list(zip(keypoints, confidence, strict=True)))
 
 
 def _recognise_arrays(content: Any) -> Content:
@@ -285,9 +281,7 @@ def _with_confidence(keypoints: Any, confidence: Any) -> Any:
         return keypoints
     confidence = np.asarray(confidence, dtype=np.float64)[..., None]
     keypoints = np.asarray(keypoints, dtype=np.float64)[..., :2]
-    if keypoints.size == 0:
-        return keypoints
-    return np.concatenate([keypoints, confidence], axis=-1)
+    return np.concatenate([keypoints, confidence], axis=-1) if keypoints.size else keypoints
 
 
 def _corners(box: Any) -> np.ndarray | None:

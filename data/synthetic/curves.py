@@ -39,14 +39,10 @@ def keyed(
     values: np.ndarray,
     profile: Callable[[np.ndarray], np.ndarray] = ease,
 ) -> np.ndarray:
-    """Return (frames, ...) that moves from value to value, each time along a profile.
+    """Return (frames, ...) at t, seconds, that moves from value to value, each along a profile.
 
-    Args:
-        t: (frames,), seconds.
-        starts: (moves,), seconds; moves may overlap.
-        durations: (moves,), or one for all.
-        values: (moves + 1, ...), before the first move and after each.
-        profile: goes from 0 to 1 as the move does.
+    Moves, which may overlap, have starts and durations, (moves,), seconds; values (moves + 1, ...)
+    are those before the first move and after each. A profile goes from 0 to 1 as the move does.
     """
     values = np.asarray(values, dtype=np.float64)
     progress = profile((t[:, None] - np.asarray(starts)) / np.asarray(durations))
