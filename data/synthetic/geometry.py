@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from common.motion import unit
+
 # A limb folds no further than its muscles allow.
 _MIN_INTERIOR_ANGLE = np.radians(32)
 
@@ -46,9 +48,8 @@ def two_bones(
     Returns:
         Middle joint and end, (frames, 3) each.
     """
-    line = target - root
-    distance = np.linalg.norm(line, axis=-1, keepdims=True)
-    line = line / distance
+    distance = np.linalg.norm(target - root, axis=-1, keepdims=True)
+    line = (target - root) / distance
     cosine = np.cos(_MIN_INTERIOR_ANGLE)
     shortest = np.sqrt(upper**2 + lower**2 - 2 * upper * lower * cosine)
     resists, longest = (upper + lower) * np.array(reach)
@@ -61,11 +62,6 @@ def two_bones(
     along = (upper**2 - lower**2 + distance**2) / (2 * distance)
     across = np.sqrt(np.maximum(upper**2 - along**2, 0))
     return root + along * line + across * perpendicular(pole, line), root + distance * line
-
-
-def unit(v: np.ndarray) -> np.ndarray:
-    """Scale vectors (..., 3) to length 1."""
-    return v / np.linalg.norm(v, axis=-1, keepdims=True)
 
 
 def perpendicular(v: np.ndarray, line: np.ndarray) -> np.ndarray:
