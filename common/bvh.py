@@ -151,9 +151,8 @@ def write_bvh(path: Path, poses_m: np.ndarray, fps: float) -> None:
     """
     skeleton = fit_skeleton(poses_m, fps)
     orders = [_rotation_order(joint) for joint in range(NUM_JOINTS)]
-    angles = np.stack(
-        [_euler_angles(skeleton.rotations[:, j], order) for j, order in enumerate(orders)], axis=1
-    )
+    angles = map(_euler_angles, np.moveaxis(skeleton.rotations, 1, 0), orders)
+    angles = np.stack(list(angles), axis=1)
     degrees = np.degrees(_continuous(angles)).reshape(len(angles), -1)
     rows = np.concatenate([skeleton.positions_m[:, ROOT], degrees], axis=-1)
     with path.open("w") as file:

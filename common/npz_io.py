@@ -199,10 +199,8 @@ def write_custom_2d(
 ) -> None:
     """Write `data_2d_custom_<name>.npz`, in the form that VideoPose3D introduced, atomically.
 
-    Args:
-        path: the file.
-        positions: {sequence: {"custom": [one array (frames, 17, 2 or 3)]}}, float32, pixels.
-        video_metadata: {sequence: {"w", "h", "fps", …}}: pixels, and frames a second.
+    Positions are {sequence: {"custom": [one array (frames, 17, 2 or 3)]}}, float32, pixels; the
+    metadata is {sequence: {"w", "h", "fps", …}}: pixels, and frames a second.
     """
     metadata = {"layout_name": "h36m", **KEYPOINTS_METADATA, "video_metadata": video_metadata}
     write_npz(path, positions_2d=positions, metadata=metadata)

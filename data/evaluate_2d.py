@@ -214,12 +214,9 @@ def _csv_rows(summary: Mapping[str, Any]) -> Iterator[list[Any]]:
     yield from (["all", "all", figure, summary[figure]] for figure in COLUMNS)
     for group in ("by_joint", *GROUPS):
         for member, figures in summary[group].items():
-            for figure, value in figures.items():
-                if figure == "bias_px":
-                    yield [group, member, "bias_x_px", value[0]]
-                    yield [group, member, "bias_y_px", value[1]]
-                else:
-                    yield [group, member, figure, value]
+            figures = dict(figures)
+            figures |= zip(("bias_x_px", "bias_y_px"), figures.pop("bias_px", ()))
+            yield from ([group, member, *figure] for figure in figures.items())
     confidence = summary["confidence"]
     if confidence:
         yield ["all", "all", "rank_correlation", confidence["rank_correlation"]]

@@ -259,14 +259,10 @@ def report_cuts(estimators: dict[str, Positions2d]) -> None:
 def mix(
     estimates: dict[str, np.ndarray], replaced: dict[int, str], weighted: bool, logits: list[str]
 ) -> np.ndarray:
-    """Mix the estimates of one view.
+    """Mix the estimates of one view, {estimator: (frames, 17, 2 or 3)}, pixels, then confidence.
 
-    Args:
-        estimates: {estimator: (frames, 17, 2 or 3)}, pixels, then confidence; the first is the one
-            whose joints are replaced.
-        replaced: {joint: the estimator to take it from}; empty for a mean.
-        weighted: whether the mean is weighted by the confidences.
-        logits: estimators whose confidences are logits.
+    Joints of the first are `replaced`, {joint: the estimator to take it from}. Without these, the
+    mean is taken, which may be weighted by the confidences; those of some may be logits.
 
     Returns:
         (frames, 17, 2), float32, pixels, as long as the shortest.

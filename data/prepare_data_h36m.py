@@ -133,20 +133,18 @@ def read_world_positions(path: Path) -> np.ndarray:
     try:
         values = read_variable(path, VARIABLE)
     except KeyError as error:
-        raise InputError(
-            f"{path}: no variable {VARIABLE}; it holds {listing(error.args[0]) or 'none'}"
-        ) from error
+        held = listing(error.args[0]) or "none"
+        raise InputError(f"{path}: no variable {VARIABLE}; it holds {held}") from error
     except ValueError as error:
-        raise InputError(
-            f"{path}: damaged or not a CDF file ({error}); extract it again"
-        ) from error
+        told = f"damaged or not a CDF file ({error}); extract it again"
+        raise InputError(f"{path}: {told}") from error
     pose = values[0] if values.ndim == 3 and len(values) == 1 else values
+    variable = f"{path}: {VARIABLE}"
     if pose.ndim != 2 or len(pose) == 0 or pose.shape[1] != NUM_JOINTS_32 * 3:
-        raise InputError(
-            f"{path}: {VARIABLE} is {values.shape}, expected (1, frames, 96) or (frames, 96)"
-        )
+        expected = "(1, frames, 96) or (frames, 96)"
+        raise InputError(f"{variable} is {values.shape}, expected {expected}")
     if pose.dtype.kind != "f":
-        raise InputError(f"{path}: {VARIABLE} is {pose.dtype}, expected float32 or float64")
+        raise InputError(f"{variable} is {pose.dtype}, expected float32 or float64")
     with np.errstate(over="ignore"):
         finite = np.isfinite(pose.astype(np.float32)).all(axis=1)
     if not finite.all():

@@ -117,10 +117,9 @@ def greeting(actor: Actor) -> None:
             actor.trunk[:, 1] += rng.uniform(0.4, 0.8) * actor.swell(time, stay + 1.2)
     phase = 2 * np.pi * rng.uniform(1.4, 1.9) * t
     sideways = 0.11 * actor.body.gesture * np.sin(phase)
+    waving = np.stack([0 * phase, sideways, 0.02 * np.cos(2 * phase)], axis=-1)
     actor.hands[side] = moves
-    actor.hand_motion[side] += wave[:, None] * (
-        np.stack([0 * phase, sideways, 0.02 * np.cos(2 * phase)], axis=-1)
-    )
+    actor.hand_motion[side] += wave[:, None] * waving
 
 
 def phoning(actor: Actor) -> None:
@@ -253,8 +252,7 @@ def waiting(actor: Actor) -> None:
     times = actor.moments(3.5)
     pairs = [(both, both) for both in (CROSSED, BEHIND_BACK, HANG, ON_HIP, IN_POCKET)]
     pairs += [(HANG, ON_HIP), (HANG, WATCH)]
-    durations = [0.9] * len(times)
-    actor.hands = actor.both_hands(times, durations, pairs, 0.015, first=actor.handed)
+    actor.hands = actor.both_hands(times, [0.9] * len(times), pairs, 0.015, first=actor.handed)
     weight = 0.05 * actor.rng.choice((-1, 1), len(times) + 1)
     actor.shift[:, 1] += actor.keyed(times, 1.0, weight)
     actor.gaze = actor.look(1.8, 0.65)
