@@ -65,32 +65,23 @@ class Scene:
         inches = (size[0] + 0.01) / dpi, (size[1] + 0.01) / dpi
         figure = Figure(figsize=inches, dpi=dpi, facecolor=PAPER)
         canvas = FigureCanvasAgg(figure)
-        self._axes = [self._add_axes(figure, index) for index in range(len(panels))]
+        # All panels are of one size, so that equal limits mean equal scales.
+        width, height, gap = size[0] / self._unit, size[1] / self._unit, 22
+        wspace = gap / ((width - 38 - 16 + gap) / len(panels) - gap)
+        place = {"left": 38 / width, "right": 1 - 16 / width, "wspace": wspace}
+        place |= {"bottom": 22 / height, "top": 1 - 60 / height}
+        self._axes = figure.subplots(1, len(panels), squeeze=False, gridspec_kw=place)[0]
         self._lines = [_attach(p, axes, animated=True) for p, axes in zip(panels, self._axes)]
         for axes in self._axes[1:]:  # the first panel's numbers hold for all
             axes.tick_params(labelleft=False)
         style = {"size": 10.5, "weight": "bold", "color": INK, "parse_math": False}
-        figure.text(*self._position(16, 24), title, **style)
-        _add_legend(figure, truth, self._position(size[0] / self._unit - 120, 20))
+        figure.text(16 / width, 1 - 24 / height, title, **style)
+        _add_legend(figure, truth, (1 - 120 / width, 1 - 20 / height))
         canvas.draw()
         self._renderer = canvas.get_renderer()
         self._buffer = np.asarray(canvas.buffer_rgba())
         self._background = self._buffer.copy()
         self._letters = _draw_letters(12.5 * self._unit)
-
-    def _position(self, x: float, y: float) -> tuple[float, float]:
-        """Return matplotlib's figure coordinates of a point in units from the top left."""
-        return x * self._unit / self._size[0], 1 - y * self._unit / self._size[1]
-
-    def _add_axes(self, figure: Any, index: int) -> Any:
-        """Add the axes of one panel; all are of one size, so equal limits mean equal scales."""
-        left_margin, gap, top, bottom, right_margin = 38, 22, 60, 22, 16
-        total = self._size[0] / self._unit - left_margin - right_margin + gap
-        width = total / len(self._panels)
-        left, low = self._position(left_margin + index * width, 0)[0], bottom * self._unit
-        height = self._size[1] - (top + bottom) * self._unit
-        box = (width - gap) * self._unit / self._size[0], height / self._size[1]
-        return figure.add_axes((left, low / self._size[1], *box))
 
     def picture_part(self) -> tuple[tuple[float, ...], tuple[int, int]]:
         """Return which part of the camera's picture the 2D panels show, and how large.
