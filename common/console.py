@@ -82,9 +82,9 @@ def shown(value: Any) -> str:
 
 def listing(names: Iterable[Any]) -> str:
     """Return "a, b, c, d, e and 7 more"."""
-    names = [str(name)[:MAX_SHOWN_NAME] for name in names]
+    names = list(names)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+    return ", ".join(str(name)[:MAX_SHOWN_NAME] for name in names[:5]) + more
 
 
 def fail(message: str) -> NoReturn:

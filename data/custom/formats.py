@@ -297,7 +297,8 @@ def _consecutive(numbers: list[int]) -> list[int]:
     for number, count in Counter(numbers).items():
         if count > 1:
             raise ValueError(f"frame {number} is there twice; give one video's frames, each once")
-    return [number - min(numbers) for number in numbers]
+    first = min(numbers, default=0)
+    return [number - first for number in numbers]
 
 
 def _last_number(name: Any) -> int:
