@@ -148,11 +148,8 @@ def _lock(descriptor: int) -> bool:
 
 def _flush_to_disk(path: Path) -> None:
     """Wait until the file is on the disk: renamed before that, a power cut would leave it empty."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _umask() -> int:

@@ -3,7 +3,8 @@
 All functions work on every frame of a clip at once; axes and angles are those of `body.py`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,8 +30,7 @@ _LEG_REACH = (0.985, 0.9985)
 _ARM_REACH = (0.94, 0.992)
 
 
-@dataclass(frozen=True)
-class Motion:
+class Motion(NamedTuple):
     """What a body did: metres, world."""
 
     joints: np.ndarray  # (frames, 32, 3)
@@ -64,8 +64,7 @@ def animate(actor: Actor) -> Motion:
 # --- feet and legs ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Foot:
+class _Foot(NamedTuple):
     ankle: np.ndarray  # (frames, 3)
     ball: np.ndarray  # (frames, 3)
     toe: np.ndarray  # (frames, 3)
@@ -226,13 +225,12 @@ def _trunk(actor: Actor, twist: np.ndarray, joints: np.ndarray) -> tuple[np.ndar
 
 
 def _arm(
-    actor: Actor,
-    side: int,
-    swing: np.ndarray,
-    joints: np.ndarray,
-    axes: tuple[np.ndarray, np.ndarray, np.ndarray],
+    actor: Actor, side: int, swing: np.ndarray, joints: np.ndarray, axes: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Return the eight joints from the collar bone to the wrist's end, (frames, 8, 3)."""
+    """Return the eight joints from the collar bone to the wrist's end, (frames, 8, 3).
+
+    The axes are those of chest, head and pelvis, (frames, 3, 3) each.
+    """
     body, (chest_axes, head_axes, hip_axes) = actor.body, axes
     upright = rotation(np.arctan2(chest_axes[:, 1, 0], chest_axes[:, 0, 0]), 0.0, 0.0)
     mirror = np.array([1, side, 1])  # outward to left, and back
