@@ -60,7 +60,7 @@ def weighted_mean(keypoints: Sequence[np.ndarray], weights: Sequence[np.ndarray]
     """Average estimators' keypoints (frames, joints, 2), each joint of each frame by its weights.
 
     The weights (frames, joints) are not negative; where those of all estimators are zero, the mean
-    is the plain one. It is in float64.
+    is the plain one. Returns (frames, joints, 2), float64.
     """
     weights = np.stack(weights).astype(np.float64)
     weights = np.where(weights.sum(axis=0) > 0, weights, 1.0)
