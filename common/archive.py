@@ -19,14 +19,8 @@ _IS_ENCRYPTED, _SIZES_FOLLOW, _IS_UTF8 = 1, 1 << 3, 1 << 11
 _IN_ZIP64_FIELD = 0xFFFFFFFF
 _LARGEST_DESCRIPTOR = 24  # bytes behind a member whose sizes follow it
 _ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    LookupError,
-    OverflowError,
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError),
+    *(RuntimeError, LookupError, OverflowError),
 )
 
 
@@ -34,9 +28,7 @@ _ZIP_ERRORS = (
 def readable(path: Path, expected: str) -> Iterator[None]:
     """Turn whatever a missing, foreign or damaged file gives into an `InputError`.
 
-    Args:
-        path: the file that is read within the block.
-        expected: what it should be, for the message, such as "file of arrays".
+    `expected` is what it should be, for the message, such as "file of arrays".
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.motion import unit
 from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS, ROOT
 
 _CHILDREN = [[c for c, parent in enumerate(PARENTS) if parent == j] for j in range(NUM_JOINTS)]
@@ -33,17 +34,11 @@ _AXES = "XYZ"
 
 
 class Skeleton(NamedTuple):
-    """A skeleton in motion.
+    """A skeleton in motion."""
 
-    Attributes:
-        offsets_m: (17, 3), each joint seen from its parent in the rest pose; zero for the hip.
-        rotations: (frames, 17, 3, 3), what turns a joint's children, relative to its parent.
-        positions_m: (frames, 17, 3), where the rotations and the hip's path put the joints.
-    """
-
-    offsets_m: np.ndarray
-    rotations: np.ndarray
-    positions_m: np.ndarray
+    offsets_m: np.ndarray  # (17, 3), each joint seen from its parent in the rest pose
+    rotations: np.ndarray  # (frames, 17, 3, 3), turn a joint's children, relative to its parent
+    positions_m: np.ndarray  # (frames, 17, 3), where rotations and the hip's path put the joints
 
 
 def fit_skeleton(poses_m: np.ndarray, fps: float) -> Skeleton:
@@ -56,9 +51,7 @@ def fit_skeleton(poses_m: np.ndarray, fps: float) -> Skeleton:
     bone: it is that of the shortest turn from the rest pose. Where this would spin, as with a bone
     opposite to its rest direction, the twist follows it at 90 degrees a second, so nothing jumps.
 
-    Args:
-        poses_m: (frames, 17, 3), metres, y up.
-        fps: frames a second.
+    Given are poses (frames, 17, 3), metres, y up, at `fps` frames a second.
     """
     poses = np.asarray(poses_m, dtype=np.float64)
     offsets = _rest_offsets(poses)
@@ -85,15 +78,11 @@ def _rest_offsets(poses: np.ndarray) -> np.ndarray:
         joints = [JOINT_NAMES.index(name) for name in (right, left, up)]
         # How the three bones lie in axes that turn with the person.
         vectors = bones[:, joints]
-        x = _unit(vectors[:, 1] - vectors[:, 0])
-        z = _unit(np.cross(x, vectors[:, 2]))
+        x = unit(vectors[:, 1] - vectors[:, 0])
+        z = unit(np.cross(x, vectors[:, 2]))
         axes = np.stack([x, np.cross(z, x), z], axis=-1)
-        directions[joints] = _unit(np.median(vectors @ axes, axis=0))
+        directions[joints] = unit(np.median(vectors @ axes, axis=0))
     return directions * np.median(np.linalg.norm(bones, axis=-1), axis=0)[:, None]
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def _least_squares_rotations(offsets: np.ndarray, aims: np.ndarray) -> np.ndarray:
@@ -105,7 +94,7 @@ def _least_squares_rotations(offsets: np.ndarray, aims: np.ndarray) -> np.ndarra
 
 def _turn_bone(offset: np.ndarray, aims: np.ndarray, fps: float) -> np.ndarray:
     """Return (frames, 3, 3): what turns offset (3,) towards (frames, 3), without sudden twist."""
-    start, ends = _unit(offset), _unit(aims)
+    start, ends = unit(offset), unit(aims)
     ends[~ends.any(axis=-1)] = start
     shortest = _arcs(start, ends)
     # By how much the shortest turn twists the bone from one frame to the next.
@@ -130,7 +119,7 @@ def _arcs(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     # Half a turn about whatever is at right angles.
     across = np.cross(starts, np.eye(3)[np.argmin(np.abs(starts), axis=-1)])
     angle = np.arctan2(np.linalg.norm(axis, axis=-1), cosine)
-    return _rotations_about(_unit(np.where(opposite[..., None], across, axis)), angle)
+    return _rotations_about(unit(np.where(opposite[..., None], across, axis)), angle)
 
 
 def _rotations_about(axes: np.ndarray, angles: np.ndarray) -> np.ndarray:
@@ -155,21 +144,15 @@ def _rotation_order(joint: int) -> str:
 
 
 def write_bvh(path: Path, poses_m: np.ndarray, fps: float) -> None:
-    """Write poses as BVH.
-
-    Args:
-        path: the file, which is not written atomically.
-        poses_m: (frames, 17, 3), metres, y up.
-        fps: frames a second.
+    """Write poses (frames, 17, 3), metres, y up, as BVH, not atomically.
 
     Raises:
         OSError: if the disk is full.
     """
     skeleton = fit_skeleton(poses_m, fps)
     orders = [_rotation_order(joint) for joint in range(NUM_JOINTS)]
-    angles = np.stack(
-        [_euler_angles(skeleton.rotations[:, j], order) for j, order in enumerate(orders)], axis=1
-    )
+    angles = map(_euler_angles, np.moveaxis(skeleton.rotations, 1, 0), orders)
+    angles = np.stack(list(angles), axis=1)
     degrees = np.degrees(_continuous(angles)).reshape(len(angles), -1)
     rows = np.concatenate([skeleton.positions_m[:, ROOT], degrees], axis=-1)
     with path.open("w") as file:

@@ -16,12 +16,8 @@ LARGEST_PROBABILITY = 1.5
 
 def largest_confidence(positions: Positions2d) -> float:
     """Return the largest confidence; beyond `LARGEST_PROBABILITY` they are logits."""
-    return max(
-        float(view[..., 2].max())
-        for actions in positions.values()
-        for cameras in actions.values()
-        for view in cameras
-    )
+    sequences = (cameras for actions in positions.values() for cameras in actions.values())
+    return max(float(view[..., 2].max()) for cameras in sequences for view in cameras)
 
 
 def check_channel(path: Path, positions: Positions2d) -> None:
@@ -40,10 +36,7 @@ def check_channel(path: Path, positions: Positions2d) -> None:
 
 
 def read_estimates(path: Path) -> Positions2d:
-    """Read an estimator's file as a network's input.
-
-    Args:
-        path: `data_2d_<dataset>_<name>.npz`.
+    """Read `data_2d_<dataset>_<name>.npz` as a network's input.
 
     Returns:
         {subject: {action: [four arrays (frames, 17, channels)]}}: pixels, and a third channel,

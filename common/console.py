@@ -41,9 +41,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False
-        if silent or "(default:" in (action.help or ""):
-            return action.help
-        return super()._get_help_string(action)
+        silent = silent or "(default:" in (action.help or "")
+        return action.help if silent else super()._get_help_string(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -76,19 +75,16 @@ class _Shortener(reprlib.Repr):
         return repr(x) if is_short else f"<{type(x).__name__}>"
 
 
-_shortener = _Shortener()
-
-
 def shown(value: Any) -> str:
     """Return how a value is written in a message: in part of a line, whatever it holds."""
-    return _shortener.repr(value)
+    return _Shortener().repr(value)
 
 
-def listing(names: Iterable[Any], most: int = 5) -> str:
+def listing(names: Iterable[Any]) -> str:
     """Return "a, b, c, d, e and 7 more"."""
     names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(str(name)[:MAX_SHOWN_NAME] for name in names[:most]) + more
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(str(name)[:MAX_SHOWN_NAME] for name in names[:5]) + more
 
 
 def fail(message: str) -> NoReturn:
@@ -169,17 +165,11 @@ def leave_signals_to_parent() -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a value may be, wherever it comes from: a flag, a checkpoint or a log.
+    """What a value may be, wherever it comes from: a flag, a checkpoint or a log."""
 
-    Attributes:
-        type: bool, int, float or str.
-        holds: tells whether a value of this type is admitted.
-        what: what it is, in words: "a positive whole number".
-    """
-
-    type: type
-    holds: Callable[[Any], bool]
-    what: str
+    type: type  # bool, int, float or str
+    holds: Callable[[Any], bool]  # tells whether a value of this type is admitted
+    what: str  # what it is, in words: "a positive whole number"
 
     def __call__(self, text: str) -> Any:
         """Return the value of a flag's text, as a type of argparse."""
@@ -247,49 +237,30 @@ def progress(
 ) -> Any:
     """Return a tqdm bar on standard error, silent where that is no terminal or tqdm is missing.
 
-    Args:
-        iterable: what to iterate over; None for a bar that is moved by `update(n)`.
-        initial: steps that were done before.
-        total: number of steps, where `len(iterable)` does not tell it.
-        desc: what is being done.
-        unit: what is counted.
+    Without an `iterable`, the bar is moved by `update(n)`; `initial` steps were done before.
     """
     try:
         from tqdm import tqdm
     except ImportError:  # training and evaluation need NumPy and PyTorch alone
         return _SilentBar(iterable, initial)
-    return tqdm(
-        iterable,
-        total=total,
-        initial=initial,
-        desc=desc,
-        unit=unit,
-        disable=not sys.stderr.isatty(),
-        dynamic_ncols=True,
-    )
+    look = {"desc": desc, "unit": unit, "dynamic_ncols": True}
+    hidden = not sys.stderr.isatty()
+    return tqdm(iterable, total=total, initial=initial, disable=hidden, **look)
 
 
-class _SilentBar:
+class _SilentBar(contextlib.nullcontext):
     """The part of tqdm's interface that this project uses, doing nothing."""
 
     def __init__(self, iterable: Iterable | None, initial: int) -> None:
+        super().__init__(self)
         self._iterable = iterable if iterable is not None else ()
         self.n = initial
 
     def __iter__(self) -> Any:
         return iter(self._iterable)
 
-    def __enter__(self) -> "_SilentBar":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        return None
-
     def update(self, n: int = 1) -> None:
         self.n += n
 
-    def set_postfix_str(self, text: str, refresh: bool = False) -> None:
-        return None
-
-    def close(self) -> None:
-        return None
+    def set_postfix_str(self, *_: Any, **__: Any) -> None:
+        pass

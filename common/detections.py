@@ -22,31 +22,19 @@ MAX_FRAMES = 500_000
 
 
 class Detections(NamedTuple):
-    """The poses that were detected in one sequence, one for each frame that has any.
+    """The poses that were detected in one sequence, one for each frame that has any."""
 
-    Attributes:
-        frames: (detected,), increasing, zero-based.
-        keypoints: (detected, 17, 2 or 3), float32, pixels, then confidence.
-        num_frames: length of the sequence.
-    """
-
-    frames: np.ndarray
-    keypoints: np.ndarray
-    num_frames: int
+    frames: np.ndarray  # (detected,), increasing, zero-based
+    keypoints: np.ndarray  # (detected, 17, 2 or 3), float32, pixels, then confidence
+    num_frames: int  # length of the sequence
 
 
 class FilledSequence(NamedTuple):
-    """A sequence without gaps.
+    """A sequence without gaps."""
 
-    Attributes:
-        keypoints: (frames, 17, 2 or 3), float32, pixels, then confidence.
-        filled: number of frames that had no detection.
-        longest_gap: number of such frames in succession, at most.
-    """
-
-    keypoints: np.ndarray
-    filled: int
-    longest_gap: int
+    keypoints: np.ndarray  # (frames, 17, 2 or 3), float32, pixels, then confidence
+    filled: int  # number of frames that had no detection
+    longest_gap: int  # number of such frames in succession, at most
 
 
 def read_detections(path: Path) -> Detections:
@@ -64,7 +52,10 @@ def read_detections(path: Path) -> Detections:
     content = read_npy(path)
     try:
         detections = _recognise(content)
-        _check_finite(detections)
+        finite = np.isfinite(detections.keypoints).all(axis=(1, 2))
+        if not finite.all():
+            frame = detections.frames[finite.argmin()]
+            raise ValueError(f"NaN or infinite coordinates, first in frame {frame}")
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     return detections
@@ -73,12 +64,7 @@ def read_detections(path: Path) -> Detections:
 def choose_people(frames: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return the index of each frame's person with the highest score, the later one on a tie.
 
-    Args:
-        frames: (people,), in any order.
-        scores: (people,).
-
-    Returns:
-        (distinct frames,), in the order of the frames.
+    Takes frames and scores (people,), in any order; returns (distinct frames,), in their order.
     """
     order = np.lexsort((np.arange(len(frames)), scores, frames))
     is_last_of_frame = np.diff(frames[order], append=-1) != 0
@@ -97,7 +83,8 @@ def _recognise(content: Any) -> Detections:
     if isinstance(content, dict):
         return _from_poses_by_frame(content)
     if isinstance(content, np.ndarray) and content.ndim and content.dtype.kind in "fiu":
-        return _from_array(content)
+        frames = np.arange(len(content))
+        return Detections(frames, _stack(list(content), frames), len(content))
     is_sequence = isinstance(content, list) or (isinstance(content, np.ndarray) and content.ndim)
     if is_sequence and all(isinstance(person, dict) for person in content):
         return _from_people(content)
@@ -105,11 +92,6 @@ def _recognise(content: Any) -> Detections:
         "neither a list of {frame, bbox, keypoints}, nor a dict {frame: keypoints or None}, "
         "nor an array (frames, 17, 2 or 3)"
     )
-
-
-def _from_array(keypoints: np.ndarray) -> Detections:
-    frames = np.arange(len(keypoints))
-    return Detections(frames, _stack(list(keypoints), frames), len(keypoints))
 
 
 def _from_poses_by_frame(poses: dict) -> Detections:
@@ -136,10 +118,19 @@ def _from_people(people: Sequence[dict]) -> Detections:
     return Detections(frames[chosen], keypoints, int(frames.max()) + 1)
 
 
-def _frame_number(number: Any) -> int:
+def whole_number(number: Any) -> int:
+    """Return a frame's number as an int.
+
+    Raises:
+        ValueError: if it is no integer.
+    """
     if isinstance(number, bool) or not isinstance(number, int | np.integer):
         raise ValueError(f"frame number {shown(number)} is no integer")
-    if not 0 <= number < MAX_FRAMES:
+    return int(number)
+
+
+def _frame_number(number: Any) -> int:
+    if not 0 <= whole_number(number) < MAX_FRAMES:
         raise ValueError(f"frame number {shown(number)} is outside of 0 … {MAX_FRAMES - 1}")
     return int(number)
 
@@ -168,10 +159,3 @@ def _numbers(value: Any, shapes: Sequence[tuple[int, ...]], message: str) -> np.
     if array.shape not in shapes:
         raise ValueError(message.format(array.shape))
     return array
-
-
-def _check_finite(detections: Detections) -> None:
-    finite = np.isfinite(detections.keypoints).all(axis=(1, 2))
-    if not finite.all():
-        frame = detections.frames[np.flatnonzero(~finite)[0]]
-        raise ValueError(f"NaN or infinite coordinates, first in frame {frame}")

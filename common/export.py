@@ -3,8 +3,8 @@
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,34 +21,19 @@ _AXES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class _Recording:
+class _Recording(NamedTuple):
     """What is exported; see `export_poses`."""
 
     poses_m: np.ndarray
+    y_up_m: np.ndarray
     frame_of_reference: str
-    up: str
+    axes: str
     fps: float
     numbers: np.ndarray
-
-    @property
-    def axes(self) -> str:
-        return _AXES[self.up][0]
-
-    @property
-    def time_s(self) -> np.ndarray:
-        return self.numbers / self.fps
-
-    def y_up_m(self) -> np.ndarray:
-        _, order, signs = _AXES[self.up]
-        return self.poses_m[..., order] * np.float64(signs)
+    time_s: np.ndarray
 
     def exported_fps(self, path: Path) -> float:
-        """Return the frames a second that are exported.
-
-        Raises:
-            InputError: if the frames are not at equal distances.
-        """
+        """Return the frames a second of frames that must be at equal distances."""
         steps = np.unique(np.diff(self.numbers)) if len(self.numbers) > 1 else [1]
         if len(steps) > 1:
             raise InputError(f"{path}: this format has one frame rate; export every n-th frame")
@@ -94,7 +79,9 @@ def export_poses(
     """
     output = check_output(output, POSE_SUFFIXES)
     numbers = np.arange(len(poses_m)) if frame_numbers is None else np.asarray(frame_numbers)
-    recording = _Recording(poses_m, frame_of_reference, up, fps, numbers)
+    axes, order, signs = _AXES[up]
+    y_up_m, time_s = poses_m[..., order] * np.float64(signs), numbers / fps
+    recording = _Recording(poses_m, y_up_m, frame_of_reference, axes, fps, numbers, time_s)
     write = {".npy": _write_npy, ".npz": _write_npz, ".json": _write_json, ".csv": _write_csv}
     write |= {".trc": _write_trc, ".bvh": _write_bvh}
     with atomic_output(output) as temporary:
@@ -107,11 +94,10 @@ def _write_npy(path: Path, _: Path, recording: _Recording) -> None:
     fields += [(name, f"<U{len(text)}") for name, text in texts.items()]
     fields += [(joint, "<f4", (3,)) for joint in JOINT_NAMES]
     records = np.empty(len(recording.poses_m), fields)
-    records["frame"], records["time_s"] = recording.numbers, recording.time_s
-    for name, text in texts.items():
-        records[name] = text
-    for index, joint in enumerate(JOINT_NAMES):
-        records[joint] = recording.poses_m[:, index]
+    columns = {"frame": recording.numbers, "time_s": recording.time_s, **texts}
+    columns |= zip(JOINT_NAMES, recording.poses_m.swapaxes(0, 1))
+    for name, column in columns.items():
+        records[name] = column
     np.save(path, records, allow_pickle=False)
 
 
@@ -167,7 +153,7 @@ def _write_trc(path: Path, output: Path, recording: _Recording) -> None:
         ("", "", *coordinates),
         (),
     ]
-    poses_mm = 1000 * recording.y_up_m().reshape(frames, -1)
+    poses_mm = 1000 * recording.y_up_m.reshape(frames, -1)
     with path.open("w") as file:
         file.writelines("\t".join(map(str, line)) + "\n" for line in lines)
         for index, (time_s, pose) in enumerate(zip(recording.time_s, poses_mm), 1):
@@ -176,4 +162,4 @@ def _write_trc(path: Path, output: Path, recording: _Recording) -> None:
 
 
 def _write_bvh(path: Path, output: Path, recording: _Recording) -> None:
-    write_bvh(path, recording.y_up_m(), recording.exported_fps(output))
+    write_bvh(path, recording.y_up_m, recording.exported_fps(output))

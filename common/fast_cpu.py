@@ -75,11 +75,7 @@ def network_class(config: PoseFormerConfig, precision: str) -> type[PoseFormerV2
     """Return the class to build on a CPU: the fast one where it computes what the plain one does.
 
     One line on standard error says why, where it does not; not where the widths of `config` are
-    none that `fast_cpu.c` works on.
-
-    Args:
-        config: the network.
-        precision: "fp32" or "bf16", of matrix products.
+    none that `fast_cpu.c` works on. `precision` is "fp32" or "bf16", of matrix products.
     """
     if config.embed_dim_ratio % _LANES or kernels() is None:
         return PoseFormerV2
@@ -145,17 +141,11 @@ def _is_close(actual: Tensor | None, expected: Tensor | None, tolerance: float) 
 
 
 class Branch(NamedTuple):
-    """A residual branch whose bias and factor are applied where it is added.
+    """A residual branch whose bias and factor are applied where it is added."""
 
-    Attributes:
-        value: (tokens, sequences, channels).
-        bias: (tokens or 1, channels) to add, or None.
-        factor: (tokens or 1, sequences) to scale by, or None.
-    """
-
-    value: Tensor | None
-    bias: Tensor | None = None
-    factor: Tensor | None = None
+    value: Tensor | None  # (tokens, sequences, channels)
+    bias: Tensor | None = None  # (tokens or 1, channels), to add
+    factor: Tensor | None = None  # (tokens or 1, sequences), to scale by
 
 
 def _spatial_block(block: SpatialBlock, x: Tensor, branch: Branch | None) -> tuple[Tensor, Branch]:
@@ -302,31 +292,25 @@ class _Attention(torch.autograd.Function):
         ctx.save_for_backward(qkv, bias)
         ctx.heads = heads
         out = qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
-        _Attention.run(qkv, bias, None, out, None, heads)
+        _Attention.run(heads, qkv, bias, None, out, None)
         return out
 
     @staticmethod
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         qkv, bias = ctx.saved_tensors
         dqkv, dbias = torch.empty_like(qkv), _sums(*bias.shape)
-        _Attention.run(qkv, bias, gradient.contiguous(), dqkv, dbias, ctx.heads)
+        _Attention.run(ctx.heads, qkv, bias, gradient.contiguous(), dqkv, dbias)
         return dqkv, dbias.sum(0), None
 
     @staticmethod
-    def run(
-        qkv: Tensor,
-        bias: Tensor,
-        gradient: Tensor | None,
-        out: Tensor,
-        dbias: Tensor | None,
-        heads: int,
-    ) -> None:
+    def run(heads: int, qkv: Tensor, *others: Tensor | None) -> None:
+        """Call `attention` with qkv, bias, gradient or None, output, gradient by bias or None."""
         T, B, D3 = qkv.shape
         channels = D3 // 3 // heads
         # Heads narrower than a register are read together.
         group = next(g for g in range(1, heads + 1) if heads % g == 0 and g * channels >= _LANES)
         sizes = (heads, channels, group, T, B, qkv.dtype == torch.bfloat16, channels**-0.5)
-        if _call("attention", qkv, bias, gradient, out, dbias, *sizes):
+        if _call("attention", qkv, *others, *sizes):
             raise MemoryError("no memory for the attention of 16 sequences")
 
 
@@ -366,15 +350,10 @@ class _AddNorm(torch.autograd.Function):
         norms, biases = ctx.sizes[:2]
         dx, dparameters = torch.empty_like(added), _sums(2 * norms + biases, weight.shape[1])
         dbranch = None if factor is None else torch.empty_like(added)
-        gradients = (
-            None if dadded is None else dadded.contiguous(),
-            torch.zeros_like(added) if dnormed is None else dnormed.contiguous(),
-        )
-        outputs = (dx, dbranch, dparameters)
-        _call(
-            *("add_norm_backward", added, *gradients, factor, weight, statistics),
-            *(*outputs, *ctx.sizes),
-        )
+        dadded = None if dadded is None else dadded.contiguous()
+        dnormed = torch.zeros_like(added) if dnormed is None else dnormed.contiguous()
+        inputs = (added, dadded, dnormed, factor, weight, statistics)
+        _call("add_norm_backward", *inputs, dx, dbranch, dparameters, *ctx.sizes)
         dweight, dbias, dbranch_bias = dparameters.sum(0).split([norms, norms, biases])
         if not ctx.has_branch:
             return dx, None, None, None, dweight, dbias, None

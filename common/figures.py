@@ -14,24 +14,16 @@ _GRID = "#E6E6E6"
 _DPI = 200
 
 
-def paper_figure(
-    width: float, height: float, columns: tuple[float, ...] = (1,), rows: int = 1
-) -> tuple[Any, Any]:
+def paper_figure(width: float, height: float, columns: tuple[float, ...] = (1,)) -> tuple[Any, Any]:
     """Return a matplotlib figure and its axes: thin lines, a faint grid behind the data.
 
-    Args:
-        width: in inches.
-        height: in inches.
-        columns: the columns' relative widths.
-        rows: how many rows of axes there are.
-
-    Returns:
-        The figure, and what its `subplots(rows, len(columns))` gives: one axes or an array.
+    Width and height are in inches, `columns` are the relative widths of axes side by side; of
+    several, an array is returned.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-    axes = figure.subplots(rows, len(columns), width_ratios=columns)
+    axes = figure.subplots(1, len(columns), width_ratios=columns)
     for one in np.ravel(axes):
         one.spines[["top", "right"]].set_visible(False)
         one.spines[["left", "bottom"]].set_color(FAINT_INK)

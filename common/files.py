@@ -73,12 +73,7 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
 
     If the block fails, the temporary file is removed and an earlier `path` stays as it was. What
     a killed process left of the same output is removed; that of a running one is locked by it.
-
-    Args:
-        path: the output; its folder is created where it is missing.
-
-    Yields:
-        The path to write to, with the same suffix.
+    The temporary path has the same suffix; its folder is created where it is missing.
 
     Raises:
         InputError: if `path` is a folder.
@@ -153,11 +148,8 @@ def _lock(descriptor: int) -> bool:
 
 def _flush_to_disk(path: Path) -> None:
     """Wait until the file is on the disk: renamed before that, a power cut would leave it empty."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _umask() -> int:

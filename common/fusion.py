@@ -46,14 +46,9 @@ def cut_to_shortest(views: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def replace_joints(base: np.ndarray, sources: Mapping[int, np.ndarray]) -> np.ndarray:
-    """Take some joints from other estimators.
+    """Return a copy of `base` (frames, 17, channels), with some joints from other such arrays.
 
-    Args:
-        base: (frames, 17, channels), pixels.
-        sources: {joint: the array to take it from, in the form of `base`}.
-
-    Returns:
-        A new array in the form of `base`.
+    `sources` is {joint: the array to take it from}.
     """
     mixture = base.copy()
     for joint, source in sources.items():
@@ -62,15 +57,10 @@ def replace_joints(base: np.ndarray, sources: Mapping[int, np.ndarray]) -> np.nd
 
 
 def weighted_mean(keypoints: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
-    """Average estimators, each joint of each frame by its own weights.
+    """Average estimators' keypoints (frames, joints, 2), each joint of each frame by its weights.
 
-    Args:
-        keypoints: one array (frames, joints, 2) for each estimator.
-        weights: one array (frames, joints) for each estimator, not negative; where all of them
-            are zero, the mean is the plain one.
-
-    Returns:
-        (frames, joints, 2), float64.
+    The weights (frames, joints) are not negative; where those of all estimators are zero, the mean
+    is the plain one. Returns (frames, joints, 2), float64.
     """
     weights = np.stack(weights).astype(np.float64)
     weights = np.where(weights.sum(axis=0) > 0, weights, 1.0)
@@ -82,13 +72,7 @@ def weights_from_logits(logits: np.ndarray) -> np.ndarray:
     """Divide one sequence's logits by their maximum; negative ones weigh nothing.
 
     It puts an estimator like PCT, whose confidences are logits, on the scale of those whose
-    confidences are probabilities (Mehraban, Qin and Taati, FG 2024).
-
-    Args:
-        logits: (frames, joints) of the whole sequence.
-
-    Returns:
-        (frames, joints), in [0, 1].
+    confidences are probabilities (Mehraban, Qin and Taati, FG 2024): (frames, joints), in [0, 1].
     """
     largest = logits.max()
     return np.maximum(logits, 0) / largest if largest > 0 else np.zeros_like(logits)
@@ -101,35 +85,24 @@ def best_joints(errors: Mapping[str, np.ndarray]) -> dict[int, str]:
 
 @dataclass(frozen=True, eq=False)
 class FittedMixture:
-    """What `mix_fitted` needs to know, E estimators; lengths in units of the person's size.
+    """What `mix_fitted` needs to know, E estimators; lengths in units of the person's size."""
 
-    Attributes:
-        estimators: their names.
-        confident: for each, whether its variance is a function of confidence.
-        bias: (E, 17, 2), mean of estimate - truth.
-        knots: (E, 17, K), confidences in rising order.
-        variances: (E, 17, K), variance of the noise in x, or in y, at the knots.
-        correlation: (17, E, E), of the estimators' noise.
-        degrees_of_freedom: Student's v; infinite for least squares.
-        motion: (17,), q: growth of the velocity's variance in a frame; infinite for no smoothing.
-        layout: (19, 17), for each joint how truth - mixture depends on the 17 joints' places
-            relative to their centre, and its constants in x and y.
-    """
-
-    estimators: tuple[str, ...]
-    confident: tuple[bool, ...]
-    bias: np.ndarray
-    knots: np.ndarray
-    variances: np.ndarray
-    correlation: np.ndarray
-    degrees_of_freedom: float
+    estimators: tuple[str, ...]  # their names
+    confident: tuple[bool, ...]  # for each, whether its variance is a function of confidence
+    bias: np.ndarray  # (E, 17, 2), mean of estimate - truth
+    knots: np.ndarray  # (E, 17, K), confidences in rising order
+    variances: np.ndarray  # (E, 17, K), variance of the noise in x, or in y, at the knots
+    correlation: np.ndarray  # (17, E, E), of the estimators' noise
+    degrees_of_freedom: float  # Student's v; infinite for least squares
+    # (17,), q: growth of the velocity's variance in a frame; infinite for no smoothing.
     motion: np.ndarray
+    # (19, 17), for each joint how truth - mixture depends on the 17 joints' places relative to
+    # their centre, and its constants in x and y.
     layout: np.ndarray
 
 
 def mix_fitted(
-    mixture: FittedMixture,
-    views: Sequence[Sequence[np.ndarray]],
+    mixture: FittedMixture, views: Sequence[Sequence[np.ndarray]]
 ) -> Iterator[np.ndarray]:
     """Mix views, each from its own frames alone.
 
@@ -171,15 +144,11 @@ def _batches(views: Sequence[Sequence[np.ndarray]]) -> Iterator[Sequence[Sequenc
 def stack_estimates(
     views: Sequence[Sequence[np.ndarray]], confident: Sequence[bool]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate views along the frames.
-
-    Args:
-        views: as in `mix_fitted`.
-        confident: for each estimator, whether its confidences are wanted.
+    """Concatenate the views of `mix_fitted` along the frames.
 
     Returns:
-        keypoints (E, frames, 17, 2), pixels, and confidences (E, frames, 17), zero where they are
-        not wanted; float64.
+        keypoints (E, frames, 17, 2), pixels, and confidences (E, frames, 17), zero for an estimator
+        that is not `confident`; float64.
     """
     by_estimator = [np.concatenate(arrays) for arrays in zip(*views)]
     keypoints = np.stack([array[..., :2] for array in by_estimator]).astype(np.float64)
@@ -194,11 +163,8 @@ def person_sizes(keypoints: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return how large the person is in each view, (views,): the mean length of the bones.
 
     Of the estimators' median, in a frame that shows the person nearly full length: the 90th
-    percentile over the view's frames. At least a pixel.
-
-    Args:
-        keypoints: (E, frames, 17, 2), pixels, the views one after the other.
-        lengths: (views,), the views' numbers of frames.
+    percentile over the view's frames. At least a pixel. Given are keypoints (E, frames, 17, 2),
+    pixels, the views one after the other, and the views' numbers of frames.
     """
     ends = np.median(keypoints, axis=0)[:, np.array(BONES)]  # (frames, bones, 2, 2)
     bones = np.linalg.norm(ends[:, :, 0] - ends[:, :, 1], axis=-1).mean(axis=1)
@@ -225,13 +191,10 @@ def best_unbiased(
     correlation: np.ndarray,
     degrees_of_freedom: float = np.inf,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mix estimators with the weights of least variance.
+    """Mix keypoints (E, frames, joints, 2), without bias, with the weights of least variance.
 
-    Args:
-        keypoints: (E, frames, joints, 2), without bias.
-        variances: (E, frames, joints), of the noise in x, or in y.
-        correlation: (joints, E, E), of the estimators' noise; invertible.
-        degrees_of_freedom: Student's v; infinite for plain least squares.
+    The noise has variances (E, frames, joints) in x, or in y; correlation (joints, E, E), which is
+    invertible; and Student's v `degrees_of_freedom`, infinite for plain least squares.
 
     Returns:
         The mixture (frames, joints, 2) and its variance (frames, joints).
@@ -259,26 +222,15 @@ def smooth(
     The state is (position, velocity), in x and y alike; from frame to frame it becomes
     F = [[1, 1], [0, 1]] times itself plus noise of covariance q [[1/3, 1/2], [1/2, 1]].
 
-    Args:
-        positions: (frames, joints, 2), the views one after the other.
-        variances: (frames, joints), of the positions' noise.
-        lengths: (views,), the views' numbers of frames.
-        motion: (joints,), q; infinite where a joint shall stay as it is.
-
-    Returns:
-        (frames, joints, 2).
+    Takes and returns positions (frames, joints, 2), the views one after the other; the variances
+    (frames, joints) are of their noise, the lengths are the views' numbers of frames, `motion`
+    (joints,) is q, infinite where a joint shall stay as it is.
     """
     moving = np.isfinite(motion)
     if not moving.any():
         return positions
-    result = positions.copy()
-    result[:, moving] = _smooth(positions[:, moving], variances[:, moving], lengths, motion[moving])
-    return result
-
-
-def _smooth(
-    positions: np.ndarray, variances: np.ndarray, lengths: np.ndarray, q: np.ndarray
-) -> np.ndarray:
+    result, q = positions.copy(), motion[moving]
+    positions, variances = positions[:, moving], variances[:, moving]
     # All views take a step at a time; the longest come first, so that those that go on are the
     # first ones.
     order = np.argsort(-lengths, kind="stable")
@@ -315,7 +267,8 @@ def _smooth(
         gains = (gains / determinant[..., None])[:, :, None]
         place[now] += (gains[..., :2] * change).sum(axis=-1)
         speed[now] += (gains[..., 2:] * change).sum(axis=-1)
-    return place
+    result[:, moving] = place
+    return result
 
 
 def _predict(

@@ -9,17 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from common import fusion
 from common.console import InputError
 from common.files import atomic_output
-from common.fusion import (
-    FittedMixture,
-    apply_layout,
-    best_unbiased,
-    noise_variances,
-    person_sizes,
-    smooth,
-    stack_estimates,
-)
+from common.fusion import FittedMixture
 from common.skeleton import NUM_JOINTS
 
 # Fewer frames tell no variances; more than the second number change nothing and take time.
@@ -78,7 +71,7 @@ def fit_mixture(
     data = _Training(views, truths, groups, confident)
     freedom, mixed, variances = _choose_freedom(data)
     motion = _choose_motion(data, mixed, variances)
-    layout = _fit_layout(data, smooth(mixed, variances, data.lengths, motion))
+    layout = _fit_layout(data, fusion.smooth(mixed, variances, data.lengths, motion))
     names, confident = tuple(estimators), tuple(map(bool, confident))
     model = data.noise_model(slice(None))
     return FittedMixture(names, confident, *model, freedom, motion, layout)
@@ -93,15 +86,7 @@ def _middle_frames(views: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarra
 
 
 class _Training:
-    """Training frames in units of the person's size, and the noise in them.
-
-    Attributes:
-        keypoints: (E, frames, 17, 2).
-        truth: (frames, 17, 2).
-        target: (frames, 17, 2), the truth as the estimators' layout has it, a(x) added.
-        lengths: (views,).
-        groups: (frames,).
-    """
+    """Training frames in units of the person's size, and the noise in them."""
 
     def __init__(
         self,
@@ -110,18 +95,19 @@ class _Training:
         groups: np.ndarray,
         confident: Sequence[bool],
     ) -> None:
-        self.lengths = np.array([len(view[0]) for view in views])
-        self.groups = np.repeat(groups, self.lengths)
-        keypoints, self._confidences = stack_estimates(views, confident)
-        sizes = np.repeat(person_sizes(keypoints, self.lengths), self.lengths)[:, None, None]
-        self.keypoints = keypoints / sizes
-        self.truth = np.concatenate([truth for (truth,) in truths]) / sizes
+        self.lengths = np.array([len(view[0]) for view in views])  # (views,)
+        self.groups = np.repeat(groups, self.lengths)  # (frames,)
+        keypoints, self._confidences = fusion.stack_estimates(views, confident)
+        sizes = np.repeat(fusion.person_sizes(keypoints, self.lengths), self.lengths)[:, None, None]
+        self.keypoints = keypoints / sizes  # (E, frames, 17, 2)
+        self.truth = np.concatenate([truth for (truth,) in truths]) / sizes  # (frames, 17, 2)
         # Regressed on the truth, which has no noise, and common to all estimators: what one has
         # of its own is its noise.
         difference = np.mean(self.keypoints, axis=0) - self.truth
-        shared = _regress(self.truth, difference, np.ones(len(self.truth), bool), min(_RIDGES))
+        shared = _regress(self.truth, difference, slice(None), min(_RIDGES))
         shared[NUM_JOINTS:] = 0
-        self.target = self.truth + apply_layout(shared, self.truth)
+        # The truth as the estimators' layout has it, a(x) added, (frames, 17, 2).
+        self.target = self.truth + fusion.apply_layout(shared, self.truth)
 
     def noise_model(self, rows: np.ndarray | slice) -> tuple[np.ndarray, ...]:
         """Return bias, knots, variances and correlation of these frames, as in `FittedMixture`."""
@@ -130,15 +116,15 @@ class _Training:
         noise = noise - bias[:, None]
         confidences = self._confidences[:, rows]
         knots, variances = _fit_variances(noise, confidences)
-        deviations = np.sqrt(noise_variances(knots, variances, confidences))
+        deviations = np.sqrt(fusion.noise_variances(knots, variances, confidences))
         return bias, knots, variances, _fit_correlation(noise / deviations[..., None])
 
     def mix(self, model: tuple[np.ndarray, ...], rows: np.ndarray, freedom: float) -> tuple:
         """Mix these frames; returns the mixture and its variance."""
         bias, knots, variances, correlation = model
-        return best_unbiased(
+        return fusion.best_unbiased(
             self.keypoints[:, rows] - bias[:, None],
-            noise_variances(knots, variances, self._confidences[:, rows]),
+            fusion.noise_variances(knots, variances, self._confidences[:, rows]),
             correlation,
             freedom,
         )
@@ -201,12 +187,10 @@ def _choose_freedom(data: _Training) -> tuple[float, np.ndarray, np.ndarray]:
 
 def _choose_motion(data: _Training, mixed: np.ndarray, variances: np.ndarray) -> np.ndarray:
     """Return for each joint the q with the lowest mean error, (17,)."""
-    errors = [
-        np.linalg.norm(
-            smooth(mixed, variances, data.lengths, np.full(NUM_JOINTS, q)) - data.target, axis=-1
-        ).mean(axis=0)
-        for q in _MOTIONS
-    ]
+    errors = []
+    for q in _MOTIONS:
+        smoothed = fusion.smooth(mixed, variances, data.lengths, np.full(NUM_JOINTS, q))
+        errors.append(np.linalg.norm(smoothed - data.target, axis=-1).mean(axis=0))
     return np.array(_MOTIONS)[np.argmin(errors, axis=0)]
 
 
@@ -217,13 +201,15 @@ def _fit_layout(data: _Training, mixed: np.ndarray) -> np.ndarray:
     for group in np.unique(data.groups):
         fold = data.groups == group
         for i, ridge in enumerate(_RIDGES):
-            left = missing[fold] - apply_layout(_regress(mixed, missing, ~fold, ridge), mixed[fold])
+            layout = _regress(mixed, missing, ~fold, ridge)
+            left = missing[fold] - fusion.apply_layout(layout, mixed[fold])
             errors[i] += np.linalg.norm(left, axis=-1).sum()
-    everything = np.ones(len(mixed), bool)
-    return _regress(mixed, missing, everything, _RIDGES[int(errors.argmin())])
+    return _regress(mixed, missing, slice(None), _RIDGES[int(errors.argmin())])
 
 
-def _regress(poses: np.ndarray, target: np.ndarray, rows: np.ndarray, ridge: float) -> np.ndarray:
+def _regress(
+    poses: np.ndarray, target: np.ndarray, rows: np.ndarray | slice, ridge: float
+) -> np.ndarray:
     """Fit a layout (19, 17) that gives `target` (frames, 17, 2) from poses; ridge regression.
 
     x and y have the same coefficients, so that the fit knows no direction, and a constant each.
@@ -234,28 +220,26 @@ def _regress(poses: np.ndarray, target: np.ndarray, rows: np.ndarray, ridge: flo
     inputs = np.concatenate([relative, constants], axis=1)  # (frames, 19, 2)
     normal = np.einsum("fac,fbc->ab", inputs, inputs, optimize=True) / len(inputs)
     right = np.einsum("fac,fjc->aj", inputs, target[rows], optimize=True) / len(inputs)
-    penalty = np.zeros(len(normal))
-    penalty[:NUM_JOINTS] = (
-        ridge * max(np.trace(normal[:NUM_JOINTS, :NUM_JOINTS]), 1e-9) / NUM_JOINTS
-    )
-    return np.linalg.solve(normal + np.diag(penalty), right)
+    joints = np.arange(NUM_JOINTS)
+    normal[joints, joints] += ridge * max(normal[joints, joints].mean(), 1e-9 / NUM_JOINTS)
+    return np.linalg.solve(normal, right)
 
 
 def write_mixture(path: Path, mixture: FittedMixture) -> None:
     """Write a mixture as JSON, atomically; infinite numbers as null."""
+    freedom, *motion = (
+        value if np.isfinite(value) else None
+        for value in (mixture.degrees_of_freedom, *mixture.motion.tolist())
+    )
     contents = {
         "estimators": mixture.estimators,
         "confident": mixture.confident,
-        "degrees_of_freedom": _finite(mixture.degrees_of_freedom),
-        "motion": [_finite(q) for q in mixture.motion.tolist()],
+        "degrees_of_freedom": freedom,
+        "motion": motion,
         **{name: getattr(mixture, name).tolist() for name in _shapes(0, 0)},
     }
     with atomic_output(path) as temporary:
         temporary.write_text(json.dumps(contents) + "\n")
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _shapes(estimators: int, knots: int) -> dict[str, tuple[int, ...]]:
@@ -280,15 +264,16 @@ def read_mixture(path: Path) -> FittedMixture:
         contents = json.loads(path.read_text())
         names = tuple(map(str, contents["estimators"]))
         confident = tuple(map(bool, contents["confident"]))
-        infinite = [np.inf if q is None else float(q) for q in contents["motion"]]
-        freedom = contents["degrees_of_freedom"]
+        freedom, *motion = (
+            np.inf if value is None else float(value)
+            for value in (contents["degrees_of_freedom"], *contents["motion"])
+        )
+        motion = np.array(motion).reshape(NUM_JOINTS)
         knots = len(contents["knots"][0][0])
         arrays = {
             name: np.array(contents[name], dtype=np.float64).reshape(shape)
             for name, shape in _shapes(len(names), knots).items()
         }
-        motion = np.array(infinite).reshape(NUM_JOINTS)
-        freedom = np.inf if freedom is None else float(freedom)
         np.linalg.inv(arrays["correlation"])
         numbers = np.concatenate([array.ravel() for array in arrays.values()])
         positive = [freedom, motion.min(), arrays["variances"].min()]

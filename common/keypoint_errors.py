@@ -75,12 +75,12 @@ def view_arrays(
 def measure(
     estimates: Sequence[np.ndarray], truths: Sequence[np.ndarray], views: Sequence[View]
 ) -> dict[str, Any]:
-    """Measure one estimator.
+    """Measure one estimator on views.
 
     Args:
         estimates: for each view (frames, 17, 2 or 3), pixels; the third channel is the confidence.
         truths: for each view (frames, 17, 2), pixels.
-        views: whose views these are.
+        views: what they are.
 
     Returns:
         `mean_px`, `median_px`, `p95_px` of the Euclidean error; `bias_free_px`, its mean once each
@@ -90,7 +90,11 @@ def measure(
         of estimate - truth, so that the person's own acceleration is left out, None where no view
         has three frames; the same in `by_joint`, with `bias_px` (x, y), and in `by_action`,
         `by_camera` and `by_subject`; `cumulative`, the percent of errors up to each of
-        `CUMULATIVE_PX`; and `confidence`, from `measure_confidence`, or None.
+        `CUMULATIVE_PX`; and `confidence`, None where the estimates have none:
+        `rank_correlation`: Spearman's, of confidence with the error without bias, mean over the
+        joints; -1 where confidence orders the errors perfectly, None where it is constant.
+        `by_joint`: that of each joint. `calibration`: ten bins of equal numbers of keypoints, from
+        the least confident: `confidence` and `error_px`, the means in the bin.
     """
     frames = sum(map(len, truths))
     bias = sum((e[..., :2] - t).sum(axis=0, dtype=np.float64) for e, t in zip(estimates, truths))
@@ -100,17 +104,15 @@ def measure(
     total = _Sums.of(by_view)
     confidence = None
     if estimates[0].shape[-1] == 3:
-        sampled = np.concatenate([e[:: _step(frames)] for e in estimates])
-        differences = sample_differences(estimates, truths) - bias
-        errors = np.hypot(differences[..., 0], differences[..., 1])
-        confidence = measure_confidence(sampled[..., 2], errors)
-    by_joint = {
-        joint: total.joint(j).figures() | {"bias_px": bias[j].tolist()}
-        for j, joint in enumerate(JOINT_NAMES)
-    }
+        sampled = np.concatenate([e[:: _step(frames), :, 2] for e in estimates])
+        errors = _lengths(sample_differences(estimates, truths) - bias)
+        confidence = _measure_confidence(sampled, errors)
     return {
         **total.figures(),
-        "by_joint": by_joint,
+        "by_joint": {
+            joint: total.joint(j).figures() | {"bias_px": bias[j].tolist()}
+            for j, joint in enumerate(JOINT_NAMES)
+        },
         "by_action": _by(by_view, views, lambda view: action_class(view.action)),
         "by_camera": _by(by_view, views, lambda view: CAMERA_IDS[view.camera]),
         "by_subject": _by(by_view, views, lambda view: view.subject),
@@ -121,31 +123,23 @@ def measure(
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """Sums over frames, J joints each, from which all figures follow.
-
-    Attributes:
-        frames: how many.
-        second_differences: of how many the jitter is.
-        error, bias_free, jitter: (J,), pixels.
-        near: (J, shares), keypoints within `PCK_SHARES`.
-        counts: (J, _BINS), keypoints with an error in this bin.
-    """
+    """Sums over frames, J joints each, from which all figures follow."""
 
     frames: int
-    second_differences: int
-    error: np.ndarray
+    second_differences: int  # of how many the jitter is
+    error: np.ndarray  # (J,), pixels, as are the next two
     bias_free: np.ndarray
     jitter: np.ndarray
-    near: np.ndarray
-    counts: np.ndarray
+    near: np.ndarray  # (J, shares), keypoints within `PCK_SHARES`
+    counts: np.ndarray  # (J, _BINS), keypoints with an error in this bin
 
     @classmethod
     def of(cls, parts: Iterable["_Sums"]) -> "_Sums":
         first, *others = parts
         sums = dict(vars(first))
-        for name in sums:
-            for part in others:
-                sums[name] = sums[name] + getattr(part, name)
+        for part in others:
+            for name, value in vars(part).items():
+                sums[name] = sums[name] + value
         return cls(**sums)
 
     def joint(self, j: int) -> "_Sums":
@@ -154,7 +148,6 @@ class _Sums:
 
     def figures(self) -> dict[str, float | None]:
         keypoints, seconds = self.frames * len(self.error), self.second_differences
-        jitter = float(self.jitter.sum() / (seconds * len(self.error))) if seconds else None
         near = 100 * self.near.sum(axis=0) / keypoints
         return {
             "mean_px": float(self.error.sum() / keypoints),
@@ -162,7 +155,7 @@ class _Sums:
             "p95_px": self.percentile(95),
             "bias_free_px": float(self.bias_free.sum() / keypoints),
             **{f"pck_{share:g}": float(x) for share, x in zip(PCK_SHARES, near)},
-            "jitter_px": jitter,
+            "jitter_px": float(self.jitter.mean() / seconds) if seconds else None,
         }
 
     def percentile(self, percent: float) -> float:
@@ -179,10 +172,8 @@ class _Sums:
 def _view_sums(estimate: np.ndarray, truth: np.ndarray, bias: np.ndarray) -> _Sums:
     """Return one view's sums; arrays (frames, 17, 2 or 3), (frames, 17, 2) and (17, 2)."""
     difference = estimate[..., :2] - truth
-    errors, bias_free, jitter = (
-        np.hypot(d[..., 0], d[..., 1])
-        for d in (difference, difference - bias, np.diff(difference, n=2, axis=0))
-    )
+    errors, bias_free = _lengths(difference), _lengths(difference - bias)
+    jitter = _lengths(np.diff(difference, n=2, axis=0))
     sizes = (truth.max(axis=1) - truth.min(axis=1)).max(axis=1)
     near = [(errors < share * sizes[:, None]).sum(axis=0) for share in PCK_SHARES]
     bins = (np.log2(1 + errors) * _BINS_PER_OCTAVE).astype(np.int64)
@@ -219,23 +210,13 @@ def _step(frames: int) -> int:
     return max(1, frames // _SAMPLED_FRAMES)
 
 
-def measure_confidence(confidence: np.ndarray, errors: np.ndarray) -> dict[str, Any]:
-    """Measure how well confidence predicts the error.
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    return np.hypot(vectors[..., 0], vectors[..., 1])
 
-    Args:
-        confidence: (frames, 17), on any scale.
-        errors: (frames, 17), without bias, pixels.
 
-    Returns:
-        `rank_correlation`: Spearman's, mean over the joints; -1 where confidence orders the errors
-        perfectly, None where it is constant. `by_joint`: that of each joint. `calibration`: ten
-        bins of equal numbers of keypoints, from the least confident: `confidence` and `error_px`,
-        the means in the bin.
-    """
-    by_joint = {
-        joint: rank_correlation(confidence[:, j], errors[:, j])
-        for j, joint in enumerate(JOINT_NAMES)
-    }
+def _measure_confidence(confidence: np.ndarray, errors: np.ndarray) -> dict[str, Any]:
+    """Measure how well confidence (frames, 17) predicts errors of this shape, pixels."""
+    by_joint = dict(zip(JOINT_NAMES, map(rank_correlation, confidence.T, errors.T)))
     known = [value for value in by_joint.values() if value is not None]
     order = np.argsort(confidence, axis=None, kind="stable")
     bins = [
@@ -271,11 +252,8 @@ def ranks(values: np.ndarray) -> np.ndarray:
 def error_correlation(differences: Sequence[np.ndarray]) -> np.ndarray:
     """Return the correlation of the estimators' errors, (17, estimators, estimators).
 
-    Args:
-        differences: for each estimator (frames, 17, 2), estimate - truth, pixels.
-
-    Returns:
-        Pearson's, x and y together, each with its mean taken out; NaN where an estimator is exact.
+    Of each estimator's estimate - truth, (frames, 17, 2): Pearson's, x and y together, each with
+    its mean taken out; NaN where an estimator is exact.
     """
     errors = np.stack(differences).astype(np.float64)
     errors -= errors.mean(axis=1, keepdims=True)

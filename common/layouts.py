@@ -5,8 +5,6 @@ converted as COCO's are; what a layout has beyond them is left out, because that
 keypoints are made on which lifters are trained.
 """
 
-from types import MappingProxyType
-
 import numpy as np
 
 from common.skeleton import COCO_NAMES, NUM_JOINTS, coco_to_h36m
@@ -18,47 +16,30 @@ _OPENPOSE_ARMS = (
 _LEGS = ("right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle")
 _OPENPOSE_FACE = ("right_eye", "left_eye", "right_ear", "left_ear")
 _TOES = ("big_toe", "small_toe", "heel")
+_FEET = tuple(f"{side}_{part}" for side in ("left", "right") for part in _TOES)
+
+
+def _of_both_sides(*parts: str) -> list[str]:
+    return [f"{side}_{part}" for part in parts for side in ("left", "right")]
+
 
 # {layout: names of its keypoints, in order}. Of COCO-WholeBody, the face and the hands, which are
 # not used, have numbers in the place of names.
-KEYPOINT_NAMES = MappingProxyType(
-    {
-        "coco": COCO_NAMES,
-        "coco_wholebody": (
-            *COCO_NAMES,
-            *(f"{side}_{part}" for side in ("left", "right") for part in _TOES),
-            *(f"face_{i}" for i in range(68)),
-            *(f"{side}_hand_{i}" for side in ("left", "right") for i in range(21)),
-        ),
-        "halpe26": (
-            *COCO_NAMES,
-            *("head_top", "neck", "mid_hip"),
-            *(f"{side}_{part}" for part in _TOES for side in ("left", "right")),
-        ),
-        "body25": (
-            *_OPENPOSE_ARMS,
-            "mid_hip",
-            *_LEGS,
-            *_OPENPOSE_FACE,
-            *(f"{side}_{part}" for side in ("left", "right") for part in _TOES),
-        ),
-        "openpose18": (*_OPENPOSE_ARMS, *_LEGS, *_OPENPOSE_FACE),
-        "mediapipe": (
-            "nose",
-            *("left_eye_inner", "left_eye", "left_eye_outer"),
-            *("right_eye_inner", "right_eye", "right_eye_outer"),
-            *("left_ear", "right_ear", "mouth_left", "mouth_right"),
-            *(
-                f"{side}_{part}"
-                for part in (
-                    *("shoulder", "elbow", "wrist", "pinky", "index", "thumb"),
-                    *("hip", "knee", "ankle", "heel", "foot_index"),
-                )
-                for side in ("left", "right")
-            ),
-        ),
-    }
-)
+KEYPOINT_NAMES = {
+    "coco": COCO_NAMES,
+    "coco_wholebody": (*COCO_NAMES, *_FEET, *(f"face_or_hand_{i}" for i in range(68 + 2 * 21))),
+    "halpe26": (*COCO_NAMES, "head_top", "neck", "mid_hip", *_of_both_sides(*_TOES)),
+    "body25": (*_OPENPOSE_ARMS, "mid_hip", *_LEGS, *_OPENPOSE_FACE, *_FEET),
+    "openpose18": (*_OPENPOSE_ARMS, *_LEGS, *_OPENPOSE_FACE),
+    "mediapipe": (
+        "nose",
+        *("left_eye_inner", "left_eye", "left_eye_outer"),
+        *("right_eye_inner", "right_eye", "right_eye_outer"),
+        *("left_ear", "right_ear", "mouth_left", "mouth_right"),
+        *_of_both_sides("shoulder", "elbow", "wrist", "pinky", "index", "thumb"),
+        *_of_both_sides("hip", "knee", "ankle", "heel", "foot_index"),
+    ),
+}
 LAYOUTS = (*KEYPOINT_NAMES, "h36m")
 # Parent of each of COCO's keypoints, -1 for the nose.
 COCO_PARENTS = (-1, 0, 0, 1, 2, 0, 0, 5, 6, 7, 8, 5, 6, 11, 12, 13, 14)
@@ -89,14 +70,9 @@ def coco_keypoints(keypoints: np.ndarray, layout: str) -> np.ndarray:
 
 
 def to_h36m(keypoints: np.ndarray, layout: str) -> np.ndarray:
-    """Turn keypoints of any layout into Human3.6M's 17 joints.
+    """Turn keypoints (..., points, channels) of one of `LAYOUTS` into Human3.6M's 17 joints.
 
-    Args:
-        keypoints: (..., points, channels): pixels, then perhaps a confidence.
-        layout: one of `LAYOUTS`.
-
-    Returns:
-        (..., 17, channels), in the order of `JOINT_NAMES`.
+    The channels are pixels, then perhaps a confidence.
 
     Raises:
         ValueError: if the layout is unknown or has another number of points.

@@ -11,17 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from common.architecture import (
-    infer_config,
-)
+from common.architecture import infer_config
 from common.camera import normalize_screen_coordinates
-from common.checkpoint import (
-    load_checkpoint,
-    load_into,
-    model_state,
-)
+from common.checkpoint import load_checkpoint, load_into, model_state
 from common.console import InputError
 from common.device import autocast
 from common.evaluation import predict
@@ -38,12 +31,9 @@ _CAUSAL_BATCH = 64
 def load_lifter(
     path: Path | str, number_of_frames: int | None = None, device: torch.device | str = "cpu"
 ) -> PoseFormerV2:
-    """Return the network of a checkpoint, ready to lift.
+    """Return the network of a checkpoint, of ours or published, ready to lift on a device.
 
-    Args:
-        path: a checkpoint of ours, or a published one.
-        number_of_frames: the window's length where the file does not tell it.
-        device: where it shall compute.
+    `number_of_frames` is the window's length where the file does not tell it.
 
     Raises:
         InputError: if the file is no checkpoint, or was trained on several estimators' keypoints.
@@ -108,11 +98,15 @@ def lift(
     if not isinstance(model, PoseFormerV2):
         model = load_lifter(model, device=device)
     inputs = _normalised(keypoints, layout, size)
+    how = {"flip": flip, "device": device, "precision": precision}
     if causal:
-        poses = _lift_causally(model, inputs, fps, flip=flip, device=device, precision=precision)
+        length = model.config.number_of_frames
+        starts = range(0, len(inputs), _CAUSAL_BATCH)
+        batches = (np.arange(len(inputs))[start : start + _CAUSAL_BATCH] for start in starts)
+        windows = (_causal_windows(inputs, frames, fps, length) for frames in batches)
+        poses = np.concatenate([_lift_windows(model, batch, **how) for batch in windows])
     else:
-        at_50_hz = resample(inputs, fps, FPS)
-        (poses,) = predict(model, [at_50_hz], device=device, precision=precision, flip=flip)
+        (poses,) = predict(model, [resample(inputs, fps, FPS)], **how)
         poses = resample_back(poses, fps, FPS, len(inputs))
     return poses - poses[:, ROOT : ROOT + 1]
 
@@ -121,16 +115,9 @@ class StreamingLifter:
     """Lifts one frame after another, from that frame and those before it.
 
     The window's second half, which is not known yet, repeats the newest frame; before the first
-    frame, that one is repeated. So the estimates are those of `lift(…, causal=True)`.
-
-    Args:
-        checkpoint: a checkpoint's file, or the network from `load_lifter`.
-        size: the picture's (width, height) in pixels.
-        fps: frames a second at which frames will come.
-        layout: what the points are, one of `common.layouts.LAYOUTS`.
-        flip: average with the mirrored estimate; half the work without.
-        device: where to compute.
-        precision: "fp32" or "bf16", of matrix products.
+    frame, that one is repeated. So the estimates are those of `lift(…, causal=True)`, whose
+    arguments these are; `fps` is the rate at which frames will come. Without `flip` it is half the
+    work.
 
     Raises:
         InputError: if the checkpoint is bad.
@@ -155,13 +142,9 @@ class StreamingLifter:
         self._past: deque[np.ndarray] = deque(maxlen=int(np.ceil(half * fps / FPS)) + 1)
 
     def push(self, keypoints: np.ndarray) -> np.ndarray:
-        """Take the next frame and return its pose.
+        """Take the next frame's keypoints (points, 2 or more), pixels; return its pose (17, 3).
 
-        Args:
-            keypoints: (points, 2 or more), pixels.
-
-        Returns:
-            (17, 3), float32, metres, camera coordinates, relative to the hip, which is zero.
+        It is float32, in metres, camera coordinates, relative to the hip, which is zero.
         """
         self._past.append(_normalised(keypoints[None], self._layout, self._size)[0])
         past = np.stack(self._past)
@@ -191,31 +174,17 @@ def _causal_windows(
     return (1 - part) * keypoints[before] + part * keypoints[after]
 
 
-def _lift_causally(
-    model: PoseFormerV2, keypoints: np.ndarray, fps: float, **how: object
-) -> np.ndarray:
-    poses = []
-    for start in range(0, len(keypoints), _CAUSAL_BATCH):
-        frames = np.arange(start, min(start + _CAUSAL_BATCH, len(keypoints)))
-        windows = _causal_windows(keypoints, frames, fps, model.config.number_of_frames)
-        poses.append(_lift_windows(model, windows, **how))
-    return np.concatenate(poses)
-
-
 @torch.no_grad()
 def _lift_windows(
-    model: PoseFormerV2,
-    windows: np.ndarray,
-    flip: bool,
-    device: torch.device | str,
-    precision: str,
+    model: PoseFormerV2, windows: np.ndarray, flip: bool, device: torch.device | str, precision: str
 ) -> np.ndarray:
     """Return the poses (windows, 17, 3) of the middles of windows (windows, F, 17, C)."""
     device = torch.device(device)
     inputs = torch.from_numpy(windows).to(device)
+    if flip:
+        inputs = torch.cat([inputs, flip_keypoints(inputs)])
     with autocast(device, precision):
-        views: list[Tensor] = [inputs, flip_keypoints(inputs)] if flip else [inputs]
-        lifted = model(torch.cat(views))[:, 0].float()
+        lifted = model(inputs)[:, 0].float()
     if flip:
         original, mirrored = lifted.chunk(2)
         lifted = (original + flip_poses(mirrored)) / 2

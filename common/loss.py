@@ -18,13 +18,10 @@ from common.skeleton import NUM_JOINTS
 
 # The metrics of a report, and their names in its tables. MPJVE is in millimetres per frame.
 METRICS = {
-    "mpjpe_mm": "MPJPE",
-    "p_mpjpe_mm": "P-MPJPE",
-    "n_mpjpe_mm": "N-MPJPE",
-    "mpjve_mm": "MPJVE",
-    "pck_percent": "PCK@150",
-    "auc_percent": "AUC",
+    **{"mpjpe_mm": "MPJPE", "p_mpjpe_mm": "P-MPJPE", "n_mpjpe_mm": "N-MPJPE"},
+    **{"mpjve_mm": "MPJVE", "pck_percent": "PCK@150", "auc_percent": "AUC"},
 }
+_STATE_SHAPE = (len(SUBJECTS), len(ACTIONS), NUM_JOINTS, len(METRICS), 2)
 PCK_THRESHOLD_M = 0.150
 # 0, 5, …, 150 mm: the 31 thresholds of MPI-INF-3DHP's evaluation (Mehta et al., 3DV 2017).
 AUC_THRESHOLDS_M = torch.arange(31, dtype=torch.float64) * 5 / 1000
@@ -155,20 +152,14 @@ def _check_shapes(predicted: Tensor, target: Tensor) -> None:
 class MetricSums:
     """Sums of every metric, from which all averages follow.
 
-    Attributes:
-        state: (subjects, actions, joints, metrics, 2), float64: the sum of each of the six
-            `METRICS` over frames, and of how many values. States add up: the sum of two belongs
-            to both parts of the data together, as when distributed processes each add whole
-            sequences and then reduce `state`.
-        sequences: {(subject, sequence's name): (metrics, 2)}, the same sums of each sequence, over
-            its cameras and joints.
+    States add up: the sum of two belongs to both parts of the data together, as when distributed
+    processes each add whole sequences and then reduce `state`.
     """
 
-    state: Tensor = field(
-        default_factory=lambda: torch.zeros(
-            len(SUBJECTS), len(ACTIONS), NUM_JOINTS, len(METRICS), 2, dtype=torch.float64
-        )
-    )
+    # (subjects, actions, joints, metrics, 2), float64: the sum of each of the six `METRICS` over
+    # frames, and of how many values.
+    state: Tensor = field(default_factory=lambda: torch.zeros(_STATE_SHAPE, dtype=torch.float64))
+    # {(subject, sequence's name): (metrics, 2)}, of each sequence, over its cameras and joints.
     sequences: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     def add(
@@ -181,14 +172,9 @@ class MetricSums:
     ) -> None:
         """Add one camera's view of one sequence, whole: velocities do not cross its ends.
 
-        All is computed where the prediction lies; a GPU is waited for twice.
-
-        Args:
-            subject: "S9" and so on.
-            action: the sequence's name, such as "Sitting 1".
-            predicted: (frames, 17, 3), metres, relative to the hip.
-            target: like `predicted`.
-            all_metrics: False for MPJPE alone, which is faster; the others are then None.
+        Poses are (frames, 17, 3), metres, relative to the hip; `action` is the sequence's name,
+        such as "Sitting 1". All is computed where the prediction lies; a GPU is waited for twice.
+        Without `all_metrics` there is MPJPE alone, which is faster; the others are then None.
 
         Raises:
             InputError: if the action is none of the 15, or the prediction is not finite.

@@ -80,53 +80,47 @@ def smooth(values: np.ndarray, fps: float, cutoff_hz: float = DEFAULT_CUTOFF_HZ)
     The filter is a Gaussian whose gain at the cutoff is √½: exp(-2 π² σ² f²) = √½ gives
     σ = √(ln 2) / (2 π f) seconds. Straight motion stays as it is, at the ends too.
 
-    Args:
-        values: (frames, ...), at `fps` frames a second.
-        fps: their rate.
-        cutoff_hz: in Hz.
-
-    Returns:
-        (frames, ...), in the precision of `values`.
+    Takes and returns (frames, ...), in the precision of `values`, at `fps` frames a second.
     """
-    sigma = fps * np.sqrt(np.log(2)) / (2 * np.pi * cutoff_hz)
-    reach = int(np.ceil(4 * sigma))
     if len(values) < 2:
         return values
+    sigma = fps * np.sqrt(np.log(2)) / (2 * np.pi * cutoff_hz)
+    # A point reflection at each end: what went up goes on going up.
+    return gaussian_filter(values, sigma, mode="reflect", reflect_type="odd")
+
+
+def gaussian_filter(values: np.ndarray, sigma: float, **ends: str) -> np.ndarray:
+    """Filter (frames, ...) over time with a Gaussian of `sigma` frames; `ends` go to `np.pad`."""
+    reach = int(np.ceil(4 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     flat = values.reshape(len(values), -1).astype(np.float64)
-    # A point reflection at each end: what went up goes on going up.
-    padded = np.pad(flat, ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
+    padded = np.pad(flat, ((reach, reach), (0, 0)), **ends)
     columns = [np.convolve(c, kernel / kernel.sum(), mode="valid") for c in padded.T]
     return np.stack(columns, axis=-1).reshape(values.shape).astype(values.dtype)
 
 
 def up_direction(poses_m: np.ndarray) -> np.ndarray:
-    """Return the direction (3,) that is up, from the average trunk and the feet.
+    """Return the direction (3,) that is up, from the trunk and the feet of poses (frames, 17, 3).
 
     It is the mean of two averages over the frames: of the directions from the hip to the thorax,
     and from between the feet to the hip.
-
-    Args:
-        poses_m: (frames, 17, 3), in any frame of reference.
     """
-    trunk = _unit(poses_m[:, _THORAX] - poses_m[:, ROOT])
-    legs = _unit(poses_m[:, ROOT] - poses_m[:, _FEET].mean(axis=1))
-    return _unit(_unit(trunk.mean(axis=0)) + _unit(legs.mean(axis=0)))
+    trunk = unit(poses_m[:, _THORAX] - poses_m[:, ROOT])
+    legs = unit(poses_m[:, ROOT] - poses_m[:, _FEET].mean(axis=1))
+    return unit(unit(trunk.mean(axis=0)) + unit(legs.mean(axis=0)))
 
 
 def orientation_of_camera(up: np.ndarray) -> np.ndarray:
     """Return the unit quaternion (4,) that rotates camera coordinates to a world with z up.
 
-    The camera looks along the world's y as far as `up` lets it: from a level camera's orientation
-    the world is tilted on the shortest way.
-
-    Args:
-        up: (3,), unit length, in camera coordinates (x right, y down, z forward).
+    The camera looks along the world's y as far as `up` lets it, (3,), of unit length, in camera
+    coordinates (x right, y down, z forward): from a level camera's orientation the world is tilted
+    on the shortest way.
     """
     x, y, z = quaternion_rotate(LEVEL_CAMERA, np.asarray(up, dtype=np.float64))
     # The shortest rotation from a to b is (1 + a · b, a × b), normalised; here b = (0, 0, 1).
     tilt = np.array([1 + z, y, -x, 0])
-    tilt = _unit(tilt) if np.linalg.norm(tilt) > 1e-9 else np.array([0.0, 1, 0, 0])
+    tilt = unit(tilt) if np.linalg.norm(tilt) > 1e-9 else np.array([0.0, 1, 0, 0])
     return _product(tilt, LEVEL_CAMERA)
 
 
@@ -143,12 +137,7 @@ def on_floor(poses_m: np.ndarray, fps: float) -> np.ndarray:
     squats would lift the feet. The floor's height is smoothed, so that jitter of the feet does not
     shake the body. Jumps are lost.
 
-    Args:
-        poses_m: (frames, 17, 3), metres, z up.
-        fps: frames a second.
-
-    Returns:
-        (frames, 17, 3).
+    Takes and returns (frames, 17, 3), metres, z up, at `fps` frames a second.
     """
     lowest = smooth(poses_m[..., 2].min(axis=1), fps, _FLOOR_CUTOFF_HZ)
     return poses_m - lowest[:, None, None] * np.array([0, 0, 1], dtype=poses_m.dtype)
@@ -174,16 +163,10 @@ def jitter_m_s3(poses_m: np.ndarray, fps: float) -> float:
 def reprojection_px(poses_m: np.ndarray, keypoints_px: np.ndarray) -> float:
     """Return how far poses lie from the keypoints that they were made from, in the picture.
 
-    The camera's focal length and the person's distance are not known, so each frame's pose is
-    laid over its keypoints by the scale and the shift of least squares (scaled orthographic
-    projection).
-
-    Args:
-        poses_m: (frames, 17, 3), metres, camera coordinates.
-        keypoints_px: (frames, 17, 2), pixels.
-
-    Returns:
-        The mean distance of the joints in pixels.
+    The camera's focal length and the person's distance are not known, so each frame's pose
+    (frames, 17, 3), camera coordinates, is laid over its keypoints (frames, 17, 2) by the scale and
+    the shift of least squares (scaled orthographic projection). The mean distance of the joints is
+    returned, in pixels.
     """
     flat = poses_m[..., :2] - poses_m[..., :2].mean(axis=1, keepdims=True)
     points = keypoints_px - keypoints_px.mean(axis=1, keepdims=True)
@@ -191,5 +174,6 @@ def reprojection_px(poses_m: np.ndarray, keypoints_px: np.ndarray) -> float:
     return float(np.linalg.norm(scale[:, None, None] * flat - points, axis=-1).mean())
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Scale vectors (..., 3) to length 1; a zero one stays zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -23,6 +23,7 @@ KEYPOINTS_METADATA = {
     "keypoints_symmetry": [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]],
 }
 
+_EXPECTED = "file of arrays and plain containers"
 _HEADER_FIELDS = (
     r"""['"]descr['"]: *['"]([^'"]*)['"]""",
     r"""['"]fortran_order['"]: *(True|False)""",
@@ -37,36 +38,20 @@ Positions3d = dict[str, dict[str, Any]]
 
 
 def read_npy(path: Path | str) -> Any:
-    """Read an npy file without running code from it.
-
-    Args:
-        path: an npy file of numbers, or of pickled arrays and plain containers.
-
-    Returns:
-        The array; an object array of no dimensions gives the object in it.
+    """Read the array of an npy file, or the object in one, without running code from it.
 
     Raises:
         InputError: if the file is missing, damaged, or holds anything but arrays and containers.
     """
     path = Path(path)
-    with readable(path, "file of arrays and plain containers"):
+    with readable(path, _EXPECTED):
         return _parse_npy(path.read_bytes())
 
 
 def read_npz(path: Path | str) -> dict[str, Any]:
-    """Read every array of an npz file without running code from it.
-
-    Args:
-        path: an npz file.
-
-    Returns:
-        {name: array}; where an array of no dimensions holds an object, the object.
-
-    Raises:
-        InputError: if the file is missing, damaged, or holds anything but arrays and containers.
-    """
+    """Read {name: what `read_npy` gives} from an npz file; raises what `read_npy` does."""
     path = Path(path)
-    with readable(path, "file of arrays and plain containers"):
+    with readable(path, _EXPECTED):
         return {n.removesuffix(".npy"): _parse_npy(content) for n, content in read_members(path)}
 
 
@@ -77,8 +62,8 @@ def _parse_npy(content: bytes) -> Any:
         raise ValueError("it does not begin as an npy file")
     start = 8 + struct.calcsize(length_form)
     end = start + int.from_bytes(content[8:start], "little")
-    header = content[start:end].decode("latin1")
-    name, is_fortran, sizes = (_header_field(header, pattern) for pattern in _HEADER_FIELDS)
+    header = content[start:end].decode("latin1")[:1000]
+    (name,), (is_fortran,), (sizes,) = (re.findall(field, header) for field in _HEADER_FIELDS)
     dtype = plain_dtype(name)
     shape = tuple(int(size[:20].strip(" L")) for size in sizes.split(",") if size.strip())
     if dtype.hasobject:
@@ -93,17 +78,10 @@ def _parse_npy(content: bytes) -> Any:
     return np.ndarray(shape, dtype, content, offset=end, order=order).copy(order="K")
 
 
-def _header_field(header: str, pattern: str) -> str:
-    (value,) = re.findall(pattern, header[:1000])
-    return value
-
-
 def write_npz(path: Path | str, **arrays: Any) -> None:
     """Write arrays, or dicts of arrays, to an npz file, atomically.
 
-    Args:
-        path: the npz file; an earlier one is replaced.
-        **arrays: what `np.load(path, allow_pickle=True)` gives back; a dict through `.item()`.
+    `np.load(path, allow_pickle=True)` gives them back, a dict through `.item()`.
     """
     with atomic_output(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
@@ -124,9 +102,6 @@ def npz_path(data_dir: Path, filename: str) -> Path:
 def read_positions_2d(path: Path | str) -> Positions2d:
     """Read `data_2d_h36m_<name>.npz`.
 
-    Args:
-        path: the npz file.
-
     Returns:
         {subject: {action: [four arrays (frames, 17, 2 or 3)]}}, float32, pixels, cameras in the
         order 54138969, 55011271, 58860488, 60457274; the third channel is the confidence.
@@ -134,23 +109,19 @@ def read_positions_2d(path: Path | str) -> Positions2d:
     Raises:
         InputError: if the file is missing, damaged, unsafe, or not of this form.
     """
-    positions = _map_actions(path, _read_member(path, "positions_2d"), _check_cameras_2d)
-    channels = {
-        array.shape[-1]
-        for actions in positions.values()
-        for cameras in actions.values()
-        for array in cameras
-    }
-    if len(channels) > 1:
+
+    def check(where: str, cameras: Any) -> list[np.ndarray]:
+        return _check_cameras(where, cameras, 17, (2, 3))
+
+    positions = _map_actions(path, _read_member(path, "positions_2d"), check)
+    views = [v for actions in positions.values() for views in actions.values() for v in views]
+    if len({view.shape[-1] for view in views}) > 1:
         raise InputError(f"{path}: some arrays have a confidence channel and others have none")
     return positions
 
 
 def read_positions_3d(path: Path | str) -> Positions3d:
     """Read `data_3d_h36m.npz`.
-
-    Args:
-        path: the npz file.
 
     Returns:
         {subject: {action: (frames, 32, 3)}}, float32, metres, world coordinates; in a file that
@@ -159,24 +130,26 @@ def read_positions_3d(path: Path | str) -> Positions3d:
     Raises:
         InputError: if the file is missing, damaged, unsafe, or not of this form.
     """
-    return _map_actions(path, _read_member(path, "positions_3d"), _check_positions_3d)
+
+    def check(where: str, value: Any) -> np.ndarray | list[np.ndarray]:
+        is_list = isinstance(value, list | tuple)
+        return (_check_cameras if is_list else _check_array)(where, value, 32, (3,))
+
+    return _map_actions(path, _read_member(path, "positions_3d"), check)
 
 
 def write_positions_2d(path: Path | str, positions: Positions2d) -> None:
-    """Write `data_2d_h36m_<name>.npz`, with the field's metadata, atomically.
-
-    Args:
-        path: the npz file.
-        positions: {subject: {action: [four arrays (frames, 17, 2 or 3)]}}, float32, pixels.
-    """
+    """Write `data_2d_h36m_<name>.npz`, with the field's metadata, atomically."""
     write_npz(path, positions_2d=positions, metadata=KEYPOINTS_METADATA)
+
+
+def write_positions_3d(path: Path | str, positions: Positions3d) -> None:
+    """Write `data_3d_h36m.npz` atomically."""
+    write_npz(path, positions_3d=positions)
 
 
 def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
     """Read `data_2d_custom_<name>.npz`.
-
-    Args:
-        path: the npz file.
 
     Returns:
         {sequence: (frames, 17, 2 or 3)}, float32, pixels, then confidence; {sequence: {"w", "h":
@@ -196,9 +169,14 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
             f"{path}: its metadata does not tell of joints in Human3.6M's layout and of videos; "
             "data/prepare_2d_custom.py writes such files"
         )
+
+    def check(where: str, cameras: Any) -> np.ndarray:
+        if not _is_list_of(1, cameras):
+            raise InputError(f"{where}: expected a list of one camera's array")
+        return _check_array(where, cameras[0], 17, (2, 3))
+
     positions, metadata = {}, {}
-    actions_of = _map_actions(path, arrays["positions_2d"], _check_custom_2d)
-    for video, actions in actions_of.items():
+    for video, actions in _map_actions(path, arrays["positions_2d"], check).items():
         info = videos.get(video)
         if not isinstance(info, dict) or not all(_is_positive(info.get(k)) for k in ("w", "h")):
             raise InputError(f"{path}: its metadata does not tell the size of {video}")
@@ -208,15 +186,6 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
             name = video if len(actions) == 1 else f"{video} {action}"
             positions[name], metadata[name] = keypoints, info
     return positions, metadata
-
-
-def _check_custom_2d(where: str, cameras: Any) -> np.ndarray:
-    is_sequence = isinstance(cameras, list | tuple) or (
-        isinstance(cameras, np.ndarray) and cameras.ndim > 0
-    )
-    if not is_sequence or len(cameras) != 1:
-        raise InputError(f"{where}: expected a list of one camera's array")
-    return _check_array(where, cameras[0], 17, (2, 3))
 
 
 def _is_positive(value: Any) -> bool:
@@ -230,23 +199,11 @@ def write_custom_2d(
 ) -> None:
     """Write `data_2d_custom_<name>.npz`, in the form that VideoPose3D introduced, atomically.
 
-    Args:
-        path: the npz file.
-        positions: {sequence: {"custom": [one array (frames, 17, 2 or 3)]}}, float32, pixels.
-        video_metadata: {sequence: {"w", "h", "fps", …}}: pixels, and frames a second.
+    Positions are {sequence: {"custom": [one array (frames, 17, 2 or 3)]}}, float32, pixels; the
+    metadata is {sequence: {"w", "h", "fps", …}}: pixels, and frames a second.
     """
     metadata = {"layout_name": "h36m", **KEYPOINTS_METADATA, "video_metadata": video_metadata}
     write_npz(path, positions_2d=positions, metadata=metadata)
-
-
-def write_positions_3d(path: Path | str, positions: Positions3d) -> None:
-    """Write `data_3d_h36m.npz` atomically.
-
-    Args:
-        path: the npz file.
-        positions: {subject: {action: (frames, 32, 3)}}, float32, metres.
-    """
-    write_npz(path, positions_3d=positions)
 
 
 def _map_actions(path: Path | str, positions: Any, check: Callable[[str, Any], Any]) -> dict:
@@ -278,23 +235,15 @@ def _read_member(path: Path | str, member: str) -> Any:
     return arrays[member]
 
 
-def _check_cameras_2d(where: str, cameras: Any) -> list[np.ndarray]:
-    return _check_cameras(where, cameras, 17, (2, 3))
-
-
-def _check_positions_3d(where: str, value: Any) -> np.ndarray | list[np.ndarray]:
-    if isinstance(value, list | tuple):
-        return _check_cameras(where, value, 32, (3,))
-    return _check_array(where, value, 32, (3,))
+def _is_list_of(length: int, value: Any) -> bool:
+    is_list = isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
+    return is_list and len(value) == length
 
 
 def _check_cameras(
     where: str, cameras: Any, joints: int, channels: tuple[int, ...]
 ) -> list[np.ndarray]:
-    is_sequence = isinstance(cameras, list | tuple) or (
-        isinstance(cameras, np.ndarray) and cameras.ndim > 0
-    )
-    if not is_sequence or len(cameras) != NUM_CAMERAS:
+    if not _is_list_of(NUM_CAMERAS, cameras):
         raise InputError(f"{where}: expected a list of {NUM_CAMERAS} cameras' arrays")
     return [
         _check_array(f"{where}, camera {i}", array, joints, channels)

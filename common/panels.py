@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.figures import COLORS, FAINT_INK, PAPER
+from common.motion import gaussian_filter
 from common.skeleton import BONES, NUM_JOINTS, ROOT, SIDES
 
 SIDE_COLORS = {"left": COLORS[0], "middle": COLORS[-1], "right": COLORS[1]}
@@ -35,24 +36,19 @@ Limits = tuple[float, float, float, float]
 class Strokes:
     """Straight strokes with round ends in groups, in the order of painting.
 
+    A group is the strokes' widths in points, and their colours (strokes, 4), RGBA from 0 to 1.
     `strokes["bones"]` is a view of one group's start and end points, (strokes, 2, 2), to be
     overwritten for each frame.
-
-    Attributes:
-        segments: (strokes, 2, 2), of all groups.
-        colors: (strokes, 4), RGBA from 0 to 1.
-        widths: (strokes,), in points.
     """
 
     def __init__(self, **groups: tuple[float | np.ndarray, np.ndarray]) -> None:
-        counts = [len(colors) for _, colors in groups.values()]
-        ends = np.cumsum(counts)
-        self._slices = {
-            name: slice(end - count, end) for name, count, end in zip(groups, counts, ends)
-        }
-        self.segments = np.zeros((sum(counts), 2, 2))
+        self._slices, total, widths = {}, 0, []
+        for name, (width, colors) in groups.items():
+            self._slices[name] = slice(total, total + len(colors))
+            total += len(colors)
+            widths.append(np.broadcast_to(width, len(colors)))
+        self.segments = np.zeros((total, 2, 2))
         self.colors = np.concatenate([colors for _, colors in groups.values()])
-        widths = [np.broadcast_to(width, len(colors)) for width, colors in groups.values()]
         self.widths = np.concatenate(widths)
 
     def __getitem__(self, group: str) -> np.ndarray:
@@ -152,31 +148,26 @@ class View:
             is followed.
         azimuth: direction in degrees from which the eye looks, as in `Camera`.
         follow_frames: standard deviation of the Gaussian that smooths the hip's path; 0 for none.
-
-    Attributes:
-        limits: what is visible, in metres at the distance of the person.
-        floor_m: height of the floor, where the lowest joint of the sequence stands.
-        targets_m: (frames, 3), the point in the world that the eye looks at.
     """
 
     def __init__(self, poses_m: Sequence[np.ndarray], azimuth: float, follow_frames: float) -> None:
+        # The floor is where the lowest joint of the sequence stands.
         self.floor_m = min(float(np.percentile(p[..., 2].min(axis=1), 1)) for p in poses_m)
-        self.targets_m = _smooth(poses_m[-1][:, ROOT].astype(np.float64), follow_frames)
+        # (frames, 3), the point in the world that the eye looks at.
+        self.targets_m = poses_m[-1][:, ROOT].astype(np.float64)
+        if follow_frames:
+            self.targets_m = gaussian_filter(self.targets_m, follow_frames, mode="edge")
         self.targets_m[:, 2] = self.floor_m + _TARGET_HEIGHT_M
         self._rotation = _view_rotation(azimuth, _ELEVATION)
         seen = [self.project(p, self.targets_m[:, None])[0].reshape(-1, 2) for p in poses_m]
         # In a narrow panel the floor may be cut at the sides, so that the person stays large.
         seen = np.concatenate([*seen, self.floor_disc() * (0.7, 1)])
         (left, bottom), (right, top) = seen.min(axis=0), seen.max(axis=0)
-        margin = 0.03 * (top - bottom)
+        margin = 0.03 * (top - bottom)  # of what is visible, in metres at the person's distance
         self.limits = (left - margin, right + margin, bottom - margin, top + margin)
 
     def project(self, points_m: np.ndarray, target_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Project world points.
-
-        Args:
-            points_m: (..., 3), world.
-            target_m: (3,) or broadcastable, what the eye looks at.
+        """Project world points (..., 3), for an eye that looks at a target of (3,) or such a shape.
 
         Returns:
             (..., 2), to the right and up, in metres at the target's distance; (...), nearness.
@@ -220,23 +211,10 @@ def _view_rotation(azimuth: float, elevation: float) -> np.ndarray:
     return np.stack([right, np.cross(towards_eye, right), towards_eye])
 
 
-def _smooth(path: np.ndarray, sigma: float) -> np.ndarray:
-    """Smooth (frames, 3) with a Gaussian of `sigma` frames, the ends held."""
-    reach = int(3 * sigma)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 1e-9)) ** 2)
-    padded = np.pad(path, ((reach, reach), (0, 0)), mode="edge")
-    smooth = [np.convolve(column, kernel / kernel.sum(), mode="valid") for column in padded.T]
-    return np.stack(smooth, axis=-1)
-
-
 class WorldPanel:
     """A 3D pose on a floor, over the paler true one where that is given.
 
-    Attributes:
-        title: what stands above the panel on the left.
-        reading: gives what stands above it on the right for a frame; None for nothing.
-        limits: what is visible, in metres at the distance of the person.
-        strokes: what `update` moves.
+    Its attributes are those of `ImagePanel`; limits are in metres at the distance of the person.
     """
 
     def __init__(
@@ -285,9 +263,7 @@ class WorldPanel:
 def image_limits(poses_px: Iterable[np.ndarray]) -> Limits:
     """Return what must be visible of the camera's picture, with a margin, y downwards.
 
-    Args:
-        poses_px: arrays (frames, 17, 2), pixels. A stray keypoint in a few frames does not widen
-            the view.
+    Of poses (frames, 17, 2), pixels; a stray keypoint in a few frames does not widen the view.
     """
     extremes = [np.percentile(p.reshape(-1, 2), (0.2, 99.8), axis=0) for p in poses_px]
     low, high = np.min(extremes, axis=(0, 1)), np.max(extremes, axis=(0, 1))
@@ -299,13 +275,10 @@ def image_limits(poses_px: Iterable[np.ndarray]) -> Limits:
 def equal_scales(
     limits: Limits, aspect: float, image_size: tuple[int, int] | None = None
 ) -> Limits:
-    """Widen limits about their centre until width / height is `aspect`.
+    """Widen limits about their centre until width / height is `aspect`, that of the panel.
 
-    Args:
-        limits: what must be visible.
-        aspect: of the panel.
-        image_size: (width, height) of the camera's picture in pixels; if given, the wider limits
-            are moved so that they show more of it and less of what lies beyond its edges.
+    If `image_size` is given, (width, height) of the camera's picture in pixels, the wider limits
+    are moved so that they show more of it and less of what lies beyond its edges.
     """
     left, right, bottom, top = limits
     half = max(right - left, aspect * abs(top - bottom)) / 2

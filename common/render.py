@@ -81,21 +81,13 @@ class RenderOptions:
     ) -> None:
         """Export and draw a prediction, and print what was written.
 
-        Args:
-            name: of the video where no output was named.
-            keypoints_px: {panel's title: (frames, 17, 2)}, pixels.
-            predicted_m: (frames, 17, 3), metres, world (z up).
-            truth_m: the same of the truth; None without it.
-            place: what the exported positions are relative to.
-            frame_numbers: (frames,), their numbers in the recording.
-            recorded_fps: frames a second of the recording.
-            counts_video: whether the numbers are those of the video's own frames, whatever its
-                rate.
-            fps: frames a second of the frames that are drawn.
-            title: of the video.
-            azimuth: direction in degrees from which the poses are seen.
-            image_size: width and height of the camera's picture in pixels.
-            part: is added to the files' names, where there are several sequences.
+        The arguments are those of `render_prediction`, and:
+
+        - `name`: of the video where no output was named;
+        - `place`: what the exported positions are relative to;
+        - `frame_numbers`, `recorded_fps`: the frames' numbers in the recording, and its rate;
+        - `counts_video`: whether the numbers count the video's own frames, whatever its rate;
+        - `part`: is added to the files' names, where there are several sequences.
         """
         output = _with_part(self.output or Path(f"{name}.mp4"), part if self.output else None)
         self._check_distinct(output)

@@ -5,7 +5,7 @@ The mean over all frames differs from it by about half a millimetre. Both are re
 its name; "frames" counts every camera's.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -15,8 +15,7 @@ from common.loss import METRICS, MetricSums
 from common.skeleton import JOINT_NAMES
 
 _UNITS = "MPJPE, P-MPJPE, N-MPJPE in mm; MPJVE in mm per frame; PCK@150 mm, AUC in %"
-_LABEL_WIDTH, _COLUMN_WIDTH = 26, 8
-_ACTION_LABEL_WIDTH, _ACTION_COLUMN_WIDTH = 8, 7
+
 
 Figures = dict[str, float | None]
 
@@ -37,19 +36,17 @@ def make_report(sums: MetricSums) -> dict[str, Any]:
     state = sums.state.cpu()
     if not state.any():
         raise ValueError("no sequence was added")
-    by_subject = {
-        subject: _summary(state[i]) for i, subject in enumerate(SUBJECTS) if state[i].any()
+    return {
+        **_summary(state.sum(dim=0)),
+        "by_subject": {s: _summary(part) for s, part in zip(SUBJECTS, state) if part.any()},
+        "by_sequence": {" ".join(k): _means(part.cpu()) for k, part in sums.sequences.items()},
     }
-    by_sequence = {" ".join(key): _means(part.cpu()) for key, part in sums.sequences.items()}
-    return {**_summary(state.sum(dim=0)), "by_subject": by_subject, "by_sequence": by_sequence}
 
 
 def format_report(report: Mapping[str, Any], by_subject: bool = False) -> str:
-    """Return the report as text for a terminal; its last line is the field's figure.
+    """Return a report of `make_report` as text for a terminal; the last line is the field's figure.
 
-    Args:
-        report: from `make_report`.
-        by_subject: also give each subject's figures.
+    `by_subject` gives each subject's figures too.
     """
     blocks = [
         _UNITS,
@@ -57,13 +54,15 @@ def format_report(report: Mapping[str, Any], by_subject: bool = False) -> str:
         _figures_table("Mean", _averages(report)),
         _figures_table("Joint, over all frames", report["by_joint"]),
     ]
-    if by_subject:
-        for subject, summary in report["by_subject"].items():
-            blocks += [
-                f"{subject}\n{_action_table(summary)}",
-                _figures_table(f"{subject}, mean", _averages(summary)),
-            ]
-    return "\n\n".join([*blocks, _validation_line(report)])
+    for subject, summary in report["by_subject"].items() if by_subject else ():
+        blocks.append(f"{subject}\n{_action_table(summary)}")
+        blocks.append(_figures_table(f"{subject}, mean", _averages(summary)))
+    (actions, over_actions), (frames, over_frames) = _averages(report).items()
+    blocks.append(
+        f"MPJPE on Validation data: {over_actions['mpjpe_mm']:.2f} mm (mean {actions}; "
+        f"mean {frames}: {over_frames['mpjpe_mm']:.2f} mm)"
+    )
+    return "\n\n".join(blocks)
 
 
 def latex_row(report: Mapping[str, Any], label: str, metric: str = "mpjpe_mm") -> str:
@@ -74,23 +73,23 @@ def latex_row(report: Mapping[str, Any], label: str, metric: str = "mpjpe_mm") -
         label: the row's name, plain text.
         metric: a key of `METRICS`.
     """
-    cells = [_number(figure) for figure in _action_row(report, metric)]
-    return " & ".join([escape_latex(label), *cells]) + r" \\"
+    return " & ".join([escape_latex(label), *_action_row(report, metric)]) + r" \\"
 
 
 def _summary(sums: Tensor) -> dict[str, Any]:
     """Return the report of sums (actions, joints, metrics, 2)."""
     by_action = {
-        action: {"frames": _frames(sums[i]), **_means(sums[i])}
-        for i, action in enumerate(ACTIONS)
-        if sums[i].any()
+        action: {"frames": _frames(part), **_means(part)}
+        for action, part in zip(ACTIONS, sums)
+        if part.any()
     }
+    over_actions: Figures = {}
+    for metric in METRICS:
+        figures = [means[metric] for means in by_action.values() if means[metric] is not None]
+        over_actions[metric] = sum(figures) / len(figures) if figures else None
     return {
         "frames": _frames(sums),
-        "average_over_actions": {
-            metric: _mean_of(figures[metric] for figures in by_action.values())
-            for metric in METRICS
-        },
+        "average_over_actions": over_actions,
         "average_over_frames": _means(sums),
         "by_action": by_action,
         "by_joint": {joint: _means(sums[:, j]) for j, joint in enumerate(JOINT_NAMES)},
@@ -100,14 +99,7 @@ def _summary(sums: Tensor) -> dict[str, Any]:
 def _means(sums: Tensor) -> Figures:
     """Return the six metrics of sums (..., metrics, 2), averaged over the leading dimensions."""
     totals = sums.reshape(-1, len(METRICS), 2).sum(dim=0).tolist()
-    return {
-        metric: total / count if count else None for metric, (total, count) in zip(METRICS, totals)
-    }
-
-
-def _mean_of(figures: Iterable[float | None]) -> float | None:
-    known = [figure for figure in figures if figure is not None]
-    return sum(known) / len(known) if known else None
+    return {m: total / count if count else None for m, (total, count) in zip(METRICS, totals)}
 
 
 def _frames(sums: Tensor) -> int:
@@ -117,59 +109,39 @@ def _frames(sums: Tensor) -> int:
 
 def _action_table(report: Mapping[str, Any]) -> str:
     """Return the literature's table: a row for each metric, a column for each action."""
-    header = [*ACTION_ABBREVIATIONS.values(), "Avg"]
-    rows = [("", header)] + [
-        (name, [_number(figure) for figure in _action_row(report, metric)])
-        for metric, name in METRICS.items()
-    ]
-    return _align(rows, _ACTION_LABEL_WIDTH, _ACTION_COLUMN_WIDTH)
+    rows = {"": [*ACTION_ABBREVIATIONS.values(), "Avg"]}
+    rows |= {name: _action_row(report, metric) for metric, name in METRICS.items()}
+    return _align(rows, label_width=8, column_width=7)
 
 
-def _action_row(report: Mapping[str, Any], metric: str) -> list[float | None]:
-    """Return one metric for each of the 15 actions, None where there is none, and their mean."""
+def _action_row(report: Mapping[str, Any], metric: str) -> list[str]:
+    """Return one metric for each of the 15 actions, and their mean."""
     by_action = report["by_action"]
     figures = [by_action.get(action, {}).get(metric) for action in ACTIONS]
-    return [*figures, report["average_over_actions"][metric]]
+    return [_number(figure) for figure in (*figures, report["average_over_actions"][metric])]
 
 
 def _averages(report: Mapping[str, Any]) -> dict[str, Figures]:
-    return {
-        _over_actions(report): report["average_over_actions"],
-        _over_frames(report): report["average_over_frames"],
-    }
-
-
-def _over_actions(report: Mapping[str, Any]) -> str:
+    """Return the two averages by their names, that over the actions first."""
     count = len(report["by_action"])
-    return f"over {count} action{'s' if count > 1 else ''}"
-
-
-def _over_frames(report: Mapping[str, Any]) -> str:
-    return f"over {report['frames']:,} frames"
+    return {
+        f"over {count} action{'s' if count > 1 else ''}": report["average_over_actions"],
+        f"over {report['frames']:,} frames": report["average_over_frames"],
+    }
 
 
 def _figures_table(title: str, rows: Mapping[str, Figures]) -> str:
     """Return a table with a column for each metric."""
-    lines = [(title, list(METRICS.values()))] + [
-        (label, [_number(figures[metric], decimals=2) for metric in METRICS])
-        for label, figures in rows.items()
-    ]
-    return _align(lines, _LABEL_WIDTH, _COLUMN_WIDTH)
+    lines = {title: list(METRICS.values())}
+    for label, figures in rows.items():
+        lines[label] = [_number(figures[metric], decimals=2) for metric in METRICS]
+    return _align(lines, label_width=26, column_width=8)
 
 
-def _align(rows: Iterable[tuple[str, list[str]]], label_width: int, column_width: int) -> str:
+def _align(rows: Mapping[str, list[str]], label_width: int, column_width: int) -> str:
     return "\n".join(
         label.ljust(label_width) + "".join(cell.rjust(column_width) for cell in cells)
-        for label, cells in rows
-    )
-
-
-def _validation_line(report: Mapping[str, Any]) -> str:
-    over_actions = report["average_over_actions"]["mpjpe_mm"]
-    over_frames = report["average_over_frames"]["mpjpe_mm"]
-    return (
-        f"MPJPE on Validation data: {over_actions:.2f} mm (mean {_over_actions(report)}; "
-        f"mean {_over_frames(report)}: {over_frames:.2f} mm)"
+        for label, cells in rows.items()
     )
 
 
@@ -180,7 +152,5 @@ def _number(figure: float | None, decimals: int = 1) -> str:
 def escape_latex(text: str) -> str:
     """Return plain text as LaTeX shows it."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(
-        special.get(character, f"\\{character}" if character in "&%$#_{}" else character)
-        for character in text
-    )
+    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+    return text.translate(str.maketrans(special))

@@ -197,9 +197,6 @@ class PickleReader:
     def _push_tuple(self, items: list) -> None:
         self._push_new(tuple(items), items)
 
-    def _push_set(self, kind: type, items: list) -> None:
-        self._push_new(kind(map(_checked_key, items)))
-
     def _push_dict(self, items: list) -> None:
         self._push_new({})
         self._set_items(items)
@@ -226,9 +223,6 @@ class PickleReader:
         if type(target) is not set:
             raise ValueError("it adds to what is no set")
         target.update(map(_checked_key, items))
-
-    def _get(self, place: int) -> None:
-        self._stack.append(self._memo[place])
 
     def _put(self, place: int) -> None:
         value = self._stack[-1]
@@ -340,12 +334,12 @@ _OPCODES: dict[bytes, Callable[[PickleReader], Any]] = {
     b"d": lambda r: r._push_dict(r._pop_to_mark()),
     b"s": lambda r: r._set_items(r._pop_last(2)),
     b"u": lambda r: r._set_items(r._pop_to_mark()),
-    b"\x8f": lambda r: r._push_set(set, []),
+    b"\x8f": lambda r: r._push_new(set()),
     b"\x90": lambda r: r._add_items(r._pop_to_mark()),
-    b"\x91": lambda r: r._push_set(frozenset, r._pop_to_mark()),
+    b"\x91": lambda r: r._push_new(frozenset(map(_checked_key, r._pop_to_mark()))),
     # The memo
-    b"g": lambda r: r._get(int(r._small_line())),
-    b"j": lambda r: r._get(r._number(_SIZE4)),
+    b"g": lambda r: r._push(r._memo[int(r._small_line())]),
+    b"j": lambda r: r._push(r._memo[r._number(_SIZE4)]),
     b"p": lambda r: r._put(int(r._small_line())),
     b"q": lambda r: r._put(r._number(_SIZE1)),
     b"r": lambda r: r._put(r._number(_SIZE4)),

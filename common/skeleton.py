@@ -3,23 +3,9 @@
 import numpy as np
 
 JOINT_NAMES = (
-    "Hip",
-    "RHip",
-    "RKnee",
-    "RFoot",
-    "LHip",
-    "LKnee",
-    "LFoot",
-    "Spine",
-    "Thorax",
-    "Neck/Nose",
-    "Head",
-    "LShoulder",
-    "LElbow",
-    "LWrist",
-    "RShoulder",
-    "RElbow",
-    "RWrist",
+    *("Hip", "RHip", "RKnee", "RFoot", "LHip", "LKnee", "LFoot"),
+    *("Spine", "Thorax", "Neck/Nose", "Head"),
+    *("LShoulder", "LElbow", "LWrist", "RShoulder", "RElbow", "RWrist"),
 )
 NUM_JOINTS = len(JOINT_NAMES)
 ROOT = JOINT_NAMES.index("Hip")
@@ -45,23 +31,9 @@ NUM_JOINTS_32 = 32
 JOINTS_32_TO_17 = (0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27)
 
 COCO_NAMES = (
-    "nose",
-    "left_eye",
-    "right_eye",
-    "left_ear",
-    "right_ear",
-    "left_shoulder",
-    "right_shoulder",
-    "left_elbow",
-    "right_elbow",
-    "left_wrist",
-    "right_wrist",
-    "left_hip",
-    "right_hip",
-    "left_knee",
-    "right_knee",
-    "left_ankle",
-    "right_ankle",
+    *("nose", "left_eye", "right_eye", "left_ear", "right_ear"),
+    *("left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist"),
+    *("left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle"),
 )
 
 
@@ -70,24 +42,16 @@ def _coco_weights() -> np.ndarray:
     hips, shoulders = ("left_hip", "right_hip"), ("left_shoulder", "right_shoulder")
     sources = {
         "Hip": hips,
-        "RHip": ("right_hip",),
-        "RKnee": ("right_knee",),
-        "RFoot": ("right_ankle",),
-        "LHip": ("left_hip",),
-        "LKnee": ("left_knee",),
-        "LFoot": ("left_ankle",),
         "Spine": hips + shoulders,
         "Thorax": shoulders,
         # Half-way between the nose and the thorax.
         "Neck/Nose": ("nose", "nose", *shoulders),
         "Head": ("left_eye", "right_eye"),
-        "LShoulder": ("left_shoulder",),
-        "LElbow": ("left_elbow",),
-        "LWrist": ("left_wrist",),
-        "RShoulder": ("right_shoulder",),
-        "RElbow": ("right_elbow",),
-        "RWrist": ("right_wrist",),
     }
+    for letter, side in (("L", "left"), ("R", "right")):
+        for part in ("Hip", "Knee", "Shoulder", "Elbow", "Wrist"):
+            sources[letter + part] = (f"{side}_{part.lower()}",)
+        sources[letter + "Foot"] = (f"{side}_ankle",)
     weights = np.zeros((NUM_JOINTS, len(COCO_NAMES)))
     for row, joint in enumerate(JOINT_NAMES):
         for name in sources[joint]:
@@ -106,11 +70,8 @@ def coco_to_h36m(keypoints: np.ndarray) -> np.ndarray:
     the hips and the shoulders, the spine between those two, the neck between thorax and nose, the
     head between the eyes. A confidence channel is averaged in the same way.
 
-    Args:
-        keypoints: (..., 17, channels), in the order of `COCO_NAMES`; pixels, then confidence.
-
-    Returns:
-        (..., 17, channels) in the order of `JOINT_NAMES`, in the precision of `keypoints`.
+    Takes and returns (..., 17, channels), pixels, then confidence, in the order of `COCO_NAMES` and
+    of `JOINT_NAMES`, in one precision.
 
     Raises:
         ValueError: if there are not 17 keypoints.

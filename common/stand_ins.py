@@ -17,11 +17,7 @@ class UnsafePickleError(ValueError):
 
 
 class Function(NamedTuple):
-    """Stands for a function or a class that a pickle may call.
-
-    Attributes:
-        call: what is called in its place.
-    """
+    """Stands for a function or a class that a pickle may call, in whose place `call` is called."""
 
     call: Callable
 
@@ -43,8 +39,7 @@ class Dtype:
 class UnfinishedArray:
     """An array whose dtype, shape and data the pickle has not told yet.
 
-    Attributes:
-        places: where the pickle's memo holds it.
+    `places` are those at which the pickle's memo holds it.
     """
 
     def __init__(self, _kind: Any, _shape: Any, _typecode: Any) -> None:

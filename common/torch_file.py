@@ -21,48 +21,30 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_TENSOR_DIMS = 64
 
+# By the names of PyTorch's classes, without the "Storage" at their end.
 _STORAGES = {
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexDoubleStorage": torch.complex128,
-    "ComplexFloatStorage": torch.complex64,
-    "UntypedStorage": torch.uint8,
+    **{"Double": torch.float64, "Float": torch.float32, "Half": torch.float16},
+    **{"BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32, "Short": torch.int16},
+    **{"Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool, "Untyped": torch.uint8},
+    **{"ComplexDouble": torch.complex128, "ComplexFloat": torch.complex64},
 }
 _UNTYPED_DTYPES = ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")
 # A published checkpoint's `random_state`, of NumPy before and since 1.17; it is not used.
 _RANDOM_STATES = (
-    "__RandomState_ctor",
-    "_pickle.__randomstate_ctor",
-    "_pickle.__bit_generator_ctor",
-    "_mt19937.MT19937",
-    "bit_generator.SeedSequence",
+    *("__RandomState_ctor", "_pickle.__randomstate_ctor", "_pickle.__bit_generator_ctor"),
+    *("_mt19937.MT19937", "bit_generator.SeedSequence"),
     "bit_generator.__pyx_unpickle_SeedSequence",
 )
 
 
 class Storage(NamedTuple):
-    """The numbers that tensors are views of.
-
-    Attributes:
-        numbers: (numel,), of the storage's dtype.
-    """
+    """The numbers (numel,) that tensors are views of, in the storage's dtype."""
 
     numbers: Tensor
 
 
 def read_torch_file(path: Path | str) -> Any:
-    """Read a file that `torch.save` wrote, on the CPU, without running code from it.
-
-    Args:
-        path: the file, in PyTorch's zip format or in the one before 1.6.
+    """Read a file that `torch.save` wrote, before or since 1.6, without running code from it.
 
     Returns:
         Nested dicts, lists and tuples of dense CPU tensors, plain Python types and NumPy arrays;
@@ -158,16 +140,9 @@ def _numbers(buffer: bytearray, dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(buffer, dtype=dtype) if buffer else torch.empty(0, dtype=dtype)
 
 
-def _tensor(
-    storage: Storage,
-    offset: int,
-    size: tuple,
-    stride: tuple,
-    *_: Any,
-    numbers: Tensor | None = None,
-) -> Tensor:
+def _tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
     """Return a view of a storage, after checking that it lies within it."""
-    numbers = storage.numbers if numbers is None else numbers
+    numbers = storage.numbers
     whole = (offset, *size, *stride)
     if len(size) != len(stride) or not all(type(n) is int and 0 <= n < 1 << 60 for n in whole):
         raise ValueError("the shape of a tensor is damaged")
@@ -185,7 +160,7 @@ def _tensor_of_dtype(
 ) -> Tensor:
     if type(dtype) is not torch.dtype:
         raise ValueError("the dtype of a tensor is damaged")
-    return _tensor(storage, offset, size, stride, numbers=storage.numbers.view(dtype))
+    return _tensor(Storage(storage.numbers.view(dtype)), offset, size, stride)
 
 
 def _parameter(tensor: Tensor, *_: Any) -> Tensor:
@@ -213,7 +188,7 @@ _TORCH_STAND_INS: dict[str, Any] = {
     "torch._utils._rebuild_tensor_v3": Function(_tensor_of_dtype),
     "torch._utils._rebuild_parameter": Function(_parameter),
     "torch.Size": Function(_size),
-    **{f"torch.{name}": dtype for name, dtype in _STORAGES.items()},
+    **{f"torch.{name}Storage": dtype for name, dtype in _STORAGES.items()},
     "torch.storage.UntypedStorage": torch.uint8,
     **{f"torch.{name}": getattr(torch, name) for name in _UNTYPED_DTYPES},
     **{f"numpy.random.{name}": Function(Ignored) for name in _RANDOM_STATES},

@@ -71,16 +71,12 @@ def write_video(
     total: int | None = None,
     bitrate_kbit: int | None = None,
 ) -> None:
-    """Write frames to an mp4 (H.264) or a gif, atomically.
+    """Write frames to an mp4 (H.264) or a gif, by the suffix of the path, atomically.
 
-    Args:
-        path: the output; its suffix decides on the format.
-        frames: arrays (height, width, 4), uint8, RGB and a byte that is not used, all of one
-            size, height and width even. Each is written before the next is taken, so one buffer
-            may serve for all.
-        fps: frames a second, when shown.
-        total: how many frames there are, for the progress bar.
-        bitrate_kbit: average rate of an mp4 in kbit/s; None for constant quality.
+    Frames are arrays (height, width, 4), uint8, RGB and a byte that is not used, all of one size,
+    height and width even. Each is written before the next is taken, so one buffer may serve for
+    all; `total` is how many there are, for the progress bar. `bitrate_kbit` is the average rate of
+    an mp4 in kbit/s, None for constant quality.
 
     Raises:
         InputError: if the suffix or the folder is wrong, there is no frame, a gif is to be shown
@@ -95,17 +91,12 @@ def write_video(
     first = next(frames, None)
     if first is None:
         raise InputError(f"{path}: there are no frames to draw")
+    options = {"pix_fmt_in": "rgb0", "macro_block_size": 1, "ffmpeg_log_level": "error"}
+    options |= {"fps": float(fps), "bitrate": bitrate_kbit and f"{bitrate_kbit}k"}
+    options |= _GIF if gif else _MP4
     with atomic_output(path) as temporary, tempfile.TemporaryFile() as log:
-        writer = _imageio_ffmpeg().write_frames(
-            _url(temporary),
-            (first.shape[1], first.shape[0]),
-            pix_fmt_in="rgb0",
-            fps=float(fps),
-            bitrate=bitrate_kbit and f"{bitrate_kbit}k",
-            macro_block_size=1,
-            ffmpeg_log_level="error",
-            **(_GIF if gif else _MP4),
-        )
+        size = first.shape[1], first.shape[0]
+        writer = _imageio_ffmpeg().write_frames(_url(temporary), size, **options)
         try:
             _start(writer, log)
             complete = _send_all(writer, chain([first], frames))
@@ -174,15 +165,10 @@ def count_frames(path: Path | str) -> int:
 def read_video(
     path: Path | str, crop: tuple[float, float, float, float], size: tuple[int, int]
 ) -> Iterator[np.ndarray]:
-    """Yield a part of each of a video's frames, scaled.
+    """Yield a part of each of a video's frames, (height, width, 3), uint8, RGB, read-only.
 
-    Args:
-        path: the video.
-        crop: left, top, right, bottom of the part, as shares of the width and of the height.
-        size: (width, height) in pixels to which the part is scaled.
-
-    Yields:
-        (height, width, 3), uint8, RGB, read-only.
+    `crop` is left, top, right, bottom of the part, as shares of the width and of the height; it is
+    scaled to `size`, (width, height) in pixels.
 
     Raises:
         InputError: if there is no such file, or ffmpeg cannot read it as a video.

@@ -41,12 +41,8 @@ _SAME_SHAPE, _SAME_RATE = 0.02, 0.01
 class Scene:
     """Panels side by side under one title, to be drawn for one frame after another.
 
-    Args:
-        panels: from left to right.
-        size: (width, height) of the picture in pixels; None for what suits this many panels,
-            1700x400 for three.
-        title: what stands at the top.
-        truth: whether the legend explains the paler strokes.
+    `size` is (width, height) of the picture in pixels, None for what suits this many panels:
+    1700x400 for three; `truth` says whether the legend explains the paler strokes.
     """
 
     def __init__(
@@ -69,32 +65,23 @@ class Scene:
         inches = (size[0] + 0.01) / dpi, (size[1] + 0.01) / dpi
         figure = Figure(figsize=inches, dpi=dpi, facecolor=PAPER)
         canvas = FigureCanvasAgg(figure)
-        self._axes = [self._add_axes(figure, index) for index in range(len(panels))]
+        # All panels are of one size, so that equal limits mean equal scales.
+        width, height, gap = size[0] / self._unit, size[1] / self._unit, 22
+        wspace = gap / ((width - 38 - 16 + gap) / len(panels) - gap)
+        place = {"left": 38 / width, "right": 1 - 16 / width, "wspace": wspace}
+        place |= {"bottom": 22 / height, "top": 1 - 60 / height}
+        self._axes = figure.subplots(1, len(panels), squeeze=False, gridspec_kw=place)[0]
         self._lines = [_attach(p, axes, animated=True) for p, axes in zip(panels, self._axes)]
         for axes in self._axes[1:]:  # the first panel's numbers hold for all
             axes.tick_params(labelleft=False)
         style = {"size": 10.5, "weight": "bold", "color": INK, "parse_math": False}
-        figure.text(*self._position(16, 24), title, **style)
-        _add_legend(figure, truth, self._position(size[0] / self._unit - 120, 20))
+        figure.text(16 / width, 1 - 24 / height, title, **style)
+        _add_legend(figure, truth, (1 - 120 / width, 1 - 20 / height))
         canvas.draw()
         self._renderer = canvas.get_renderer()
         self._buffer = np.asarray(canvas.buffer_rgba())
         self._background = self._buffer.copy()
         self._letters = _draw_letters(12.5 * self._unit)
-
-    def _position(self, x: float, y: float) -> tuple[float, float]:
-        """Return matplotlib's figure coordinates of a point in units from the top left."""
-        return x * self._unit / self._size[0], 1 - y * self._unit / self._size[1]
-
-    def _add_axes(self, figure: Any, index: int) -> Any:
-        """Add the axes of one panel; all are of one size, so equal limits mean equal scales."""
-        left_margin, gap, top, bottom, right_margin = 38, 22, 60, 22, 16
-        total = self._size[0] / self._unit - left_margin - right_margin + gap
-        width = total / len(self._panels)
-        left, low = self._position(left_margin + index * width, 0)[0], bottom * self._unit
-        height = self._size[1] - (top + bottom) * self._unit
-        box = (width - gap) * self._unit / self._size[0], height / self._size[1]
-        return figure.add_axes((left, low / self._size[1], *box))
 
     def picture_part(self) -> tuple[tuple[float, ...], tuple[int, int]]:
         """Return which part of the camera's picture the 2D panels show, and how large.
@@ -114,31 +101,22 @@ class Scene:
         corners = np.stack([axes.get_xlim(), axes.get_ylim()[::-1]], axis=-1)
         return np.clip(corners, 0, image_size), image_size
 
-    def _lay_picture(self, picture: np.ndarray) -> None:
-        height, width = picture.shape[:2]
-        for index, panel in enumerate(self._panels):
-            if isinstance(panel, ImagePanel):
-                top_left = self._picture_corners(index)[0][0]
-                x, y = np.rint(self._axes[index].transData.transform(top_left)).astype(int)
-                row = self._size[1] - y
-                self._buffer[row : row + height, x : x + width, :3] = picture
-
     def draw(self, frame: int, label: str, picture: np.ndarray | None = None) -> np.ndarray:
-        """Draw one frame.
+        """Draw one of the panels' frames, with a label at the top right.
 
-        Args:
-            frame: index into the panels' poses.
-            label: what stands at the top right.
-            picture: (height, width, 3), laid under the strokes of the 2D panels; its size and
-                what it shows are those of `picture_part`.
+        A picture (height, width, 3) is laid under the strokes of the 2D panels; its size and what
+        it shows are those of `picture_part`.
 
         Returns:
             (height, width, 4), uint8, RGBA; overwritten by the next call.
         """
         self._buffer[:] = self._background
-        if picture is not None:
-            self._lay_picture(picture)
-        for panel, axes, lines in zip(self._panels, self._axes, self._lines):
+        for index, (panel, axes, lines) in enumerate(zip(self._panels, self._axes, self._lines)):
+            if picture is not None and isinstance(panel, ImagePanel):
+                top_left = self._picture_corners(index)[0][0]
+                x, y = np.rint(axes.transData.transform(top_left)).astype(int)
+                row = self._size[1] - y
+                self._buffer[row : row + len(picture), x : x + picture.shape[1], :3] = picture
             panel.update(frame)
             lines.set_color(panel.strokes.colors)
             lines.draw(self._renderer)
@@ -277,18 +255,9 @@ def render_panels(
     bitrate_kbit: int | None = None,
     pictures: Iterable[np.ndarray | None] = repeat(None),
 ) -> None:
-    """Write a video of a scene's panels.
+    """Write a scene's frames, which are called `numbers`, as `write_video` does; raises the same.
 
-    Args:
-        output: the mp4 or gif.
-        scene: what is drawn.
-        numbers: (frames,), what the frames are called.
-        fps: frames a second, when shown.
-        bitrate_kbit: average rate of an mp4 in kbit/s; None for constant quality.
-        pictures: what lies under each frame's 2D keypoints, as `Scene.draw` takes it.
-
-    Raises:
-        InputError, OSError: as `write_video`.
+    `pictures` are what lies under each frame's 2D keypoints, as `Scene.draw` takes it.
     """
     frames = (
         scene.draw(frame, f"frame {number}", picture)
@@ -315,8 +284,7 @@ def _read_pictures(
     if 0 in shown:
         raise InputError(f"{video}: no keypoint lies in its picture; check the picture's size")
     rate = fps / recorded_fps if fps and recorded_fps else 1.0
-    if abs(rate - 1) < _SAME_RATE:
-        rate = 1.0
+    rate = 1.0 if abs(rate - 1) < _SAME_RATE else rate
     pictures = enumerate(read_video(video, part, shown))
     index, picture = -1, None
     for number in numbers:
@@ -344,17 +312,10 @@ def save_prediction_strip(
     columns: int = 6,
     frame_numbers: Sequence[int] | None = None,
 ) -> None:
-    """Write a picture with a column for each of some frames: input 2D, predicted 3D, true 3D.
+    """Write a PNG with a column for each of some frames: input 2D, predicted 3D, true 3D.
 
-    Args:
-        output: the PNG.
-        keypoints_px: (frames, 17, 2), pixels.
-        predicted_m: (frames, 17, 3), metres, world (z up), at the place of the true root.
-        truth_m: the same of the truth; None to leave it out.
-        azimuth: direction in degrees from which the poses are seen (`Camera.azimuth`).
-        image_size: width and height of the camera's picture in pixels.
-        columns: how many frames, taken at even distances.
-        frame_numbers: (frames,), what the frames are called; None for 0, 1, ….
+    There are `columns` frames at even distances. `keypoints_px` is (frames, 17, 2), pixels; the
+    other arguments are those of `render_prediction`.
 
     Raises:
         InputError: if the suffix is not .png or the folder is missing.
@@ -368,8 +329,8 @@ def save_prediction_strip(
     pixels, predicted = keypoints_px[chosen], predicted_m[chosen]
     truth = [] if truth_m is None else [truth_m[chosen]]
     names = ["Input 2D", "Predicted 3D", *("Ground truth 3D" for _ in truth)]
-    width, height = 1.62 * len(chosen) + 0.3, 1.91 * len(names) + 0.37
-    figure = Figure(figsize=(width, height), dpi=200, facecolor=PAPER)
+    height = 1.91 * len(names) + 0.37
+    figure = Figure(figsize=(1.62 * len(chosen) + 0.3, height), dpi=200, facecolor=PAPER)
     grid = figure.subplots(len(names), len(chosen), squeeze=False)
     view = View([predicted, *truth], azimuth, follow_frames=0)
     for column, number in enumerate(numbers[chosen]):
@@ -378,13 +339,12 @@ def save_prediction_strip(
             WorldPanel("", predicted, view, *truth),
             *(WorldPanel("", t, view) for t in truth),
         ]
-        for panel, axes in zip(panels, grid[:, column]):
+        for panel, axes, name in zip(panels, grid[:, column], [f"frame {number}", "", ""]):
             _attach(panel, axes, animated=False)
             panel.update(column)
-            title = panel.reading(column) if panel.reading else ""
-            axes.set_title(title, size=8, color=INK, pad=4)
+            reading = panel.reading(column) if panel.reading else ""
+            axes.set_title(name or reading, size=8, color=INK, pad=4)
             axes.set(xticks=[], yticks=[])
-        grid[0, column].set_title(f"frame {number}", size=8, color=INK, pad=4)
     for axes, name in zip(grid[:, 0], names):
         axes.set_ylabel(name, size=9, color=INK)
     _add_legend(figure, bool(truth), (0.99, 1 - 0.09 / height))

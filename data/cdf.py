@@ -27,14 +27,7 @@ MAX_BYTES = 500_000 * 96 * 4  # nearly three hours of poses at 50 Hz
 
 
 def read_variable(path: Path, name: str) -> np.ndarray:
-    """Read a variable of numbers.
-
-    Args:
-        path: the CDF file.
-        name: the variable's.
-
-    Returns:
-        (records, *dimensions), or (*dimensions) where it does not vary by record.
+    """Read a variable of numbers, (records, *dimensions); without records if it does not vary.
 
     Raises:
         KeyError: if there is no such variable; its argument lists those that there are.

@@ -37,10 +37,9 @@ def main() -> None:
     size, frames = probe_video(arguments.video)[0], count_frames(arguments.video)
     estimate = load_estimator(arguments.estimator)
     pictures = read_video(arguments.video, (0, 0, 1, 1), size)
+    bar = progress(pictures, total=frames, desc=arguments.estimator, unit="frame")
     people = []
-    for frame, picture in enumerate(
-        progress(pictures, total=frames, desc=arguments.estimator, unit="frame")
-    ):
+    for frame, picture in enumerate(bar):
         for keypoints, box, identity in estimate(picture):
             person = {"frame": frame, "bbox": box_around(keypoints) if box is None else box}
             person["keypoints"] = keypoints.astype(np.float32)

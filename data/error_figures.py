@@ -1,6 +1,6 @@
 """The pictures of evaluate_2d.py, in the style of a paper."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,7 @@ from common.skeleton import JOINT_NAMES
 
 
 def save_error_figures(folder: Path, report: Mapping[str, Any]) -> list[Path]:
-    """Draw the report of `evaluate_2d.evaluate`.
-
-    Args:
-        folder: where the PNGs go; it is created where it is missing.
-        report: the report.
+    """Draw the report of `evaluate_2d.evaluate` as PNGs in a folder, which may be missing.
 
     Returns:
         The pictures: each joint's error by estimator; the cumulative error; the correlation of
@@ -27,30 +23,27 @@ def save_error_figures(folder: Path, report: Mapping[str, Any]) -> list[Path]:
         OSError: if the disk is full or read-only.
     """
     estimators = report["estimators"]
-    pictures: dict[str, Callable[[], Any]] = {
-        "joint_errors.png": lambda: _joints(estimators),
-        "cumulative_error.png": lambda: _cumulative(estimators),
+    colors = dict(zip(estimators, cycle(COLORS)))
+    pictures = {
+        "joint_errors.png": _joints(estimators),
+        "cumulative_error.png": _cumulative(estimators, colors),
     }
     if len(estimators) > 1:
-        pictures["error_correlation.png"] = lambda: _correlation(report["error_correlation"])
+        pictures["error_correlation.png"] = _correlation(report["error_correlation"])
     told = {name: s["confidence"] for name, s in estimators.items() if s["confidence"]}
     if told:
-        pictures["calibration.png"] = lambda: _calibration(told, _colors(estimators))
-    for name, draw in pictures.items():
-        save_figure(draw(), folder / name)
+        pictures["calibration.png"] = _calibration(told, colors)
+    for name, picture in pictures.items():
+        save_figure(picture, folder / name)
     return [folder / name for name in pictures]
 
 
 def _joints(estimators: Mapping[str, Mapping[str, Any]]) -> Any:
     """A heat map joint × estimator of the error without bias; the best of a joint in bold."""
-    errors = np.array(
-        [
-            [s["by_joint"][joint]["bias_free_px"] for s in estimators.values()]
-            for joint in JOINT_NAMES
-        ]
-    )
+    joints = [summary["by_joint"] for summary in estimators.values()]
+    errors = np.array([[of[joint]["bias_free_px"] for of in joints] for joint in JOINT_NAMES])
     picture, axes = paper_figure(2.2 + 0.75 * len(estimators), 5.6)
-    _heat_map(axes, errors, JOINT_NAMES, list(estimators), "{:.1f}", "Blues", errors.max())
+    _heat_map(axes, errors, JOINT_NAMES, list(estimators), "{:.1f}", errors.max())
     axes.set_title("error without bias (px)", size=9, color=INK)
     for row, best in enumerate(errors.argmin(axis=1)):
         axes.texts[row * len(estimators) + best].set_weight("bold")
@@ -62,21 +55,15 @@ def _correlation(correlation: Mapping[str, Any]) -> Any:
     names = correlation["names"]
     values = np.array(correlation["mean"], dtype=float)
     picture, axes = paper_figure(2.0 + 0.75 * len(names), 1.4 + 0.5 * len(names))
-    _heat_map(axes, values, names, names, "{:.2f}", "Blues", 1.0)
+    _heat_map(axes, values, names, names, "{:.2f}", 1.0)
     axes.set_title("correlation of the errors", size=9, color=INK)
     return picture
 
 
 def _heat_map(
-    axes: Any,
-    values: np.ndarray,
-    rows: Any,
-    columns: Any,
-    form: str,
-    colors: str,
-    largest: float,
+    axes: Any, values: np.ndarray, rows: Any, columns: Any, form: str, largest: float
 ) -> None:
-    axes.imshow(values, cmap=colors, vmin=0, vmax=1.15 * largest, aspect="auto")
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=1.15 * largest, aspect="auto")
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -87,16 +74,14 @@ def _heat_map(
         axes.text(column, row, form.format(value), ha="center", va="center", size=8, color=ink)
 
 
-def _cumulative(estimators: Mapping[str, Mapping[str, Any]]) -> Any:
+def _cumulative(estimators: Mapping[str, Mapping[str, Any]], colors: Mapping[str, str]) -> Any:
     """How many keypoints have an error of so many pixels at most."""
     picture, axes = paper_figure(5.2, 3.6)
-    colors = _colors(estimators)
     for name in sorted(estimators, key=lambda name: estimators[name]["mean_px"]):
         values = estimators[name]["cumulative"]
         axes.plot(CUMULATIVE_PX, values, color=colors[name], linewidth=1.6, label=name)
-    axes.set(
-        xlabel="error (px)", ylabel="keypoints (%)", xlim=(0, CUMULATIVE_PX[-1]), ylim=(0, 101)
-    )
+    axes.set(xlabel="error (px)", xlim=(0, CUMULATIVE_PX[-1]))
+    axes.set(ylabel="keypoints (%)", ylim=(0, 101))
     axes.legend(frameon=False, labelcolor=INK, fontsize=8)
     return picture
 
@@ -107,10 +92,9 @@ def _calibration(told: Mapping[str, Mapping[str, Any]], colors: Mapping[str, str
     for name, confidence in told.items():
         errors = [one["error_px"] for one in confidence["calibration"]]
         tenths = (np.arange(len(errors)) + 0.5) * 100 / len(errors)
-        rank = confidence["rank_correlation"]
-        label = (
-            name if rank is None else f"{name} (rank correlation {rank:.2f})".replace("-0", "−0")
-        )
+        rank, label = confidence["rank_correlation"], name
+        if rank is not None:
+            label += f" (rank correlation {rank:.2f})".replace("-0", "−0")
         style = {"linewidth": 1.6, "marker": "o", "markersize": 3.5}
         axes.plot(tenths, errors, color=colors[name], label=label, **style)
     axes.set_yscale("log")
@@ -120,8 +104,3 @@ def _calibration(told: Mapping[str, Mapping[str, Any]], colors: Mapping[str, str
     axes.set(xlabel="confidence (percentile)", ylabel="error without bias (px)", xlim=(0, 100))
     axes.legend(frameon=False, labelcolor=INK, fontsize=8)
     return picture
-
-
-def _colors(names: Iterable[str]) -> dict[str, str]:
-    """Return {estimator: its colour}, the same in every picture."""
-    return dict(zip(names, cycle(COLORS)))

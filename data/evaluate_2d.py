@@ -16,24 +16,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common import keypoint_errors
 from common.confidences import WITH_CONFIDENCE
 from common.console import DATA_DIR, ArgumentParser, InputError, progress, run
 from common.files import atomic_output, check_output
-from common.h36m_dataset import (
-    TEST_SUBJECTS,
-    keypoints_names,
-    keypoints_path,
-    parse_subjects,
-)
-from common.keypoint_errors import (
-    PCK_SHARES,
-    best_by_joint,
-    error_correlation,
-    list_views,
-    measure,
-    sample_differences,
-    view_arrays,
-)
+from common.h36m_dataset import TEST_SUBJECTS, keypoints_names, keypoints_path, parse_subjects
+from common.keypoint_errors import PCK_SHARES
 from common.npz_io import read_positions_2d
 from common.skeleton import JOINT_NAMES
 
@@ -80,12 +68,7 @@ def parse_arguments() -> argparse.Namespace:
         help="the estimators or mixtures, data_2d_h36m_NAME.npz (default: all that there are); "
         "confidences are taken from data_2d_h36m_NAME_w_conf.npz if there is one",
     )
-    add(
-        "--subjects",
-        default=",".join(TEST_SUBJECTS),
-        metavar="S,…",
-        help="whose sequences",
-    )
+    add("--subjects", default=",".join(TEST_SUBJECTS), metavar="S,…", help="whose sequences")
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder of the npz files")
     add("--report", type=Path, metavar="FILE", help="write all figures to this .json or .csv")
     add("--figures", type=Path, metavar="DIR", help="draw PNGs into this folder")
@@ -114,14 +97,8 @@ def choose_files(data_dir: Path, names: Sequence[str] | None) -> dict[str, Path]
             f"{data_dir}: holds no estimator's data_2d_h36m_*.npz; prepare one with "
             "data/prepare_2d_estimation.py"
         )
-    return {
-        name: keypoints_path(
-            data_dir,
-            "h36m",
-            name + (WITH_CONFIDENCE if name + WITH_CONFIDENCE in there_are else ""),
-        )
-        for name in names
-    }
+    files = {n: n + WITH_CONFIDENCE if n + WITH_CONFIDENCE in there_are else n for n in names}
+    return {name: keypoints_path(data_dir, "h36m", file) for name, file in files.items()}
 
 
 def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str]) -> dict:
@@ -136,22 +113,22 @@ def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str
         InputError: if a file is bad, or lacks a sequence or a frame that gt has.
     """
     truth = read_positions_2d(truth_path)
-    views = list_views(truth_path, truth, subjects)
+    views = keypoint_errors.list_views(truth_path, truth, subjects)
     truths = [truth[s][a][camera][..., :2] for s, a, camera in views]
     lengths = list(map(len, truths))
     summaries, sampled = {}, []
     for name, path in progress(paths.items(), desc="measuring", unit="file"):
-        estimates = view_arrays(path, read_positions_2d(path), views, lengths)
-        summaries[name] = measure(estimates, truths, views)
-        sampled.append(sample_differences(estimates, truths))
+        estimates = keypoint_errors.view_arrays(path, read_positions_2d(path), views, lengths)
+        summaries[name] = keypoint_errors.measure(estimates, truths, views)
+        sampled.append(keypoint_errors.sample_differences(estimates, truths))
         del estimates  # before the next file is read
-    correlation = error_correlation(sampled)
+    correlation = keypoint_errors.error_correlation(sampled)
     return {
         "subjects": list(subjects),
         "frames": sum(lengths),
         "estimators": summaries,
         "best": {
-            figure: best_by_joint(summaries, figure) for figure in ("mean_px", "bias_free_px")
+            f: keypoint_errors.best_by_joint(summaries, f) for f in ("mean_px", "bias_free_px")
         },
         "error_correlation": {
             "names": list(paths),
@@ -164,46 +141,34 @@ def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str
 def format_report(report: Mapping[str, Any]) -> str:
     """Return the tables for a terminal; a star marks the best of a row."""
     estimators = report["estimators"]
+    names, summaries = list(estimators), list(estimators.values())
+
+    def rows_of(group: str, figure: str) -> dict[str, list]:
+        return {m: [s[group][m][figure] for s in summaries] for m in summaries[0][group]}
+
     head = f"{', '.join(report['subjects'])}: {report['frames']:,} frames over the cameras, px"
-    overall = {
-        name: [_number(summary[figure]) for figure in COLUMNS]
-        for name, summary in estimators.items()
-    }
+    overall = {name: [_number(s[figure]) for figure in COLUMNS] for name, s in estimators.items()}
     blocks = [head, _table("Estimator", list(COLUMNS.values()), overall)]
     for figure, title in (("mean_px", "Mean error"), ("bias_free_px", "Without bias")):
-        rows = {
-            joint: [summary["by_joint"][joint][figure] for summary in estimators.values()]
-            for joint in JOINT_NAMES
-        }
-        blocks.append(_table(title, list(estimators), _starred(rows)))
-    bias = {
-        joint: [
-            "{:+.1f} {:+.1f}".format(*summary["by_joint"][joint]["bias_px"])
-            for summary in estimators.values()
-        ]
-        for joint in JOINT_NAMES
-    }
-    blocks.append(_table("Bias, x and y", list(estimators), bias))
+        blocks.append(_table(title, names, _starred(rows_of("by_joint", figure))))
+    biases = rows_of("by_joint", "bias_px")
+    rows = {joint: ["{:+.1f} {:+.1f}".format(*xy) for xy in row] for joint, row in biases.items()}
+    blocks.append(_table("Bias, x and y", names, rows))
     for group, title in GROUPS.items():
-        members = next(iter(estimators.values()))[group]
-        rows = {m: [s[group][m]["bias_free_px"] for s in estimators.values()] for m in members}
-        blocks.append(_table(f"{title}, no bias", list(estimators), _starred(rows)))
-    correlation = report["error_correlation"]
-    if len(estimators) > 1:
-        rows = dict(zip(estimators, [[_number(x) for x in row] for row in correlation["mean"]]))
-        blocks.append(_table("Error correlation", list(estimators), rows))
-    told = {name: s["confidence"] for name, s in estimators.items() if s["confidence"]}
-    if told:
-        bins = [f"{10 * i} %" for i in range(10)]
-        rows = {
-            name: [_number(one["error_px"]) for one in confidence["calibration"]]
-            + [_number(confidence["rank_correlation"])]
-            for name, confidence in told.items()
-        }
-        title = "Error by confidence"
-        blocks.append(
-            _table(title, [*bins[: len(next(iter(rows.values()))) - 1], "rank corr."], rows)
-        )
+        rows = _starred(rows_of(group, "bias_free_px"))
+        blocks.append(_table(f"{title}, no bias", names, rows))
+    if len(names) > 1:
+        correlations = report["error_correlation"]["mean"]
+        rows = {name: [_number(x) for x in row] for name, row in zip(names, correlations)}
+        blocks.append(_table("Error correlation", names, rows))
+    rows = {}
+    for name, confidence in ((n, s["confidence"]) for n, s in estimators.items()):
+        if confidence:
+            bins = [_number(one["error_px"]) for one in confidence["calibration"]]
+            rows[name] = [*bins, _number(confidence["rank_correlation"])]
+    if rows:
+        titles = [f"{10 * i} %" for i in range(len(bins))]
+        blocks.append(_table("Error by confidence", [*titles, "rank corr."], rows))
     return "\n\n".join(blocks)
 
 
@@ -239,24 +204,19 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
             writer.writerow(["estimator", "group", "member", "figure", "value"])
             for name, summary in report["estimators"].items():
                 writer.writerows([name, *row] for row in _csv_rows(summary))
-            correlation = report["error_correlation"]
-            for a, row in zip(correlation["names"], correlation["mean"]):
-                writer.writerows(
-                    [a, "error_correlation", b, "pearson", value]
-                    for b, value in zip(correlation["names"], row)
-                )
+            names = report["error_correlation"]["names"]
+            for a, row in zip(names, report["error_correlation"]["mean"]):
+                for b, value in zip(names, row):
+                    writer.writerow([a, "error_correlation", b, "pearson", value])
 
 
 def _csv_rows(summary: Mapping[str, Any]) -> Iterator[list[Any]]:
     yield from (["all", "all", figure, summary[figure]] for figure in COLUMNS)
     for group in ("by_joint", *GROUPS):
         for member, figures in summary[group].items():
-            for figure, value in figures.items():
-                if figure == "bias_px":
-                    yield [group, member, "bias_x_px", value[0]]
-                    yield [group, member, "bias_y_px", value[1]]
-                else:
-                    yield [group, member, figure, value]
+            figures = dict(figures)
+            figures |= zip(("bias_x_px", "bias_y_px"), figures.pop("bias_px", ()))
+            yield from ([group, member, *figure] for figure in figures.items())
     confidence = summary["confidence"]
     if confidence:
         yield ["all", "all", "rank_correlation", confidence["rank_correlation"]]

@@ -1,5 +1,6 @@
 """The mixtures that learn from gt on the training subjects, for merge.py."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,26 @@ from common.npz_io import Positions2d, read_positions_2d
 from common.skeleton import JOINT_NAMES
 
 
-def choose_learned(data_dir: Path, given: str | None, mixture: FittedMixture | None) -> list[str]:
-    """Return the estimators of a strategy that learns: all that there are, or those given.
+def each_view(
+    estimators: dict[str, Positions2d],
+) -> Iterator[tuple[str, str, int, list[np.ndarray]]]:
+    """Yield (subject, action, camera, the estimators' arrays) in the order of the first file."""
+    first, *_ = estimators.values()
+    for subject, action, cameras in each_sequence(first):
+        for camera in range(len(cameras)):
+            yield subject, action, camera, [e[subject][action][camera] for e in estimators.values()]
 
-    Args:
-        data_dir: folder of the npz files.
-        given: the value of --detectors.
-        mixture: the fit that --weights names.
+
+def arrange(estimators: dict[str, Positions2d], mixed: Iterable[np.ndarray]) -> Positions2d:
+    """Arrange mixed views, in the order of `each_view`, as the estimators' positions are."""
+    merged: Positions2d = {}
+    for view, (subject, action, *_) in zip(mixed, each_view(estimators)):
+        merged.setdefault(subject, {}).setdefault(action, []).append(view)
+    return merged
+
+
+def choose_learned(data_dir: Path, given: str | None, mixture: FittedMixture | None) -> list[str]:
+    """Return the estimators of a strategy that learns: all, those given, or those of the fit.
 
     Raises:
         InputError: if `mixture` was fitted for others, or there are fewer than two.
@@ -34,15 +48,13 @@ def choose_learned(data_dir: Path, given: str | None, mixture: FittedMixture | N
     if given is not None:
         return split_names(given)
     names = [name.removesuffix(WITH_CONFIDENCE) for name in keypoints_names(data_dir, "h36m")]
-    mixed = [
-        name for name in dict.fromkeys(names) if name != "gt" and not name.startswith("merge_")
-    ]
-    if len(mixed) < 2:
+    names = [n for n in dict.fromkeys(names) if n != "gt" and not n.startswith("merge_")]
+    if len(names) < 2:
         raise InputError(
-            f"{data_dir}: holds {len(mixed)} estimators' files, but a mixture needs two or more; "
+            f"{data_dir}: holds {len(names)} estimators' files, but a mixture needs two or more; "
             "prepare them with prepare_2d_estimation.py, or name them with --detectors"
         )
-    return mixed
+    return names
 
 
 def confident_paths(
@@ -53,9 +65,8 @@ def confident_paths(
     paths = {}
     for i, name in enumerate(detectors):
         confident = mixture.confident[i] if mixture else name + WITH_CONFIDENCE in there_are
-        paths[name] = keypoints_path(
-            data_dir, "h36m", name + (WITH_CONFIDENCE if confident else "")
-        )
+        suffix = WITH_CONFIDENCE if confident else ""
+        paths[name] = keypoints_path(data_dir, "h36m", name + suffix)
     return paths
 
 
@@ -74,18 +85,15 @@ def training_views(estimators: dict[str, Positions2d], truth_path: Path) -> Trai
     """
     truth = read_positions_2d(truth_path)
     views, truths, groups = [], [], []
-    first, *_ = estimators.values()
-    for subject, action, cameras in each_sequence(first):
+    for subject, action, camera, arrays in each_view(estimators):
         if subject not in TRAIN_SUBJECTS:
             continue
         if action not in truth.get(subject, {}):
             raise InputError(f"{truth_path}: lacks {subject} {action}, which the estimators have")
-        for camera in range(len(cameras)):
-            arrays = [e[subject][action][camera] for e in estimators.values()]
-            true, *arrays = cut_to_shortest([truth[subject][action][camera][..., :2], *arrays])
-            truths.append(true)
-            views.append(arrays)
-            groups.append(subject)
+        true, *arrays = cut_to_shortest([truth[subject][action][camera][..., :2], *arrays])
+        truths.append(true)
+        views.append(arrays)
+        groups.append(subject)
     if not views:
         raise InputError(
             f"{truth_path.parent}: the estimators' files hold none of {', '.join(TRAIN_SUBJECTS)}, "
@@ -119,30 +127,18 @@ def fit(estimators: dict[str, Positions2d], training: Training) -> FittedMixture
     views, truths, subjects = training
     confident = [array.shape[-1] == 3 for array in views[0]]
     mixture = fit_mixture(list(estimators), confident, views, truths, subjects)
-    told = ", ".join(
-        f"{name} ({'variance by confidence' if known else 'constant variance'})"
-        for name, known in zip(estimators, confident)
-    )
-    print(
-        f"fitted to {', '.join(dict.fromkeys(subjects))}, {sum(map(len, truths)):,} frames: {told}"
-    )
+    models = ("variance by confidence" if known else "constant variance" for known in confident)
+    told = ", ".join(f"{name} ({model})" for name, model in zip(estimators, models))
+    people, frames = ", ".join(dict.fromkeys(subjects)), sum(map(len, truths))
+    print(f"fitted to {people}, {frames:,} frames: {told}")
     return mixture
 
 
 def apply_mixture(mixture: FittedMixture, estimators: dict[str, Positions2d]) -> Positions2d:
-    """Apply a fit to every view of every sequence; returns what `mix` does."""
-    first, *_ = estimators.values()
+    """Apply a fit to every view of every sequence."""
     for name, confident in zip(mixture.estimators, mixture.confident):
         if confident:
             check_channel(Path(f"data_2d_h36m_{name}_w_conf.npz"), estimators[name])
-    views = [
-        cut_to_shortest([e[subject][action][camera] for e in estimators.values()])
-        for subject, action, cameras in each_sequence(first)
-        for camera in range(len(cameras))
-    ]
+    views = [cut_to_shortest(arrays) for *_, arrays in each_view(estimators)]
     mixed = progress(mix_fitted(mixture, views), total=len(views), desc="mixing", unit="view")
-    each = iter(mixed)
-    merged: Positions2d = {}
-    for subject, action, cameras in each_sequence(first):
-        merged.setdefault(subject, {})[action] = [next(each) for _ in cameras]
-    return merged
+    return arrange(estimators, mixed)

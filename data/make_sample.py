@@ -24,39 +24,29 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.console import (
-    DATA_DIR,
-    ArgumentParser,
-    InputError,
-    leave_signals_to_parent,
-    non_negative_int,
-    positive_int,
-    progress,
-    run,
-)
+from common import console
+from common.console import DATA_DIR, InputError, progress
 from common.h36m_dataset import (
     ACTIONS,
     CAMERA_IDS,
-    SUBJECTS,
+    SUBJECTS_FLAG,
     TEST_SUBJECTS,
     TRAIN_SUBJECTS,
     is_corrupt,
-    parse_subjects,
 )
 from data.synthetic.estimators import ESTIMATORS, write_estimates
 from data.synthetic.scene import Clip, make_motion
 
 # The numbers of an action's two files (None: the name has none), where they are not (None, 1).
 _OTHER_NUMBERS = {
-    (
-        1,
+    "S1 Sitting, S5 Directions, S5 Greeting, S5 Waiting, S6 Eating, S6 Sitting, S7 Waiting, "
+    "S7 Walking, S8 WalkTogether, S9 Discussion, S11 Discussion": (1, 2),
+    "S5 Discussion, S11 Phoning": (2, 3),
+    "S1 Eating, S1 SittingDown, S5 Photo, S6 Posing, S7 Phoning, S11 Greeting, S11 Smoking": (
+        None,
         2,
-    ): "S1 Sitting, S5 Directions, S5 Greeting, S5 Waiting, S6 Eating, S6 Sitting, S7 Waiting, "
-    "S7 Walking, S8 WalkTogether, S9 Discussion, S11 Discussion",
-    (2, 3): "S5 Discussion, S11 Phoning",
-    (None, 2): "S1 Eating, S1 SittingDown, S5 Photo, S6 Posing, S7 Phoning, S11 Greeting, "
-    "S11 Smoking",
-    (None, 3): "S6 Waiting",
+    ),
+    "S6 Waiting": (None, 3),
 }
 _S1_SPELLING = {"Photo": "TakingPhoto", "WalkDog": "WalkingDog"}
 
@@ -88,19 +78,15 @@ def main() -> None:
 
 def parse_arguments() -> Namespace:
     """Return the parsed flags."""
-    parser = ArgumentParser(description="Write a licence-free stand-in for Human3.6M's raw files.")
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=DATA_DIR / "sample",
-        help="the files go into preprocess/ in this folder; an earlier sample is replaced",
-    )
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--frames", type=positive_int, default=100, help="length of each sequence")
-    size.add_argument("--full", action="store_true", help="lengths as in Human3.6M, 527k frames")
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="same seed, same sample")
-    subjects = {"type": parse_subjects, "default": ",".join(SUBJECTS), "metavar": "S1,S5,…"}
-    parser.add_argument("--subjects", **subjects, help="which subjects")
+    summary = "Write a licence-free stand-in for Human3.6M's raw files."
+    parser = console.ArgumentParser(description=summary)
+    add, length = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
+    folder = "the files go into preprocess/ in this folder; an earlier sample is replaced"
+    add("--data-dir", type=Path, default=DATA_DIR / "sample", help=folder)
+    length("--frames", type=console.positive_int, default=100, help="length of each sequence")
+    length("--full", action="store_true", help="lengths as in Human3.6M, 527k frames")
+    add("--seed", type=console.non_negative_int, default=0, help="same seed, same sample")
+    add("--subjects", **SUBJECTS_FLAG | {"help": "which subjects"})
     return parser.parse_args()
 
 
@@ -113,7 +99,7 @@ def file_names(subject: str) -> list[str]:
     for action in ACTIONS:
         spelled = _S1_SPELLING.get(action, action) if subject == "S1" else action
         here = f"{subject} {action}"
-        others = (n for n, where in _OTHER_NUMBERS.items() if here in where.split(", "))
+        others = (n for where, n in _OTHER_NUMBERS.items() if here in where.split(", "))
         for number in next(others, (None, 1)):
             names.append(spelled if number is None else f"{spelled} {number}")
     return names
@@ -148,11 +134,11 @@ def write_clips(folder: Path, clips: Sequence[Clip]) -> None:
     """Make and write all clips, one process per core."""
     # The longest clips first, so that all cores finish at about the same time.
     ordered = sorted(clips, key=lambda clip: -clip.frames)
-    with ProcessPoolExecutor(os.cpu_count(), initializer=leave_signals_to_parent) as pool:
+    leave_signals = console.leave_signals_to_parent
+    with ProcessPoolExecutor(os.cpu_count(), initializer=leave_signals) as pool:
         try:
             finished = pool.map(partial(write_clip, folder), ordered)
-            for _ in progress(finished, total=len(clips), desc="sample", unit="file"):
-                pass
+            list(progress(finished, total=len(clips), desc="sample", unit="file"))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -179,14 +165,8 @@ def write_cdf(path: Path, positions_mm: np.ndarray) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     pose = positions_mm.astype(np.float32).reshape(1, -1, 96)
-    description = {
-        "Variable": "Pose",
-        "Data_Type": CDF.CDF_FLOAT,
-        "Num_Elements": 1,
-        "Rec_Vary": True,
-        "Dim_Sizes": list(pose.shape[1:]),
-        "Compress": 6,
-    }
+    description = {"Variable": "Pose", "Data_Type": CDF.CDF_FLOAT, "Num_Elements": 1}
+    description |= {"Rec_Vary": True, "Dim_Sizes": list(pose.shape[1:]), "Compress": 6}
     with CDF(path) as file:
         file.write_var(description, var_data=pose)
 
@@ -226,4 +206,4 @@ def install(temporary: Path, preprocess: Path, folders: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    console.run(main)

@@ -30,9 +30,11 @@ from common.npz_io import Positions2d, npz_path, read_positions_2d, write_positi
 from common.skeleton import JOINT_NAMES
 from data.learned_mixtures import (
     apply_mixture,
+    arrange,
     choose_joints,
     choose_learned,
     confident_paths,
+    each_view,
     fit,
     training_views,
 )
@@ -63,92 +65,68 @@ def main() -> None:
         suffix = WITH_CONFIDENCE if weighted else ""
         paths = {n: keypoints_path(data_dir, "h36m", n + suffix) for n in detectors}
     learns = strategy in LEARNED and mixture is None
-    truth_path = keypoints_path(data_dir, "h36m", "gt") if learns else None
-    filename = arguments.output_filename
-    if filename is None:
-        filename = f"data_2d_h36m_merge_{strategy}.npz"
-    output = npz_path(data_dir, filename)
-    outputs = [output, data_dir / WEIGHTS] if strategy == "fitted" and learns else [output]
-    check_distinct(outputs, [*paths.values(), *([truth_path] if truth_path else [])])
+    truth_paths = [keypoints_path(data_dir, "h36m", "gt")] if learns else []
+    output = npz_path(data_dir, arguments.output_filename)
+    weights = [data_dir / WEIGHTS] if strategy == "fitted" and learns else []
+    check_distinct([output, *weights], [*paths.values(), *truth_paths])
     estimators = read_estimators(paths)
     if weighted:
         check_confidences(estimators, logits)
     report_cuts(estimators)
-    training = training_views(estimators, truth_path) if truth_path else None
+    training = training_views(estimators, truth_paths[0]) if learns else None
     if strategy == "fitted":
         mixture = mixture or fit(estimators, training)
         merged = apply_mixture(mixture, estimators)
     else:
         if strategy == "best_joint":
             replaced = choose_joints(detectors, training)
-        merged = mix(estimators, replaced, weighted, logits)
+        views = (dict(zip(estimators, arrays)) for *_, arrays in each_view(estimators))
+        merged = arrange(estimators, (mix(view, replaced, weighted, logits) for view in views))
     write_positions_2d(output, merged)
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
-    if strategy == "fitted" and training:
-        write_mixture(data_dir / WEIGHTS, mixture)
-        print(f"wrote {data_dir / WEIGHTS}, for --weights")
+    for path in weights:
+        write_mixture(path, mixture)
+        print(f"wrote {path}, for --weights")
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add(
-        "--strategy",
-        required=True,
-        choices=("manual", "average", "weighted_average", *LEARNED),
-        help="manual takes joints of one estimator from others, average is the plain mean, "
-        "weighted_average weights by confidence and reads the files that end in _w_conf; "
-        "best_joint and fitted learn from gt on the training subjects, and fitted reads _w_conf "
-        "files where there are any",
-    )
-    add(
-        "--detectors",
-        metavar="A,B,…",
-        help=f"the estimators; for manual, whose joints are replaced (default: {MANUAL_DETECTORS} "
-        f"for manual, all that there are for {' and '.join(LEARNED)}, else {AVERAGED_DETECTORS})",
-    )
-    add(
-        "--replace",
-        nargs="+",
-        metavar="JOINTS=NAME",
-        help="manual alone: joints, by number or name, and the estimator to take them from "
-        f"(default: {' '.join(MANUAL_REPLACE)})",
-    )
-    add(
-        "--logits",
-        metavar="A,B,…",
-        help="weighted_average alone: estimators whose confidences are logits, which are divided "
-        f"by their maximum over the sequence (default: {LOGITS_DETECTORS})",
-    )
-    add(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help=f"fitted alone: apply an earlier fit, {WEIGHTS}, instead of learning from gt",
-    )
-    add(
-        "--data-dir",
-        type=Path,
-        default=DATA_DIR,
-        metavar="DIR",
-        help="folder of the npz files",
-    )
-    add(
-        "--output-filename",
-        metavar="FILE",
-        help="output, in --data-dir unless the path is absolute "
-        "(default: data_2d_h36m_merge_<strategy>.npz)",
-    )
+    strategies = ("manual", "average", "weighted_average", *LEARNED)
+    text = "manual takes joints of one estimator from others, average is the plain mean, "
+    text += "weighted_average weights by confidence and reads the files that end in _w_conf; "
+    text += "best_joint and fitted learn from gt on the training subjects, and fitted reads "
+    text += "_w_conf files where there are any"
+    add("--strategy", required=True, choices=strategies, help=text)
+    text = "the estimators; for manual, whose joints are replaced (default: "
+    text += f"{MANUAL_DETECTORS} for manual, all that there are for {' and '.join(LEARNED)}, "
+    text += f"else {AVERAGED_DETECTORS})"
+    add("--detectors", metavar="A,B,…", help=text)
+    text = "manual alone: joints, by number or name, and the estimator to take them from "
+    text += f"(default: {' '.join(MANUAL_REPLACE)})"
+    add("--replace", nargs="+", metavar="JOINTS=NAME", help=text)
+    text = "weighted_average alone: estimators whose confidences are logits, which are divided "
+    text += f"by their maximum over the sequence (default: {LOGITS_DETECTORS})"
+    add("--logits", metavar="A,B,…", help=text)
+    text = f"fitted alone: apply an earlier fit, {WEIGHTS}, instead of learning from gt"
+    add("--weights", type=Path, metavar="FILE", help=text)
+    add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder of the npz files")
+    text = "output, in --data-dir unless the path is absolute "
+    text += "(default: data_2d_h36m_merge_<strategy>.npz)"
+    add("--output-filename", metavar="FILE", help=text)
     arguments = parser.parse_args()
-    if arguments.strategy == "manual":
+    strategy = arguments.strategy
+    if strategy == "manual":
         arguments.replace = arguments.replace or MANUAL_REPLACE
     elif arguments.replace:
-        parser.error(f"--replace goes with --strategy manual, not with {arguments.strategy}")
-    if arguments.logits is not None and arguments.strategy != "weighted_average":
-        parser.error(f"--logits goes with weighted_average, not with {arguments.strategy}")
-    if arguments.weights and arguments.strategy != "fitted":
-        parser.error(f"--weights goes with --strategy fitted, not with {arguments.strategy}")
+        parser.error(f"--replace goes with --strategy manual, not with {strategy}")
+    if arguments.logits is not None and strategy != "weighted_average":
+        parser.error(f"--logits goes with weighted_average, not with {strategy}")
+    if arguments.weights and strategy != "fitted":
+        parser.error(f"--weights goes with --strategy fitted, not with {strategy}")
+    if arguments.output_filename is None:
+        arguments.output_filename = f"data_2d_h36m_merge_{strategy}.npz"
     return arguments
 
 
@@ -160,8 +138,8 @@ def parse_replacements(replacements: Sequence[str] | None) -> dict[int, str]:
     """
     replaced: dict[int, str] = {}
     for text in replacements or ():
-        joints, equals, name = text.partition("=")
-        if not equals or not name:
+        joints, _, name = text.partition("=")
+        if not name:
             raise InputError(f"--replace {text}: expected joints=estimator, such as 2,8,10,14=pct")
         for joint in joints.split(","):
             index = joint_index(joint)
@@ -177,14 +155,13 @@ def joint_index(joint: str) -> int:
     Raises:
         InputError: if there is no such joint.
     """
-    numbers = {str(i): i for i in range(len(JOINT_NAMES))}
-    by_name = {name: i for i, name in enumerate(JOINT_NAMES)}
-    if joint not in numbers | by_name:
-        raise InputError(
-            f"--replace: no joint '{joint}'; they are 0 to {len(JOINT_NAMES) - 1}, or "
-            f"{', '.join(JOINT_NAMES)}"
-        )
-    return (numbers | by_name)[joint]
+    for index, name in enumerate(JOINT_NAMES):
+        if joint in (str(index), name):
+            return index
+    raise InputError(
+        f"--replace: no joint '{joint}'; they are 0 to {len(JOINT_NAMES) - 1}, or "
+        f"{', '.join(JOINT_NAMES)}"
+    )
 
 
 def choose_detectors(strategy: str, given: str | None, replaced: dict[int, str]) -> list[str]:
@@ -200,14 +177,12 @@ def choose_detectors(strategy: str, given: str | None, replaced: dict[int, str])
     if strategy == "manual":
         unused = sorted(set(detectors[1:]) - set(replaced.values()))
         if unused:
-            raise InputError(
-                f"--detectors {given}: --replace takes no joint of {', '.join(unused)}"
-            )
+            joints_of = ", ".join(unused)
+            raise InputError(f"--detectors {given}: --replace takes no joint of {joints_of}")
         detectors = list(dict.fromkeys(detectors[:1] + list(replaced.values())))
     if len(detectors) < 2:
-        raise InputError(
-            f"--detectors {','.join(detectors)}: a mixture needs two estimators or more"
-        )
+        named = ",".join(detectors)
+        raise InputError(f"--detectors {named}: a mixture needs two estimators or more")
     return detectors
 
 
@@ -220,20 +195,13 @@ def choose_logits(given: str | None, detectors: list[str]) -> list[str]:
     logits = split_names(LOGITS_DETECTORS if given is None else given)
     unknown = [name for name in logits if name not in detectors]
     if given is not None and unknown:
-        raise InputError(
-            f"--logits {given}: {', '.join(unknown)} is not among {', '.join(detectors)}"
-        )
+        there, others = ", ".join(detectors), ", ".join(unknown)
+        raise InputError(f"--logits {given}: {others} is not among {there}")
     return logits
 
 
 def read_estimators(paths: dict[str, Path]) -> dict[str, Positions2d]:
-    """Read the estimators' npz files.
-
-    Args:
-        paths: {estimator: its file}.
-
-    Returns:
-        {estimator: positions}, all of the same subjects and actions.
+    """Read {estimator: positions}, all of the same subjects and actions, from {estimator: file}.
 
     Raises:
         InputError: if a file is missing or bad, or subjects or actions differ.
@@ -274,16 +242,14 @@ def check_confidences(estimators: dict[str, Positions2d], logits: list[str]) -> 
 
 def report_cuts(estimators: dict[str, Positions2d]) -> None:
     """Say how many views have estimates of unequal length, and which differ the most."""
-    first, *_ = estimators.values()
     cuts = []
-    for subject, action, cameras in each_sequence(first):
-        for camera in range(len(cameras)):
-            lengths = {n: len(e[subject][action][camera]) for n, e in estimators.items()}
-            surplus = max(lengths.values()) - min(lengths.values())
-            cuts.append((surplus, f"{subject} {action}, camera {CAMERA_IDS[camera]}", lengths))
+    for subject, action, camera, arrays in each_view(estimators):
+        lengths = list(map(len, arrays))
+        where = f"{subject} {action}, camera {CAMERA_IDS[camera]}"
+        cuts.append((max(lengths) - min(lengths), where, lengths))
     surplus, where, lengths = max(cuts, key=lambda cut: cut[0])
     if surplus:
-        frames = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        frames = ", ".join(f"{name} {length}" for name, length in zip(estimators, lengths))
         print(
             f"cut to the shortest: {sum(cut[0] > 0 for cut in cuts)} of {len(cuts)} views, by up "
             f"to {surplus} frames ({where}: {frames})"
@@ -291,46 +257,24 @@ def report_cuts(estimators: dict[str, Positions2d]) -> None:
 
 
 def mix(
-    estimators: dict[str, Positions2d], replaced: dict[int, str], weighted: bool, logits: list[str]
-) -> Positions2d:
-    """Mix every view of every sequence.
+    estimates: dict[str, np.ndarray], replaced: dict[int, str], weighted: bool, logits: list[str]
+) -> np.ndarray:
+    """Mix the estimates of one view, {estimator: (frames, 17, 2 or 3)}, pixels, then confidence.
 
-    Args:
-        estimators: {estimator: positions}; the first is the one whose joints are replaced.
-        replaced: {joint: the estimator to take it from}; empty for a mean.
-        weighted: whether the mean is weighted by the confidences.
-        logits: estimators whose confidences are logits.
+    Joints of the first are `replaced`, {joint: the estimator to take it from}. Without these, the
+    mean is taken, which may be weighted by the confidences; those of some may be logits.
 
     Returns:
-        {subject: {action: [four arrays (frames, 17, 2)]}}, float32, pixels.
+        (frames, 17, 2), float32, pixels, as long as the shortest.
     """
-    merged: Positions2d = {}
-    first, *_ = estimators.values()
-    for subject, action, cameras in each_sequence(first):
-        merged.setdefault(subject, {})[action] = [
-            mix_view(
-                {name: e[subject][action][camera] for name, e in estimators.items()},
-                replaced,
-                weighted,
-                logits,
-            )
-            for camera in range(len(cameras))
-        ]
-    return merged
-
-
-def mix_view(
-    views: dict[str, np.ndarray], replaced: dict[int, str], weighted: bool, logits: list[str]
-) -> np.ndarray:
-    """Mix the estimates (frames, 17, 2 or 3) of one view, as `mix`; returns (frames, 17, 2)."""
-    keypoints = cut_to_shortest([view[..., :2] for view in views.values()])
+    keypoints = cut_to_shortest([estimate[..., :2] for estimate in estimates.values()])
     if replaced:
-        by_name = dict(zip(views, keypoints))
-        mixture = replace_joints(keypoints[0], {j: by_name[name] for j, name in replaced.items()})
+        of = dict(zip(estimates, keypoints))
+        mixture = replace_joints(keypoints[0], {j: of[name] for j, name in replaced.items()})
     elif weighted:
         weights = [
-            weights_from_logits(view[..., 2]) if name in logits else np.maximum(view[..., 2], 0)
-            for name, view in views.items()
+            weights_from_logits(e[..., 2]) if name in logits else np.maximum(e[..., 2], 0)
+            for name, e in estimates.items()
         ]
         mixture = weighted_mean(keypoints, cut_to_shortest(weights))
     else:

@@ -15,17 +15,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.console import (
-    DATA_DIR,
-    ArgumentParser,
-    InputError,
-    Kind,
-    non_negative_int,
-    positive_int,
-    run,
-    split_names,
-    warn,
-)
+from common import console
+from common.console import DATA_DIR, InputError, warn
 from common.files import check_distinct
 from common.layouts import COCO_PARENTS, LAYOUTS, coco_keypoints, to_h36m
 from common.npz_io import write_custom_2d
@@ -80,15 +71,12 @@ def main() -> None:
             parts += [f"person{track.person}"] if len(chosen) > 1 else []
             parts += [f"part{index + 1}"] if len(pieces) > 1 else []
             name = "_".join(parts)
-            joints = convert(piece.keypoints, people.layout, arguments.keep_conf)
-            positions[name] = {"custom": [joints]}
-            metadata[name] = {
-                "w": recording.width,
-                "h": recording.height,
-                "fps": recording.fps,
-                "person": track.person,
-                "first_frame": piece.first_frame,
-            }
+            joints = to_h36m(piece.keypoints, "h36m" if people.layout == "h36m" else "coco")
+            joints = joints if arguments.keep_conf else joints[..., :2]
+            positions[name] = {"custom": [np.ascontiguousarray(joints, dtype=np.float32)]}
+            video = {"w": recording.width, "h": recording.height, "fps": recording.fps}
+            part = {"person": track.person, "first_frame": piece.first_frame}
+            metadata[name] = video | part
             report(name, piece, people.layout)
             for what in contradictions(piece.keypoints, people.layout):
                 warn(f"{name}: {what}")
@@ -98,47 +86,27 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = console.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--input", type=Path, required=True, metavar="FILE", help="the keypoints; or a folder")
     add("--name", type=output_name, required=True, help="the output is data_2d_custom_NAME.npz")
     add("--video", type=Path, metavar="FILE", help="tells the picture's size and the frame rate")
     add("--size", type=picture_size, metavar="WxH", help="without --video: the picture's size")
-    add(
-        "--fps",
-        type=Kind(float, lambda fps: 0 < fps <= 1000, "a frame rate from 0 to 1000"),
-        help="without --video: frames a second; with it: instead of the video's own rate",
-    )
+    rate = console.Kind(float, lambda fps: 0 < fps <= 1000, "a frame rate from 0 to 1000")
+    fps = "without --video: frames a second; with it: instead of the video's own rate"
+    add("--fps", type=rate, help=fps)
     add("--layout", choices=LAYOUTS, help="what the keypoints are (default: by their number)")
-    add(
-        "--person",
-        metavar="N,M",
-        help="only these people, by the file's identities or the numbers that are printed "
-        "(default: all of them)",
-    )
-    add(
-        "--min-frames",
-        type=positive_int,
-        default=10,
-        metavar="N",
-        help="leave out people who are found in fewer frames, unless nobody is left",
-    )
-    add(
-        "--max-gap",
-        type=non_negative_int,
-        default=20,
-        metavar="FRAMES",
-        help="interpolate gaps up to this long; a longer one cuts the sequence in two",
-    )
+    person = "only these people, by the file's identities or the numbers that are printed "
+    person += "(default: all of them)"
+    add("--person", metavar="N,M", help=person)
+    min_frames = "leave out people who are found in fewer frames, unless nobody is left"
+    add("--min-frames", type=console.positive_int, default=10, metavar="N", help=min_frames)
+    max_gap = "interpolate gaps up to this long; a longer one cuts the sequence in two"
+    add("--max-gap", type=console.non_negative_int, default=20, metavar="FRAMES", help=max_gap)
     add("--fill-gaps", action="store_true", help="interpolate every gap, however long")
     add("--keep-conf", action="store_true", help="keep the confidences; the file ends in _w_conf")
-    add(
-        "--first-frame",
-        type=non_negative_int,
-        default=0,
-        metavar="N",
-        help="number of the video's first frame in COCO's or AlphaPose's results",
-    )
+    first_frame = "number of the video's first frame in COCO's or AlphaPose's results"
+    add("--first-frame", type=console.non_negative_int, default=0, metavar="N", help=first_frame)
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="where the npz file goes")
     return parser.parse_args()
 
@@ -169,11 +137,7 @@ def settle_recording(
         InputError: if they are not known, or contradict each other.
     """
     size, video_fps = probe_video(arguments.video) if arguments.video else (None, None)
-    sizes = {
-        str(arguments.video): size,
-        "--size": arguments.size,
-        str(arguments.input): size_in_file,
-    }
+    sizes = {arguments.video: size, "--size": arguments.size, arguments.input: size_in_file}
     sizes = {source: size for source, size in sizes.items() if size}
     if not sizes:
         raise InputError("the picture's size is not known; give --video, or --size and --fps")
@@ -235,7 +199,7 @@ def choose(tracks: list[Track], persons: str | None, min_frames: int) -> list[Tr
     kept = [t for t in tracks if len(t.frames) >= min_frames] or tracks[:1]
     if persons is not None:
         there = {str(track.person): track for track in tracks}
-        wanted = list(dict.fromkeys(split_names(persons)))
+        wanted = list(dict.fromkeys(console.split_names(persons)))
         missing = [person for person in wanted if person not in there]
         if missing or not wanted:
             listed = ", ".join(list(there)[:20])
@@ -244,16 +208,12 @@ def choose(tracks: list[Track], persons: str | None, min_frames: int) -> list[Tr
     left_out = [track for track in tracks if all(track is not other for other in kept)]
     print(f"{len(tracks)} {'person' if len(tracks) == 1 else 'people'}, the main one first:")
     for track in kept:
-        print(f"  person {track.person}: {extent(track)}")
+        frames = track.frames
+        print(f"  person {track.person}: {len(frames)} of the frames {frames[0]} to {frames[-1]}")
     if left_out:
         longest = max(len(track.frames) for track in left_out)
         print(f"  left out: {len(left_out)}, who are found in {longest} frames at most")
     return kept
-
-
-def extent(track: Track) -> str:
-    """Say in which frames a person was found."""
-    return f"{len(track.frames)} of the frames {track.frames[0]} to {track.frames[-1]}"
 
 
 def cut_and_fill(track: Track, layout: str, max_gap: int, fill_all: bool) -> list[Piece]:
@@ -262,12 +222,6 @@ def cut_and_fill(track: Track, layout: str, max_gap: int, fill_all: bool) -> lis
         return pieces_of(track, PARENTS, max_gap, fill_all)
     track = track._replace(keypoints=coco_keypoints(track.keypoints, layout))
     return pieces_of(track, COCO_PARENTS, max_gap, fill_all)
-
-
-def convert(keypoints: np.ndarray, layout: str, keep_conf: bool) -> np.ndarray:
-    """Return the 17 joints, (frames, 17, 2 or 3), float32."""
-    joints = to_h36m(keypoints, "h36m" if layout == "h36m" else "coco")
-    return np.ascontiguousarray(joints if keep_conf else joints[..., :2], dtype=np.float32)
 
 
 def report(name: str, piece: Piece, layout: str) -> None:
@@ -286,4 +240,4 @@ def report(name: str, piece: Piece, layout: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    console.run(main)

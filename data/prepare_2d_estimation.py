@@ -18,16 +18,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.console import (
-    DATA_DIR,
-    ArgumentParser,
-    InputError,
-    leave_signals_to_parent,
-    non_negative_int,
-    progress,
-    run,
-    warn,
-)
+from common import console
+from common.console import DATA_DIR, InputError, progress, warn
 from common.detections import FilledSequence, fill_gaps, read_detections
 from common.files import find_folder
 from common.h36m_dataset import (
@@ -35,6 +27,7 @@ from common.h36m_dataset import (
     CORRUPT_SEQUENCE,
     SUBJECTS_FLAG,
     canonical_action,
+    each_sequence,
     is_corrupt,
     list_raw_files,
     wrong_takes,
@@ -77,37 +70,19 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = console.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--detector", required=True, metavar="NAME", help="any name: vitpose, pct, your own")
     add("--keep-conf", action="store_true", help="keep the confidences; the file ends in _w_conf")
-    add(
-        "--data-dir",
-        type=Path,
-        default=DATA_DIR,
-        metavar="DIR",
-        help="where the npz file goes; a data_3d_h36m.npz in it is compared with",
-    )
-    add(
-        "--detections-dir",
-        type=Path,
-        metavar="DIR",
-        help="folder of S1/<ACTION>_<CAMERA>_pose_sequence.npy and so on; without this flag, "
-        "preprocess/h36m_NAME or h36m_NAME in --data-dir",
-    )
-    add(
-        "--layout",
-        choices=LAYOUTS,
-        default="coco",
-        help="what the 17 keypoints are; h36m for an estimator trained on Human3.6M's joints",
-    )
-    add(
-        "--max-gap",
-        type=non_negative_int,
-        default=20,
-        metavar="FRAMES",
-        help="warn of a file in which more frames than these, in succession, have no detection",
-    )
+    data_dir = "where the npz file goes; a data_3d_h36m.npz in it is compared with"
+    add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help=data_dir)
+    folder = "folder of S1/<ACTION>_<CAMERA>_pose_sequence.npy and so on; without this flag, "
+    folder += "preprocess/h36m_NAME or h36m_NAME in --data-dir"
+    add("--detections-dir", type=Path, metavar="DIR", help=folder)
+    layout = "what the 17 keypoints are; h36m for an estimator trained on Human3.6M's joints"
+    add("--layout", choices=LAYOUTS, default="coco", help=layout)
+    gap = "warn of a file in which more frames than these, in succession, have no detection"
+    add("--max-gap", type=console.non_negative_int, default=20, metavar="FRAMES", help=gap)
     add("--subjects", **SUBJECTS_FLAG)
     return parser.parse_args()
 
@@ -128,15 +103,11 @@ def find_detections(given: Path | None, data_dir: Path, detector: str) -> Path:
 
 def read_lengths_3d(path: Path) -> dict[str, dict[str, int]]:
     """Return {subject: {action: frames}} of the 3D file, empty where there is no such file."""
-    if not path.exists():
-        return {}
-    return {
-        subject: {
-            action: len(poses[0] if isinstance(poses, list) else poses)
-            for action, poses in actions.items()
-        }
-        for subject, actions in read_positions_3d(path).items()
-    }
+    lengths: dict[str, dict[str, int]] = {}
+    for subject, action, poses in each_sequence(read_positions_3d(path) if path.exists() else {}):
+        frames = len(poses[0] if isinstance(poses, list) else poses)
+        lengths.setdefault(subject, {})[action] = frames
+    return lengths
 
 
 def list_subject(
@@ -144,11 +115,8 @@ def list_subject(
 ) -> tuple[list[RawFile], list[str]]:
     """List one subject's raw files, and say what is wrong with them.
 
-    Args:
-        folder: holds `<SUBJECT>/<ACTION>_<CAMERA>_pose_sequence.npy`.
-        lengths_3d: whose keys are the sequences that a subject must have; a subject that is not
-            in it must have two takes of each of the 15 actions.
-        subject: which subject.
+    The keys of `lengths_3d` are the sequences that a subject must have; one that is not in it must
+    have two takes of each of the 15 actions.
 
     Returns:
         The files by action and camera; those of all actions together, `_ALL…`, are no sequences.
@@ -195,10 +163,9 @@ def convert(files: list[RawFile], layout: str, keep_conf: bool) -> list[FilledSe
     """
     convert_one = partial(convert_file, layout=layout, keep_conf=keep_conf)
     paths = [file.path for file in files]
+    processes = min(os.cpu_count() or 1, MAX_PROCESSES)
     try:
-        with ProcessPoolExecutor(
-            min(os.cpu_count() or 1, MAX_PROCESSES), initializer=leave_signals_to_parent
-        ) as pool:
+        with ProcessPoolExecutor(processes, initializer=console.leave_signals_to_parent) as pool:
             sequences = pool.map(convert_one, paths, chunksize=8)
             return list(progress(sequences, total=len(paths), desc="sequences", unit="file"))
     except BrokenProcessPool as error:
@@ -210,11 +177,6 @@ def convert(files: list[RawFile], layout: str, keep_conf: bool) -> list[FilledSe
 
 def convert_file(path: Path, layout: str, keep_conf: bool) -> FilledSequence:
     """Read one raw file, choose a person a frame, fill gaps, convert to Human3.6M's joints.
-
-    Args:
-        path: the raw file of one camera's view of one sequence.
-        layout: "coco" or "h36m", what its keypoints are.
-        keep_conf: whether the third channel, the confidence, is kept.
 
     Raises:
         InputError: if the file is bad, or has no confidences to keep.
@@ -241,7 +203,7 @@ def check_lengths(
         InputError: naming every such file.
     """
     short = []
-    for file, (keypoints, _, _) in zip(files, sequences):
+    for file, (keypoints, *_) in zip(files, sequences):
         frames_3d = lengths_3d.get(file.subject, {}).get(file.action, 0)
         if len(keypoints) < frames_3d:
             short.append(f"{file.path} has {len(keypoints)} frames, 3D has {frames_3d}")
@@ -260,24 +222,20 @@ def report_gaps(files: list[RawFile], sequences: list[FilledSequence], max_gap: 
             print(f"{name}: filled {filled} of {len(keypoints)} frames, longest gap {longest_gap}")
         if longest_gap > max_gap:
             warn(f"{file.path}: no detection in {longest_gap} frames in succession")
-    frames = sum(len(sequence.keypoints) for sequence in sequences)
-    filled = sum(sequence.filled for sequence in sequences)
+    keypoints, filled, longest = zip(*sequences)
     print(
-        f"filled {filled:,} of {frames:,} frames, in "
-        f"{sum(sequence.filled > 0 for sequence in sequences)} of {len(files)} files; "
-        f"longest gap {max(sequence.longest_gap for sequence in sequences)}"
+        f"filled {sum(filled):,} of {sum(map(len, keypoints)):,} frames, in "
+        f"{sum(map(bool, filled))} of {len(files)} files; longest gap {max(longest)}"
     )
 
 
 def arrange(files: list[RawFile], sequences: list[FilledSequence]) -> Positions2d:
     """Arrange sequences that are ordered by subject, action and camera as in the npz file."""
     positions: Positions2d = {}
-    for file, sequence in zip(files, sequences):
-        positions.setdefault(file.subject, {}).setdefault(file.action, []).append(
-            sequence.keypoints
-        )
+    for file, (keypoints, *_) in zip(files, sequences):
+        positions.setdefault(file.subject, {}).setdefault(file.action, []).append(keypoints)
     return positions
 
 
 if __name__ == "__main__":
-    run(main)
+    console.run(main)

@@ -28,13 +28,7 @@ from common.h36m_dataset import (
     load_cameras,
     wrong_takes,
 )
-from common.npz_io import (
-    Positions2d,
-    Positions3d,
-    npz_path,
-    write_positions_2d,
-    write_positions_3d,
-)
+from common.npz_io import Positions2d, Positions3d, npz_path, write_positions_2d, write_positions_3d
 from common.skeleton import JOINTS_32_TO_17, NUM_JOINTS_32
 from data.cdf import read_variable
 
@@ -68,42 +62,22 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add(
-        "--cdf-dir",
-        type=Path,
-        default=Path("cdf_files"),
-        metavar="DIR",
-        help="folder that holds S1/MyPoseFeatures/D3_Positions/*.cdf and so on; looked for in the "
-        "working directory, in --data-dir and in its preprocess folder",
-    )
+    folder = "folder that holds S1/MyPoseFeatures/D3_Positions/*.cdf and so on; looked for in the "
+    folder += "working directory, in --data-dir and in its preprocess folder"
+    add("--cdf-dir", type=Path, default=Path("cdf_files"), metavar="DIR", help=folder)
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="where the npz files go")
-    add(
-        "--output-filename-3d",
-        default="data_3d_h36m.npz",
-        metavar="FILE",
-        help="3D output, in --data-dir unless the path is absolute",
-    )
-    add(
-        "--output-filename-2d",
-        default="data_2d_h36m_gt.npz",
-        metavar="FILE",
-        help="2D output, in --data-dir unless the path is absolute",
-    )
-    add(
-        "--per-camera",
-        action="store_true",
-        help="store 3D in the coordinates of each of the four cameras, not in the world's",
-    )
+    where = "output, in --data-dir unless the path is absolute"
+    for name, default in (("3d", "data_3d_h36m.npz"), ("2d", "data_2d_h36m_gt.npz")):
+        text = f"{name.upper()} {where}"
+        add(f"--output-filename-{name}", default=default, metavar="FILE", help=text)
+    per_camera = "store 3D in the coordinates of each of the four cameras, not in the world's"
+    add("--per-camera", action="store_true", help=per_camera)
     add("--subjects", **SUBJECTS_FLAG)
     return parser.parse_args()
 
 
 def list_subject(cdf_dir: Path, subject: str) -> tuple[dict[str, Path], list[str]]:
     """List one subject's CDF files, and say what is wrong with them.
-
-    Args:
-        cdf_dir: folder that holds `<SUBJECT>/MyPoseFeatures/D3_Positions/*.cdf`.
-        subject: which subject.
 
     Returns:
         {canonical action: path}, without the corrupt S11 Directions; and a phrase for each problem.
@@ -131,24 +105,24 @@ def convert(files: dict[str, dict[str, Path]], per_camera: bool) -> tuple[Positi
     sequences = [(s, action, path) for s, paths in files.items() for action, path in paths.items()]
     for subject, action, path in progress(sequences, desc="sequences", unit="file"):
         world_m = read_world_positions(path)
-        in_cameras_m = [
-            world_to_camera(world_m, camera.orientation, camera.translation_m)
-            for camera in load_cameras()[subject]
-        ]
-        positions_2d[subject][action] = project_views(path, in_cameras_m, subject)
-        positions_3d[subject][action] = (
-            [view.astype(np.float32) for view in in_cameras_m]
-            if per_camera
-            else world_m.astype(np.float32)
-        )
+        poses: list[np.ndarray] = []
+        views: list[np.ndarray] = []
+        for camera in load_cameras()[subject]:
+            in_camera_m = world_to_camera(world_m, camera.orientation, camera.translation_m)
+            joints_m = in_camera_m[:, JOINTS_32_TO_17]
+            if (joints_m[..., 2] <= 0).any():
+                warn(
+                    f"{path}: joints behind camera {camera.id}; are these world coordinates in mm?"
+                )
+            poses.append(in_camera_m.astype(np.float32))
+            views.append(project(joints_m, camera.intrinsics).astype(np.float32))
+        positions_2d[subject][action] = views
+        positions_3d[subject][action] = poses if per_camera else world_m.astype(np.float32)
     return positions_3d, positions_2d
 
 
 def read_world_positions(path: Path) -> np.ndarray:
-    """Read one CDF file of Human3.6M.
-
-    Args:
-        path: a CDF file whose variable `Pose` is (1, frames, 96) or (frames, 96), mm, world.
+    """Read the variable `Pose`, (1, frames, 96) or (frames, 96), mm, world, of a CDF file.
 
     Returns:
         (frames, 32, 3), float64, metres, world coordinates.
@@ -159,46 +133,24 @@ def read_world_positions(path: Path) -> np.ndarray:
     try:
         values = read_variable(path, VARIABLE)
     except KeyError as error:
-        raise InputError(
-            f"{path}: no variable {VARIABLE}; it holds {listing(error.args[0]) or 'none'}"
-        ) from error
+        held = listing(error.args[0]) or "none"
+        raise InputError(f"{path}: no variable {VARIABLE}; it holds {held}") from error
     except ValueError as error:
-        raise InputError(
-            f"{path}: damaged or not a CDF file ({error}); extract it again"
-        ) from error
+        told = f"damaged or not a CDF file ({error}); extract it again"
+        raise InputError(f"{path}: {told}") from error
     pose = values[0] if values.ndim == 3 and len(values) == 1 else values
+    variable = f"{path}: {VARIABLE}"
     if pose.ndim != 2 or len(pose) == 0 or pose.shape[1] != NUM_JOINTS_32 * 3:
-        raise InputError(
-            f"{path}: {VARIABLE} is {values.shape}, expected (1, frames, 96) or (frames, 96)"
-        )
+        expected = "(1, frames, 96) or (frames, 96)"
+        raise InputError(f"{variable} is {values.shape}, expected {expected}")
     if pose.dtype.kind != "f":
-        raise InputError(f"{path}: {VARIABLE} is {pose.dtype}, expected float32 or float64")
+        raise InputError(f"{variable} is {pose.dtype}, expected float32 or float64")
     with np.errstate(over="ignore"):
         finite = np.isfinite(pose.astype(np.float32)).all(axis=1)
     if not finite.all():
         frame = np.flatnonzero(~finite)[0]
         raise InputError(f"{path}: holds NaN or infinite coordinates, first in frame {frame}")
     return pose.reshape(-1, NUM_JOINTS_32, 3).astype(np.float64) / 1000
-
-
-def project_views(path: Path, in_cameras_m: list[np.ndarray], subject: str) -> list[np.ndarray]:
-    """Project the 17 joints of one sequence into the four cameras.
-
-    Args:
-        path: the sequence's file, for messages.
-        in_cameras_m: four arrays (frames, 32, 3), camera coordinates, metres.
-        subject: whose cameras.
-
-    Returns:
-        Four arrays (frames, 17, 2), float32, pixels.
-    """
-    views = []
-    for camera, positions in zip(load_cameras()[subject], in_cameras_m):
-        joints = positions[:, JOINTS_32_TO_17]
-        if (joints[..., 2] <= 0).any():
-            warn(f"{path}: joints behind camera {camera.id}; are these world coordinates in mm?")
-        views.append(project(joints, camera.intrinsics).astype(np.float32))
-    return views
 
 
 def write_both(

@@ -7,9 +7,9 @@ python data/visualize.py --dir-2d data_2d_h36m_vitpose.npz data_2d_h36m_pct.npz 
 import argparse
 import sys
 import time
-from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,23 +40,14 @@ ESTIMATORS = {"vitpose": "ViTPose", "pct": "PCT", "moganet": "MogaNet", "transpo
 ESTIMATORS["gt"] = "Ground truth"
 
 
-@dataclass(frozen=True, eq=False)
-class Footage:
-    """What is drawn of one sequence in one camera, all of it of the same length.
+class Footage(NamedTuple):
+    """What is drawn of one sequence in one camera, all of it of the same length."""
 
-    Attributes:
-        camera: as this subject was filmed.
-        estimates_px: {estimator: (frames, 17, 2)}, pixels.
-        truth_px: (frames, 17, 2), pixels.
-        poses_m: (frames, 17, 3), metres, world.
-        frame_numbers: which frames of the sequence these are.
-    """
-
-    camera: Camera
-    estimates_px: dict[str, np.ndarray]
-    truth_px: np.ndarray
-    poses_m: np.ndarray
-    frame_numbers: range
+    camera: Camera  # as this subject was filmed
+    estimates_px: dict[str, np.ndarray]  # {estimator: (frames, 17, 2)}, pixels
+    truth_px: np.ndarray  # (frames, 17, 2), pixels
+    poses_m: np.ndarray  # (frames, 17, 3), metres, world
+    frame_numbers: range  # which frames of the sequence these are
 
 
 def main() -> None:
@@ -120,21 +111,17 @@ def load_footage(args: argparse.Namespace, camera: int) -> Footage:
         for path in [*paths, path_gt]
     )
     poses = find_sequence(path_3d, read_positions_3d(path_3d), args.subject, args.action)
-    if args.subject not in load_cameras():
-        known = ", ".join(load_cameras())
+    cameras = load_cameras()
+    if args.subject not in cameras:
+        known = ", ".join(cameras)
         raise InputError(f"no calibration for '{args.subject}'; there is one for {known}")
-    view = load_cameras()[args.subject][camera]
+    view = cameras[args.subject][camera]
     poses = world_poses(poses, view, camera)
     names = (path.name for path in [*paths, path_gt, path_3d])
     frames = choose_frames(args, dict(zip(names, map(len, [*estimates, truth, poses]))))
     chosen = slice(frames.start, frames.stop)
-    return Footage(
-        camera=view,
-        estimates_px={name: e[chosen] for name, e in zip(panel_names(paths), estimates)},
-        truth_px=truth[chosen],
-        poses_m=poses[chosen],
-        frame_numbers=frames,
-    )
+    estimates_px = {name: e[chosen] for name, e in zip(panel_names(paths), estimates)}
+    return Footage(view, estimates_px, truth[chosen], poses[chosen], frame_numbers=frames)
 
 
 def find_file(path: Path, data_dir: Path) -> Path:
@@ -164,10 +151,7 @@ def find_sequence(path: Path, positions: dict, subject: str, action: str) -> Any
 def world_poses(poses: np.ndarray | list[np.ndarray], view: Camera, camera: int) -> np.ndarray:
     """Return the 17 joints (frames, 17, 3) in metres in world coordinates.
 
-    Args:
-        poses: (frames, 32, 3) in world coordinates, or four such arrays in camera coordinates.
-        view: the camera.
-        camera: its index.
+    Of (frames, 32, 3) in world coordinates, or of four such arrays in camera coordinates.
     """
     if isinstance(poses, list):
         joints = poses[camera][:, JOINTS_32_TO_17]
@@ -208,12 +192,7 @@ def render_estimates(
 ) -> None:
     """Write a video of the estimates over the true keypoints, the true ones, and the 3D pose.
 
-    Args:
-        output: the mp4 or gif.
-        footage: what is drawn.
-        title: what stands at the top.
-        fps: frames a second, when shown.
-        size: (width, height) of the video in pixels; None for what suits the panels.
+    `size` is (width, height) of the video in pixels, None for what suits the panels.
 
     Raises:
         InputError: as `write_video`, and if `size` is too small for the panels.
@@ -231,25 +210,19 @@ def render_estimates(
 
 
 def save_errors(output: Path, footage: Footage, title: str) -> None:
-    """Draw the estimators' 2D errors: the mean over the joints over time, and each joint's.
-
-    Args:
-        output: the PNG.
-        footage: the estimates and the truth.
-        title: what stands at the top.
+    """Draw a PNG of the 2D errors: the mean over the joints over time, and each joint's.
 
     Raises:
         OSError: if the disk is full or read-only.
     """
     figure, (over_time, by_joint) = paper_figure(11, 4.6, columns=(1.7, 1))
     figure.suptitle(title, x=0.015, ha="left", size=11, weight="bold", color=INK)
-    for index, (name, estimate_px) in enumerate(footage.estimates_px.items()):
+    estimates = footage.estimates_px.items()
+    for index, ((name, estimate_px), color) in enumerate(zip(estimates, cycle(COLORS))):
         errors = np.linalg.norm(estimate_px - footage.truth_px, axis=-1)
-        color = COLORS[index % len(COLORS)]
-        label = f"{name}: {errors.mean():.1f} px"
-        mean = errors.mean(axis=1)
-        over_time.plot(footage.frame_numbers, mean, color=color, linewidth=1.3, label=label)
-        offset = 0.6 * ((index + 0.5) / len(footage.estimates_px) - 0.5)
+        style = {"color": color, "linewidth": 1.3, "label": f"{name}: {errors.mean():.1f} px"}
+        over_time.plot(footage.frame_numbers, errors.mean(axis=1), **style)
+        offset = 0.6 * ((index + 0.5) / len(estimates) - 0.5)
         rows = np.arange(len(JOINT_NAMES)) + offset
         low, high = np.percentile(errors, (10, 90), axis=0)
         by_joint.hlines(rows, low, high, color=color, linewidth=1.6, alpha=0.45)

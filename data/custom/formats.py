@@ -7,6 +7,7 @@ the dicts that `prepare_2d_estimation.py` reads, VideoPose3D's Detectron files.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from common.console import InputError, shown
+from common.detections import whole_number
 from common.npz_io import read_npy, read_npz
 from data.custom.people import Content, People, Person, collect
 
@@ -26,21 +28,16 @@ _CONFIDENCES = ("scores", "keypoint_scores", "conf", "confidences")
 def read_people(path: Path, layout: str | None = None, first_frame: int = 0) -> People:
     """Read the people in an estimator's file, or in a folder of OpenPose's.
 
-    Args:
-        path: the file or folder.
-        layout: what the keypoints are; None to tell it from their number.
-        first_frame: the number that the video's first frame has in files that list people only,
-            COCO's and AlphaPose's.
+    Without a layout, the keypoints' number tells it. `first_frame` is the number that the video's
+    first frame has in files that list people only, COCO's and AlphaPose's.
 
     Raises:
         InputError: if the file is missing, damaged, unsafe, too large, of an unknown form, of
             another layout, or without a person.
     """
     try:
-        if path.is_dir():
-            content = _read_openpose_folder(path)
-        else:
-            content = _recognise_file(path, first_frame)
+        is_folder = path.is_dir()
+        content = _read_openpose_folder(path) if is_folder else _recognise_file(path, first_frame)
         return collect(content, layout)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
@@ -111,7 +108,7 @@ def _recognise_json(content: Any, first_frame: int) -> Content:
 
 
 def _from_mmpose(frames: list) -> Content:
-    numbers = _consecutive([_integer(frame["frame_id"]) for frame in frames])
+    numbers = _consecutive([whole_number(frame["frame_id"]) for frame in frames])
     people = []
     for number, frame in zip(numbers, frames):
         for person in frame["instances"]:
@@ -171,9 +168,8 @@ def _from_openpose(contents: list, numbers: Sequence[int] | None = None) -> Cont
         for person in content["people"]:
             flat = person.get("pose_keypoints_2d", person.get("pose_keypoints"))
             if flat:  # empty where only hands or a face were found
-                people.append(
-                    Person(number, np.reshape(flat, (-1, 3)), identity=person.get("person_id"))
-                )
+                identity, keypoints = person.get("person_id"), np.reshape(flat, (-1, 3))
+                people.append(Person(number, keypoints, identity=identity))
     return Content("OpenPose", people, max(numbers) + 1)
 
 
@@ -191,7 +187,7 @@ def _from_mediapipe(frames: list) -> Content:
     for frame in frames:
         number += 1
         if isinstance(frame, dict):
-            number = _integer(frame.get("frame", number))
+            number = whole_number(frame.get("frame", number))
             frame = next((frame[key] for key in _LANDMARKS if key in frame), None)
         if isinstance(frame, dict):  # {"pose_landmarks": {"landmark": […]}}
             frame = frame["landmark"]
@@ -211,21 +207,19 @@ def _recognise_npz(arrays: dict[str, Any]) -> Content:
     if {"boxes", "keypoints", "metadata"} <= arrays.keys():
         return _from_detectron(arrays)
     confidence = next((arrays[name] for name in _CONFIDENCES if name in arrays), None)
-    named = [name for name in ("keypoints", "xy") if name in arrays]
-    if not named and len(arrays) == 1:
-        named = list(arrays)
-    if not named:
+    named = [arrays[name] for name in ("keypoints", "xy") if name in arrays]
+    if not named and len(arrays) != 1:
         raise ValueError(f"holds {sorted(arrays)}, but no array 'keypoints'")
+    keypoints = named[0] if named else next(iter(arrays.values()))
     if confidence is None:
-        return _recognise_arrays(arrays[named[0]])
-    return _from_frames("arrays", list(zip(arrays[named[0]], confidence, strict=True)))
+        return _recognise_arrays(keypoints)
+    return _from_frames("arrays", list(zip(keypoints, confidence, strict=True)))
 
 
 def _recognise_arrays(content: Any) -> Content:
     if isinstance(content, dict):
-        numbers = [_integer(number) for number in content]
-        frames = [content[number] for number in content]
-        return _from_frames("poses by frame", frames, numbers)
+        numbers = list(map(whole_number, content))
+        return _from_frames("poses by frame", list(content.values()), numbers)
     items = content if isinstance(content, list | np.ndarray) and np.ndim(content) else []
     if len(items) and all(isinstance(item, dict) for item in items):
         return _from_frame_dicts(items)
@@ -238,7 +232,7 @@ def _from_frame_dicts(people: Iterable[dict]) -> Content:
         box = np.ravel(person["bbox"]) if person.get("bbox") is not None else np.empty(0)
         score = box[4] if len(box) > 4 else person.get("score")
         identity = person.get("track_id", person.get("id"))
-        frame = _integer(person["frame"])
+        frame = whole_number(person["frame"])
         box = box[:4] if len(box) >= 4 else None
         found.append(Person(frame, person["keypoints"], box, score, identity))
     return Content("people by frame", found)
@@ -255,10 +249,9 @@ def _from_frames(source: str, frames: Sequence, numbers: Sequence[int] | None = 
         if isinstance(frame, tuple):
             frame = _with_confidence(*frame)
         frame = np.asarray([] if frame is None else frame)
-        if frame.size == 0:
-            continue
-        for keypoints in frame[None] if frame.ndim <= 2 else frame:
-            people.append(Person(number, keypoints))
+        if frame.size:
+            all_keypoints = frame[None] if frame.ndim <= 2 else frame
+            people += [Person(number, keypoints) for keypoints in all_keypoints]
     return Content(source, people, max(numbers, default=-1) + 1)
 
 
@@ -272,11 +265,10 @@ def _from_detectron(arrays: dict[str, Any]) -> Content:
     people = []
     for number, (classes, class_boxes) in enumerate(zip(frames, boxes, strict=True)):
         found = np.asarray(classes[-1], dtype=np.float64)
-        found_boxes = np.asarray(class_boxes[-1], dtype=np.float64)
-        if found.size == 0:
-            continue
-        for keypoints, box in zip(found, found_boxes, strict=True):
-            people.append(Person(number, keypoints[[0, 1, -1]].T, box[:4], box[4]))
+        if found.size:
+            found_boxes = np.asarray(class_boxes[-1], dtype=np.float64)
+            for keypoints, box in zip(found, found_boxes, strict=True):
+                people.append(Person(number, keypoints[[0, 1, -1]].T, box[:4], box[4]))
     size = (int(metadata["w"]), int(metadata["h"]))
     return Content("VideoPose3D's Detectron", people, len(frames), size)
 
@@ -289,9 +281,7 @@ def _with_confidence(keypoints: Any, confidence: Any) -> Any:
         return keypoints
     confidence = np.asarray(confidence, dtype=np.float64)[..., None]
     keypoints = np.asarray(keypoints, dtype=np.float64)[..., :2]
-    if keypoints.size == 0:
-        return keypoints
-    return np.concatenate([keypoints, confidence], axis=-1)
+    return np.concatenate([keypoints, confidence], axis=-1) if keypoints.size else keypoints
 
 
 def _corners(box: Any) -> np.ndarray | None:
@@ -304,28 +294,19 @@ def _corners(box: Any) -> np.ndarray | None:
 
 def _consecutive(numbers: list[int]) -> list[int]:
     """Count from the smallest number, where a file lists all frames; each may be there once."""
-    seen = set()
-    for number in numbers:
-        if number in seen:
+    for number, count in Counter(numbers).items():
+        if count > 1:
             raise ValueError(f"frame {number} is there twice; give one video's frames, each once")
-        seen.add(number)
     first = min(numbers, default=0)
     return [number - first for number in numbers]
-
-
-def _integer(number: Any) -> int:
-    if isinstance(number, bool) or not isinstance(number, int | np.integer):
-        raise ValueError(f"frame number {shown(number)} is no integer")
-    return int(number)
 
 
 def _last_number(name: Any) -> int:
     """Return 12 for 12, "12", "0012.jpg" and "video2_frame_0012.jpg"."""
     if not isinstance(name, str):
-        return _integer(name)
+        return whole_number(name)
     numbers = re.findall(r"\d+", Path(name).stem)
     if not numbers:
-        raise ValueError(
-            f"picture {shown(name)} has no number, so its place in the video is unknown"
-        )
+        place = "so its place in the video is unknown"
+        raise ValueError(f"picture {shown(name)} has no number, {place}")
     return int(numbers[-1])

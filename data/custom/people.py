@@ -13,30 +13,19 @@ MAX_COORDINATE = 1e6
 
 
 class People(NamedTuple):
-    """The people that were detected in one video.
+    """The people that were detected in one video."""
 
-    Attributes:
-        source: what wrote the file, such as "MMPose".
-        layout: what the keypoints are, one of `LAYOUTS`.
-        frames: (people,), in increasing order, from 0.
-        keypoints: (people, points, 2 or 3), float64: x, y, then confidence where there is one;
-            NaN for a point that was not found.
-        boxes: (people, 4): left, top, right, bottom.
-        scores: (people,), how sure the estimator is of the person.
-        identities: (people,), `NO_IDENTITY` where the file has none.
-        num_frames: frames that the file tells of, with and without people.
-        size: (width, height) in pixels where the file tells it, or None.
-    """
-
-    source: str
-    layout: str
-    frames: np.ndarray
+    source: str  # what wrote the file, such as "MMPose"
+    layout: str  # what the keypoints are, one of `LAYOUTS`
+    frames: np.ndarray  # (people,), in increasing order, from 0
+    # (people, points, 2 or 3), float64: x, y, then confidence where there is one; NaN for a point
+    # that was not found.
     keypoints: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-    identities: np.ndarray
-    num_frames: int
-    size: tuple[int, int] | None
+    boxes: np.ndarray  # (people, 4): left, top, right, bottom
+    scores: np.ndarray  # (people,), how sure the estimator is of the person
+    identities: np.ndarray  # (people,), `NO_IDENTITY` where the file has none
+    num_frames: int  # that the file tells of, with and without people
+    size: tuple[int, int] | None  # (width, height) in pixels where the file tells it
 
 
 class Person(NamedTuple):
@@ -59,11 +48,7 @@ class Content(NamedTuple):
 
 
 def collect(content: Content, layout: str | None) -> People:
-    """Arrange a file's people in arrays.
-
-    Args:
-        content: from one of the formats' readers.
-        layout: what the keypoints are; None to tell it from their number.
+    """Arrange a file's people in arrays; without a layout, their number of points tells it.
 
     Raises:
         ValueError: if there is nobody, the keypoints are not the layout's, or a frame number is
@@ -89,11 +74,11 @@ def collect(content: Content, layout: str | None) -> People:
     people = [person for person, kept in zip(content.people, keep) if kept]
     keypoints = keypoints[keep]
     frames = np.array([person.frame for person in people], dtype=np.int64)
-    if frames.min() < 0 or frames.max() >= MAX_FRAMES:
-        bad = frames[(frames < 0) | (frames >= MAX_FRAMES)][0]
+    outside = frames[(frames < 0) | (frames >= MAX_FRAMES)]
+    if len(outside):
         raise ValueError(
-            f"frame number {bad} is outside of 0 … {MAX_FRAMES - 1}; --first-frame says which "
-            "number the first one has"
+            f"frame number {outside[0]} is outside of 0 … {MAX_FRAMES - 1}; --first-frame says "
+            "which number the first one has"
         )
     order = np.argsort(frames, kind="stable")
     return People(
@@ -111,25 +96,19 @@ def collect(content: Content, layout: str | None) -> People:
 
 def _stack(people: list[Person]) -> np.ndarray:
     """Stack to (people, points, channels), float64, all of one shape."""
-    arrays = [_numbers(person) for person in people]
-    first = arrays[0].shape
-    for person, array in zip(people, arrays):
+    arrays: list[np.ndarray] = []
+    for person in people:
+        where = f"frame {person.frame}:"
+        try:
+            array = np.asarray(person.keypoints, dtype=np.float64)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{where} the keypoints are no (points, 2 or 3) numbers") from error
         if array.ndim != 2 or not 2 <= array.shape[1] <= 5:
-            raise ValueError(
-                f"frame {person.frame}: keypoints are {array.shape}, expected (points, 2 or 3)"
-            )
-        if array.shape != first:
-            raise ValueError(f"frame {person.frame}: keypoints are {array.shape}, others {first}")
+            raise ValueError(f"{where} keypoints are {array.shape}, expected (points, 2 or 3)")
+        arrays.append(array)
+        if array.shape != arrays[0].shape:
+            raise ValueError(f"{where} keypoints are {array.shape}, others {arrays[0].shape}")
     return np.stack(arrays)
-
-
-def _numbers(person: Person) -> np.ndarray:
-    try:
-        return np.asarray(person.keypoints, dtype=np.float64)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"frame {person.frame}: the keypoints are no (points, 2 or 3) numbers"
-        ) from error
 
 
 def _without_depth(keypoints: np.ndarray) -> np.ndarray:
@@ -146,9 +125,8 @@ def _without_depth(keypoints: np.ndarray) -> np.ndarray:
 
 def _boxes(people: list[Person], keypoints: np.ndarray) -> np.ndarray:
     """Return (people, 4): the boxes of the file, otherwise those around the keypoints."""
-    around = np.concatenate(
-        [np.nanmin(keypoints[..., :2], axis=1), np.nanmax(keypoints[..., :2], axis=1)], axis=-1
-    )
+    xy = keypoints[..., :2]
+    around = np.concatenate([np.nanmin(xy, axis=1), np.nanmax(xy, axis=1)], axis=-1)
     for row, person in enumerate(people):
         box = np.asarray(np.nan if person.box is None else person.box, dtype=np.float64)
         if (np.abs(box) < MAX_COORDINATE).all():
@@ -158,12 +136,10 @@ def _boxes(people: list[Person], keypoints: np.ndarray) -> np.ndarray:
 
 def _scores(people: list[Person], keypoints: np.ndarray) -> np.ndarray:
     """Return (people,): the scores of the file, otherwise the means of the confidences, or 1."""
-    own = (
-        np.nanmean(keypoints[..., 2], axis=1) if keypoints.shape[-1] == 3 else np.ones(len(people))
-    )
-    given = [
-        np.nan if person.score is None else float(np.ravel(person.score)[0]) for person in people
-    ]
+    has_confidence = keypoints.shape[-1] == 3
+    own = np.nanmean(keypoints[..., 2], axis=1) if has_confidence else np.ones(len(people))
+    scores = (person.score for person in people)
+    given = [np.nan if score is None else float(np.ravel(score)[0]) for score in scores]
     return np.where(np.isfinite(given), given, own)
 
 

@@ -13,15 +13,10 @@ _MOST = 0.5
 
 
 def contradictions(keypoints: np.ndarray, layout: str) -> list[str]:
-    """Say what in most frames contradicts the layout; nothing where it looks right.
+    """Return one phrase for each thing that in most frames contradicts the layout.
 
-    Args:
-        keypoints: (frames, 17, 2 or 3), pixels, y down, of COCO's keypoints or, if `layout` is
-            "h36m", Human3.6M's joints.
-        layout: what they were taken for.
-
-    Returns:
-        One phrase for each contradiction.
+    Keypoints are (frames, 17, 2 or 3), pixels, y down, of COCO's keypoints or, if `layout` is
+    "h36m", Human3.6M's joints; `layout` is what they were taken for.
     """
     joints = to_h36m(keypoints, "h36m" if layout == "h36m" else "coco")
     at = {name: joints[:, index] for index, name in enumerate(JOINT_NAMES)}

@@ -1,6 +1,6 @@
 """Following people from frame to frame, and sequences without gaps from what was found of them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,39 +16,23 @@ _MIN_OVERLAP, _MAX_DISTANCE = 0.1, 0.5
 
 
 class Track(NamedTuple):
-    """One person through the video.
+    """One person through the video."""
 
-    Attributes:
-        person: the file's identity, or else a number, 1 for the main person.
-        frames: (found,), increasing.
-        keypoints: (found, points, 2 or 3), NaN for a point that was not found.
-        room_px: sum over the frames of the box's mean side, to tell main persons from others.
-    """
-
-    person: int
-    frames: np.ndarray
-    keypoints: np.ndarray
-    room_px: float
+    person: int  # the file's identity, or else a number, 1 for the main person
+    frames: np.ndarray  # (found,), increasing
+    keypoints: np.ndarray  # (found, points, 2 or 3), NaN for a point that was not found
+    room_px: float  # sum over the frames of the box's mean side: main persons take most room
 
 
 class Piece(NamedTuple):
-    """A part of a track without gaps.
+    """A part of a track without gaps."""
 
-    Attributes:
-        first_frame: its number in the video.
-        keypoints: (frames, points, 2 or 3), without NaN; the confidence of what was filled is 0.
-        filled_frames: frames in which the person was not found.
-        longest_gap: such frames in succession, at most.
-        filled_points: points that were not found in the other frames.
-        never_found: indices of points that were found in no frame.
-    """
-
-    first_frame: int
-    keypoints: np.ndarray
-    filled_frames: int
-    longest_gap: int
-    filled_points: int
-    never_found: list[int]
+    first_frame: int  # its number in the video
+    keypoints: np.ndarray  # (frames, points, 2 or 3); the confidence of what was filled is 0
+    filled_frames: int  # in which the person was not found
+    longest_gap: int  # such frames in succession, at most
+    filled_points: int  # that were not found in the other frames
+    never_found: list[int]  # indices of points that were found in no frame
 
 
 def follow(people: People) -> tuple[list[Track], int]:
@@ -71,9 +55,8 @@ def follow(people: People) -> tuple[list[Track], int]:
         twice += int((~is_last).sum())
         rows = rows[is_last]
         sides = (people.boxes[rows, 2:] - people.boxes[rows, :2]).mean(axis=1)
-        tracks.append(
-            Track(person, people.frames[rows], people.keypoints[rows], float(sides.sum()))
-        )
+        found = people.frames[rows], people.keypoints[rows]
+        tracks.append(Track(person, *found, room_px=float(sides.sum())))
     tracks.sort(key=lambda track: -track.room_px)
     if not in_file:
         tracks = [track._replace(person=number) for number, track in enumerate(tracks, start=1)]
@@ -87,13 +70,8 @@ def follow_by_overlap(frames: np.ndarray, boxes: np.ndarray, points: np.ndarray)
     are formed in the order of their likeness: the overlap of the boxes (intersection over union)
     less the mean distance of the points, in units of the box.
 
-    Args:
-        frames: (people,), increasing.
-        boxes: (people, 4): left, top, right, bottom.
-        points: (people, points, 2), NaN for a point that was not found.
-
-    Returns:
-        (people,) numbers, the same for the same person.
+    Takes `frames`, `boxes` and the `keypoints` of `People` without confidence; returns (people,),
+    the same number for the same person.
     """
     numbers = np.zeros(len(frames), dtype=np.int64)
     last: dict[int, int] = {}  # {person: row in which it was found last}
@@ -155,18 +133,13 @@ def pieces_of(track: Track, parents: Sequence[int], max_gap: int, fill_all: bool
     What is missing is interpolated linearly in time; before the first and after the last position,
     these are held. A point that is never found is put on the next one towards the root.
 
-    Args:
-        track: the person.
-        parents: each point's parent in the tree of its layout, -1 for the root.
-        max_gap: frames.
-        fill_all: fill every gap, however long, instead of cutting there.
+    `parents` are those of each point in the tree of its layout, -1 for the root; with `fill_all`
+    every gap is filled, however long.
     """
     gaps = np.diff(track.frames) - 1
     cuts = [] if fill_all else np.flatnonzero(gaps > max_gap) + 1
-    return [
-        _fill(track.frames[rows], track.keypoints[rows], parents)
-        for rows in np.split(np.arange(len(track.frames)), cuts)
-    ]
+    parts = zip(np.split(track.frames, cuts), np.split(track.keypoints, cuts))
+    return [_fill(frames, found, parents) for frames, found in parts]
 
 
 def _fill(frames: np.ndarray, found: np.ndarray, parents: Sequence[int]) -> Piece:
@@ -181,7 +154,9 @@ def _fill(frames: np.ndarray, found: np.ndarray, parents: Sequence[int]) -> Piec
                 keypoints[:, point, axis] = np.interp(every, frames[rows], found[rows, point, axis])
             keypoints[frames[rows] - frames[0], point, 2:] = found[rows, point, 2:]
     for point in never:
-        stand_in = _stand_in(point, parents, never)
+        stand_in = point
+        while stand_in in never:
+            stand_in = parents[stand_in]
         others = [stand_in] if stand_in >= 0 else np.flatnonzero(is_found.any(axis=0))
         keypoints[:, point, :2] = keypoints[:, others, :2].mean(axis=1)
     return Piece(
@@ -192,10 +167,3 @@ def _fill(frames: np.ndarray, found: np.ndarray, parents: Sequence[int]) -> Piec
         filled_points=int((~is_found).sum()),
         never_found=never,
     )
-
-
-def _stand_in(point: int, parents: Sequence[int], never: Collection[int]) -> int:
-    """Return the next point towards the tree's root that was found, -1 if there is none."""
-    while point in never:
-        point = parents[point]
-    return point

@@ -4,8 +4,6 @@ To add an action, write a function that lets the actor `stand`, `walk` or `sit`,
 actor's movements (`Actor._idle` lists them); and name the function in `ACTION_SCRIPTS`.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from common.h36m_dataset import FPS
@@ -119,10 +117,9 @@ def greeting(actor: Actor) -> None:
             actor.trunk[:, 1] += rng.uniform(0.4, 0.8) * actor.swell(time, stay + 1.2)
     phase = 2 * np.pi * rng.uniform(1.4, 1.9) * t
     sideways = 0.11 * actor.body.gesture * np.sin(phase)
+    waving = np.stack([0 * phase, sideways, 0.02 * np.cos(2 * phase)], axis=-1)
     actor.hands[side] = moves
-    actor.hand_motion[side] += wave[:, None] * (
-        np.stack([0 * phase, sideways, 0.02 * np.cos(2 * phase)], axis=-1)
-    )
+    actor.hand_motion[side] += wave[:, None] * waving
 
 
 def phoning(actor: Actor) -> None:
@@ -184,7 +181,7 @@ def purchases(actor: Actor) -> None:
         up = rng.uniform(-0.75, -0.4) if low else rng.uniform(-0.25, 0.45)
         shelf = Reach("shoulder", (0.72, rng.uniform(-0.2, 0.3), up), (-0.5, 0.6, -0.7))
         moves.append(HandMove(shelf, time, 0.8))
-        moves.append(HandMove(actor.near(replace(BASKET, swing=0), 0.04), time + 1.2, 0.8))
+        moves.append(HandMove(actor.near(BASKET._replace(swing=0), 0.04), time + 1.2, 0.8))
         bend += (0.75 if low else 0.12) * actor.swell(time - 0.2, 2.4)
     bend = np.minimum(bend, 1.1)
     actor.hands = {side: moves, -side: [HandMove(BASKET)]}
@@ -255,8 +252,7 @@ def waiting(actor: Actor) -> None:
     times = actor.moments(3.5)
     pairs = [(both, both) for both in (CROSSED, BEHIND_BACK, HANG, ON_HIP, IN_POCKET)]
     pairs += [(HANG, ON_HIP), (HANG, WATCH)]
-    durations = [0.9] * len(times)
-    actor.hands = actor.both_hands(times, durations, pairs, 0.015, first=actor.handed)
+    actor.hands = actor.both_hands(times, [0.9] * len(times), pairs, 0.015, first=actor.handed)
     weight = 0.05 * actor.rng.choice((-1, 1), len(times) + 1)
     actor.shift[:, 1] += actor.keyed(times, 1.0, weight)
     actor.gaze = actor.look(1.8, 0.65)

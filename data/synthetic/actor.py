@@ -1,7 +1,7 @@
 """What all actions are made of: where a body stands or walks, what it does when idle, its hands."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,7 @@ ON_THIGH = Reach("hip", (0.30, 0.14, 0.12), (-0.7, 0.6, -0.4))
 BEFORE_CHEST = Reach("shoulder", (0.50, -0.12, -0.38), (-0.3, 0.6, -0.8))
 
 
-@dataclass(frozen=True)
-class Arena:
+class Arena(NamedTuple):
     """An ellipse on the floor, metres."""
 
     centre: np.ndarray  # (2,)
@@ -27,7 +26,7 @@ class Arena:
 
     def scaled(self, factor: np.ndarray | float) -> "Arena":
         """Return an ellipse around the same centre, with semi-axes `factor` times as long."""
-        return replace(self, axes=self.axes * factor)
+        return Arena(self.centre, self.axes * factor)
 
 
 class Actor:
@@ -128,7 +127,7 @@ class Actor:
         """Return the same reach, a little elsewhere."""
         change = scatter * np.clip(self.rng.standard_normal(3), -1.5, 1.5)
         change[0] = max(change[0], -0.05)  # not into the belly
-        return replace(reach, offset=tuple(reach.offset + change))
+        return reach._replace(offset=tuple(reach.offset + change))
 
     def one_of(self, reaches: Sequence[Reach], scatter: float = 0.03) -> Reach:
         """Return a place near one of these."""

@@ -6,14 +6,16 @@ roll leans right. For hands the second axis is outward instead: left for the lef
 for the right one.
 """
 
-from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 
 LEFT, RIGHT = 1, -1
 SIDES = (LEFT, RIGHT)
 
-# Lengths as shares of the stature. What stands in one row varies together between people.
+# Lengths as shares of the stature. What stands in one row varies together between people. Ankle
+# and ball are heights above the floor, of a flat foot; "hip" is from the pelvis centre to a hip.
 _PROPORTIONS = (
     {"thigh": 0.256, "shin": 0.260, "foot": 0.094, "toe": 0.043, "ankle": 0.044, "ball": 0.012},
     {"spine": 0.135, "chest": 0.148, "neck": 0.070, "head": 0.067},
@@ -21,47 +23,22 @@ _PROPORTIONS = (
     {"hip": 0.077, "clavicle": 0.088},
 )
 _STYLES = {
-    "toe_out": (0.05, 0.2),
-    "stance": (0.09, 0.14),
-    "stoop": (-0.01, 0.09),
-    "step_time": (0.52, 0.60),
-    "speed": (0.85, 1.1),
-    "arm_swing": (0.7, 1.25),
-    "gesture": (0.85, 1.15),
-    "tempo": (0.8, 1.2),
+    "toe_out": (0.05, 0.2),  # yaw of a standing foot away from the midline, radians
+    "stance": (0.09, 0.14),  # half the distance between standing feet, metres
+    "stoop": (-0.01, 0.09),  # forward pitch of the trunk at rest, radians
+    "step_time": (0.52, 0.60),  # seconds from one footfall to the next
+    "speed": (0.85, 1.1),  # of relaxed walking, metres per second
+    "arm_swing": (0.7, 1.25),  # 1 is usual, as it is for the next two
+    "gesture": (0.85, 1.15),  # how far gestures reach
+    "tempo": (0.8, 1.2),  # how fast gestures follow each other
 }
 
 
-@dataclass(frozen=True)
-class Body:
-    """Lengths in metres, and how this person moves."""
+class Body(SimpleNamespace):
+    """The stature and the lengths of `_PROPORTIONS` in metres; and how this person moves.
 
-    stature: float
-    thigh: float
-    shin: float
-    foot: float
-    toe: float
-    ankle: float  # height above the floor, as is the ball's, on a flat foot
-    ball: float
-    spine: float
-    chest: float
-    neck: float
-    head: float
-    upper_arm: float
-    forearm: float
-    hand: float
-    thumb: float
-    hip: float  # from the pelvis centre to the hip joint
-    clavicle: float
-    toe_out: float  # yaw of a standing foot away from the midline, radians
-    stance: float  # half the distance between standing feet
-    stoop: float  # forward pitch of the trunk at rest, radians
-    step_time: float  # seconds from one footfall to the next
-    speed: float  # of relaxed walking, metres per second
-    arm_swing: float  # 1 is usual, as it is for the next two
-    gesture: float  # how far gestures reach
-    tempo: float  # how fast gestures follow each other
-    handed: int  # the side that points, waves, phones, smokes
+    That is what `_STYLES` names, and `handed`, the side that points, waves, phones, smokes.
+    """
 
     @property
     def leg(self) -> float:
@@ -84,11 +61,10 @@ def make_body(rng: np.random.Generator, stature: float) -> Body:
     }
     style = {name: rng.uniform(*limits) for name, limits in _STYLES.items()}
     handed = LEFT if rng.random() < 0.15 else RIGHT
-    return Body(stature, **lengths, **style, handed=handed)
+    return Body(stature=stature, **lengths, **style, handed=handed)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One foot leaves the floor and comes down elsewhere."""
 
     side: int
@@ -98,8 +74,7 @@ class Step:
     outward: float = 0.0
 
 
-@dataclass(frozen=True)
-class Reach:
+class Reach(NamedTuple):
     """Where a hand may be.
 
     The offset is in arm lengths from the shoulder, along upright axes that turn with the chest; or
@@ -112,8 +87,7 @@ class Reach:
     swing: float = 0.1  # how far the arm takes part in walking, 0 to 1
 
 
-@dataclass(frozen=True)
-class HandMove:
+class HandMove(NamedTuple):
     """From `start`, within `duration` seconds, the hand goes to `reach`."""
 
     reach: Reach

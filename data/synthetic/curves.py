@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from common.h36m_dataset import FPS
+from common.motion import gaussian_filter
 
 
 def ease(u: np.ndarray) -> np.ndarray:
@@ -16,9 +17,9 @@ def ease(u: np.ndarray) -> np.ndarray:
     return u * u * u * (10 + u * (6 * u - 15))
 
 
-def glide(u: np.ndarray, ramp: float = 0.35) -> np.ndarray:
-    """Go from 0 to 1 as u does, at constant speed; start and stop each take the share `ramp`."""
-    u = np.clip(u, 0, 1)
+def glide(u: np.ndarray) -> np.ndarray:
+    """Go from 0 to 1 as u does, at constant speed; start and stop each take a share of it."""
+    u, ramp = np.clip(u, 0, 1), 0.35
     start, stop = np.minimum(u / ramp, 1), np.minimum((1 - u) / ramp, 1)
     cruise = np.clip(u - ramp, 0, 1 - 2 * ramp)
     ramps = 0.5 + start**3 * (1 - start / 2) - stop**3 * (1 - stop / 2)
@@ -38,14 +39,10 @@ def keyed(
     values: np.ndarray,
     profile: Callable[[np.ndarray], np.ndarray] = ease,
 ) -> np.ndarray:
-    """Return (frames, ...) that moves from value to value, each time along a profile.
+    """Return (frames, ...) at t, seconds, that moves from value to value, each along a profile.
 
-    Args:
-        t: (frames,), seconds.
-        starts: (moves,), when each move begins; moves may overlap.
-        durations: (moves,), how long it takes, or one for all.
-        values: (moves + 1, ...), before the first move and after each.
-        profile: goes from 0 to 1 as the move does.
+    Moves, which may overlap, have starts and durations, (moves,), seconds; values (moves + 1, ...)
+    are those before the first move and after each. A profile goes from 0 to 1 as the move does.
     """
     values = np.asarray(values, dtype=np.float64)
     progress = profile((t[:, None] - np.asarray(starts)) / np.asarray(durations))
@@ -54,9 +51,7 @@ def keyed(
 
 def smooth(x: np.ndarray, seconds: float) -> np.ndarray:
     """Filter (frames,) with a Gaussian of that standard deviation; the ends are held."""
-    radius = int(np.ceil(4 * seconds * FPS))
-    window = np.exp(-0.5 * (np.arange(-radius, radius + 1) / (seconds * FPS)) ** 2)
-    return np.convolve(np.pad(x, radius, mode="edge"), window / window.sum(), mode="valid")
+    return gaussian_filter(x, seconds * FPS, mode="edge")
 
 
 def interpolate(x: np.ndarray, known_x: np.ndarray, known: np.ndarray) -> np.ndarray:

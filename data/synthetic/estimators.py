@@ -1,7 +1,7 @@
 """Simulated 2D pose estimators: what they find in a camera's pictures, with which errors."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,7 @@ _ERROR_AUTOCORRELATION = 0.85
 Person = tuple[np.ndarray, np.ndarray]  # bbox (5,) and keypoints (17, 3), float32, pixels
 
 
-@dataclass(frozen=True)
-class Estimator:
+class Estimator(NamedTuple):
     """A simulated 2D pose estimator; rates are per frame."""
 
     name: str  # of its folder, after "h36m_"
@@ -50,8 +49,7 @@ ESTIMATORS = (
 )
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """What one camera sees."""
 
     keypoints: np.ndarray  # (frames, 17, 2), pixels, where COCO's keypoints are in truth
@@ -61,21 +59,21 @@ class View:
 
 def write_estimates(folder: Path, clip: Clip, motion: Motion) -> None:
     """Let all estimators look at a motion through all cameras; write what each finds."""
-    views = [see(motion, camera) for camera in load_cameras()[clip.subject]]
+    views = [_see(motion, camera) for camera in load_cameras()[clip.subject]]
     frames = len(motion.joints)
-    common = [correlated_noise(clip.generator(5 + i), frames) for i in range(len(views))]
+    common = [_correlated_noise(clip.generator(5 + i), frames) for i in range(len(views))]
     for estimator in ESTIMATORS:
         rng = clip.generator(estimator.stream)
         path = folder / f"h36m_{estimator.name}" / clip.subject
         path.mkdir(parents=True, exist_ok=True)
         for i, camera in enumerate(CAMERA_IDS):
             # The first camera's videos are a frame longer than the motion capture.
-            people = estimate(rng, estimator, views[i], common[i])[: clip.frames + (i == 0)]
+            people = _estimate(rng, estimator, views[i], common[i])[: clip.frames + (i == 0)]
             output = path / f"{clip.name}_{camera}_pose_sequence.npy"
-            np.save(output, as_published(people, estimator), allow_pickle=True)
+            np.save(output, _as_published(people, estimator), allow_pickle=True)
 
 
-def as_published(people: list[list[Person]], estimator: Estimator) -> np.ndarray:
+def _as_published(people: list[list[Person]], estimator: Estimator) -> np.ndarray:
     """Return each frame's people in the format in which this estimator's output is published."""
     if estimator.one_person:
         poses = [found[0][1][None] if found else None for found in people]
@@ -85,23 +83,20 @@ def as_published(people: list[list[Person]], estimator: Estimator) -> np.ndarray
         for frame, found in enumerate(people)
         for box, keypoints in found
     ]
-    detections = np.empty(len(entries), dtype=object)
-    detections[:] = entries
-    return detections
+    return np.fromiter(entries, dtype=object, count=len(entries))
 
 
-def see(motion: Motion, camera: Camera) -> View:
+def _see(motion: Motion, camera: Camera) -> View:
     """Project COCO's keypoints and find which of them the body hides."""
     pixels, in_camera = view(np.concatenate([motion.joints, motion.face], axis=1), camera)
     size = 1.6 * camera.intrinsics[1] / in_camera[:, 0, 2]
-    return View(pixels[:, _COCO_JOINTS], hidden_by_body(in_camera), size)
+    return View(pixels[:, _COCO_JOINTS], _hidden_by_body(in_camera), size)
 
 
-def hidden_by_body(in_camera: np.ndarray) -> np.ndarray:
-    """Return how far each keypoint is hidden, (frames, 17), 0 to 1.
+def _hidden_by_body(in_camera: np.ndarray) -> np.ndarray:
+    """Return how far each keypoint is hidden, (frames, 17), given joints and face in metres.
 
     It is hidden where a sphere of trunk, head or legs crosses its line of sight.
-    Given are joints and face in camera coordinates, (frames, 37, 3), metres.
     """
     keypoints = in_camera[:, _COCO_JOINTS]
     squared = np.sum(keypoints**2, axis=-1)
@@ -117,7 +112,7 @@ def hidden_by_body(in_camera: np.ndarray) -> np.ndarray:
     return hidden
 
 
-def correlated_noise(rng: np.random.Generator, frames: int) -> np.ndarray:
+def _correlated_noise(rng: np.random.Generator, frames: int) -> np.ndarray:
     """Return noise (frames, 17, 2) of unit variance, each frame like the one before: AR(1)."""
     noise = rng.standard_normal((frames, 17, 2))
     noise[1:] *= np.sqrt(1 - _ERROR_AUTOCORRELATION**2)
@@ -126,7 +121,7 @@ def correlated_noise(rng: np.random.Generator, frames: int) -> np.ndarray:
     return noise
 
 
-def estimate(
+def _estimate(
     rng: np.random.Generator, estimator: Estimator, view: View, common: np.ndarray
 ) -> list[list[Person]]:
     """Return the people that an estimator finds in each frame of a view.
@@ -156,7 +151,7 @@ def _estimate_keypoints(
     """
     frames = len(view.keypoints)
     scale = estimator.error * _DIFFICULTY * (1 + (estimator.hidden - 1) * view.hidden)
-    own = correlated_noise(rng, frames)
+    own = _correlated_noise(rng, frames)
     error = np.sqrt(_COMMON_SHARE) * common + np.sqrt(1 - _COMMON_SHARE) * own
     bias = 0.5 * np.clip(rng.standard_normal((17, 2)), -2, 2)
     jitter = 0.25 * rng.standard_normal((frames, 17, 2))

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from common.motion import unit
+
 # A limb folds no further than its muscles allow.
 _MIN_INTERIOR_ANGLE = np.radians(32)
 
@@ -46,30 +48,20 @@ def two_bones(
     Returns:
         Middle joint and end, (frames, 3) each.
     """
-    line = target - root
-    distance = np.linalg.norm(line, axis=-1, keepdims=True)
-    line = line / distance
+    distance = np.linalg.norm(target - root, axis=-1, keepdims=True)
+    line = (target - root) / distance
     cosine = np.cos(_MIN_INTERIOR_ANGLE)
     shortest = np.sqrt(upper**2 + lower**2 - 2 * upper * lower * cosine)
     resists, longest = (upper + lower) * np.array(reach)
-    distance = _soft_limits(distance, shortest, longest, longest - resists)
+    # Both limits are approached smoothly.
+    margin = longest - resists
+    high = longest - margin * (1 - np.tanh((distance - resists) / margin))
+    distance = np.where(distance > resists, high, distance)
+    low = shortest + margin * (1 - np.tanh((shortest + margin - distance) / margin))
+    distance = np.where(distance < shortest + margin, low, distance)
     along = (upper**2 - lower**2 + distance**2) / (2 * distance)
     across = np.sqrt(np.maximum(upper**2 - along**2, 0))
-    side = perpendicular(pole, line)
-    return root + along * line + across * side, root + distance * line
-
-
-def _soft_limits(d: np.ndarray, shortest: float, longest: float, margin: float) -> np.ndarray:
-    """Keep distances between two limits, bending smoothly within `margin` of either."""
-    high = longest - margin * (1 - np.tanh((d - longest + margin) / margin))
-    d = np.where(d > longest - margin, high, d)
-    low = shortest + margin * (1 - np.tanh((-d + shortest + margin) / margin))
-    return np.where(d < shortest + margin, low, d)
-
-
-def unit(v: np.ndarray) -> np.ndarray:
-    """Scale vectors (..., 3) to length 1."""
-    return v / np.linalg.norm(v, axis=-1, keepdims=True)
+    return root + along * line + across * perpendicular(pole, line), root + distance * line
 
 
 def perpendicular(v: np.ndarray, line: np.ndarray) -> np.ndarray:

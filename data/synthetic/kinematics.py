@@ -3,14 +3,16 @@
 All functions work on every frame of a clip at once; axes and angles are those of `body.py`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from common.motion import unit
 from data.synthetic.actor import Actor
 from data.synthetic.body import LEFT, RIGHT, SIDES, Body, HandMove, Step
 from data.synthetic.curves import bump, ease, glide, interpolate, keyed, smooth
-from data.synthetic.geometry import perpendicular, rotate, rotation, two_bones, unit
+from data.synthetic.geometry import perpendicular, rotate, rotation, two_bones
 
 # Human3.6M's 32 joints: 0 hips; 1-5 right and 6-10 left leg (hip, knee, foot, toe base, toe end);
 # 11 spine, 12 upper spine, 13 neck, 14 head, 15 its top; 16-23 left and 24-31 right arm (shoulder,
@@ -28,8 +30,7 @@ _LEG_REACH = (0.985, 0.9985)
 _ARM_REACH = (0.94, 0.992)
 
 
-@dataclass(frozen=True)
-class Motion:
+class Motion(NamedTuple):
     """What a body did: metres, world."""
 
     joints: np.ndarray  # (frames, 32, 3)
@@ -63,8 +64,7 @@ def animate(actor: Actor) -> Motion:
 # --- feet and legs ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Foot:
+class _Foot(NamedTuple):
     ankle: np.ndarray  # (frames, 3)
     ball: np.ndarray  # (frames, 3)
     toe: np.ndarray  # (frames, 3)
@@ -128,9 +128,8 @@ def _footprints(actor: Actor, side: int, steps: list[Step]) -> np.ndarray:
     ground = interpolate(middle, actor.t, actor.ground)
     forward = np.array([0, *(s.forward for s in steps)])
     outward = side * (actor.stance + np.array([0, *(s.outward for s in steps)]))
-    return np.column_stack(
-        [_beside(ground, forward, outward), ground[:, 2] + side * actor.body.toe_out]
-    )
+    heading = ground[:, 2] + side * actor.body.toe_out
+    return np.column_stack([_beside(ground, forward, outward), heading])
 
 
 def _beside(ground: np.ndarray, forward: np.ndarray, left: np.ndarray | float) -> np.ndarray:
@@ -172,11 +171,8 @@ def _move_pelvis(actor: Actor, feet: dict[int, _Foot]) -> tuple[np.ndarray, np.n
     upright = ease((actor.height - 0.6) / 0.3)
     yaw = 0.22 * upright * (feet[RIGHT].ahead - feet[LEFT].ahead)
     roll = 0.05 * upright * smooth(swinging, 0.06)
-    axes = rotation(
-        heading + yaw + 0.3 * actor.trunk[:, 0],
-        0.35 * actor.trunk[:, 1],
-        roll + 0.2 * actor.trunk[:, 2],
-    )
+    turn, bend, tilt = actor.trunk.T
+    axes = rotation(heading + yaw + 0.3 * turn, 0.35 * bend, roll + 0.2 * tilt)
     sway = 0.035 * smooth(swinging, 0.1)
     pelvis = np.zeros_like(actor.ground)
     pelvis[:, :2] = _beside(actor.ground, actor.shift[:, 0], actor.shift[:, 1] + sway)
@@ -186,24 +182,22 @@ def _move_pelvis(actor: Actor, feet: dict[int, _Foot]) -> tuple[np.ndarray, np.n
         apart = np.sum((feet[side].ankle - hip)[:, :2] ** 2, axis=-1)
         reach = np.sqrt(np.maximum((0.993 * body.leg) ** 2 - apart, 0.01))
         heights.append(feet[side].ankle[:, 2] + reach - hip[:, 2])
-    pelvis[:, 2] = smooth(_soft_minimum(np.stack(heights), 0.004, radius=3), 0.06)
+    pelvis[:, 2] = smooth(_soft_minimum(np.stack(heights)), 0.06)
     return pelvis, axes
 
 
-def _soft_minimum(x: np.ndarray, softness: float, radius: int) -> np.ndarray:
-    """Return the smooth minimum of (n, frames) over n, then the least within `radius` frames."""
-    lowest = x.min(axis=0)
+def _soft_minimum(x: np.ndarray) -> np.ndarray:
+    """Return the smooth minimum of (n, frames) over n, then the least within three frames."""
+    lowest, softness = x.min(axis=0), 0.004
     soft = lowest - softness * np.log(np.exp((lowest - x) / softness).sum(axis=0))
-    padded = np.pad(soft, radius, mode="edge")
-    return np.lib.stride_tricks.sliding_window_view(padded, 2 * radius + 1).min(axis=-1)
+    return np.lib.stride_tricks.sliding_window_view(np.pad(soft, 3, mode="edge"), 7).min(axis=-1)
 
 
 def _leg(body: Body, pelvis: np.ndarray, axes: np.ndarray, foot: _Foot, side: int) -> np.ndarray:
     """Return hip, knee, ankle, ball and toe, (frames, 5, 3); knees follow the foot's heading."""
     hip = pelvis + rotate(axes, np.array([0, side * body.hip, 0]))
-    forward = axes[:, :, 0] + np.stack(
-        [np.cos(foot.heading), np.sin(foot.heading), np.full(len(pelvis), 0.7)], axis=-1
-    )
+    ahead = [np.cos(foot.heading), np.sin(foot.heading), np.full(len(pelvis), 0.7)]
+    forward = axes[:, :, 0] + np.stack(ahead, axis=-1)
     knee, ankle = two_bones(hip, foot.ankle, forward, body.thigh, body.shin, _LEG_REACH)
     moved = ankle - foot.ankle
     return np.stack([hip, knee, ankle, foot.ball + moved, foot.toe + moved], axis=1)
@@ -216,10 +210,11 @@ def _trunk(actor: Actor, twist: np.ndarray, joints: np.ndarray) -> tuple[np.ndar
     """Fill in joints 12 to 15; return the axes of chest and head, (frames, 3, 3) each."""
     body, trunk, gaze = actor.body, actor.trunk, actor.gaze
     heading = actor.ground[:, 2] + twist
-    chest_axes = rotation(heading + trunk[:, 0], trunk[:, 1], trunk[:, 2])
-    middle_axes = rotation(heading + 0.6 * trunk[:, 0], 0.6 * trunk[:, 1], 0.6 * trunk[:, 2])
+    turn, bend, tilt = trunk.T
+    chest_axes = rotation(heading + turn, bend, tilt)
+    middle_axes = rotation(heading + 0.6 * turn, 0.6 * bend, 0.6 * tilt)
     # The head compensates most of what the trunk bends and turns, so that the gaze is steady.
-    level = gaze[:, 1] - 0.7 * trunk[:, 1]
+    level = gaze[:, 1] - 0.7 * bend
     head_axes = chest_axes @ rotation(gaze[:, 0] - twist, level, gaze[:, 2])
     neck_axes = chest_axes @ rotation(0.5 * gaze[:, 0], 0.5 * level + 0.38, 0.5 * gaze[:, 2])
     joints[:, 12] = joints[:, 0] + body.spine * middle_axes[:, :, 2]
@@ -230,13 +225,12 @@ def _trunk(actor: Actor, twist: np.ndarray, joints: np.ndarray) -> tuple[np.ndar
 
 
 def _arm(
-    actor: Actor,
-    side: int,
-    swing: np.ndarray,
-    joints: np.ndarray,
-    axes: tuple[np.ndarray, np.ndarray, np.ndarray],
+    actor: Actor, side: int, swing: np.ndarray, joints: np.ndarray, axes: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Return the eight joints from the collar bone to the wrist's end, (frames, 8, 3)."""
+    """Return the eight joints from the collar bone to the wrist's end, (frames, 8, 3).
+
+    The axes are those of chest, head and pelvis, (frames, 3, 3) each.
+    """
     body, (chest_axes, head_axes, hip_axes) = actor.body, axes
     upright = rotation(np.arctan2(chest_axes[:, 1, 0], chest_axes[:, 0, 0]), 0.0, 0.0)
     mirror = np.array([1, side, 1])  # outward to left, and back
@@ -281,12 +275,10 @@ class _HandPath:
     def offset(self, frame: str) -> np.ndarray:
         """Return the offset in one frame of reference, (frames, 3), held where others are used."""
         used = [reach.offset for reach in self.reaches if reach.frame == frame]
-        offset = used[0] if used else (0.2, 0.1, -0.6)
-        held = []
+        held = [used[0] if used else (0.2, 0.1, -0.6)]
         for reach in self.reaches:
-            offset = reach.offset if reach.frame == frame else offset
-            held.append(offset)
-        return self.follow(held)
+            held.append(reach.offset if reach.frame == frame else held[-1])
+        return self.follow(held[1:])
 
     def detour(self, away: np.ndarray, body: Body) -> np.ndarray:
         """Return (frames, 3), metres, that leads the hand round the shoulder and the trunk.
@@ -313,11 +305,8 @@ class _HandPath:
         down = elbow - (line @ elbow / (1 + line @ usual))[:, None] * (line + usual)
         across = np.cross(line, down)
         poles = np.array([reach.pole for reach in self.reaches])
-        swivels = np.arctan2(
-            np.sum(poles * across[self.arrivals], axis=-1),
-            np.sum(poles * down[self.arrivals], axis=-1),
-        )
-        swivel = self.follow(np.unwrap(swivels))[:, None]
+        sine, cosine = (np.sum(poles * axis[self.arrivals], axis=-1) for axis in (across, down))
+        swivel = self.follow(np.unwrap(np.arctan2(sine, cosine)))[:, None]
         return np.cos(swivel) * down + np.sin(swivel) * across
 
 
