@@ -155,7 +155,7 @@ def _fit_variances(noise: np.ndarray, confidences: np.ndarray) -> tuple[np.ndarr
     for level in _LEVELS[1:]:
         if (level - levels[-1]) * count >= _LEAST_FRAMES_IN_BIN:
             levels.append(level)
-    levels[-1] = 1.0
+    levels = [*levels[: max(1, len(levels) - 1)], 1.0]
     squared = np.square(noise).sum(axis=-1)
     knots = np.empty((*squared.shape[::2], len(levels) - 1))
     variances = np.empty_like(knots)
@@ -289,12 +289,15 @@ def read_mixture(path: Path) -> FittedMixture:
         }
         motion = np.array(infinite).reshape(NUM_JOINTS)
         freedom = np.inf if freedom is None else float(freedom)
-        np.linalg.inv(arrays["correlation"])
+        np.linalg.cholesky(arrays["correlation"])  # positive definite, or there is no least
         numbers = np.concatenate([array.ravel() for array in arrays.values()])
         positive = [freedom, motion.min(), arrays["variances"].min()]
         if not (np.isfinite(numbers).all() and min(positive) > 0 and len(confident) == len(names)):
             raise ValueError("some numbers are out of range")
-    except (ValueError, KeyError, IndexError, TypeError, np.linalg.LinAlgError) as error:
+    except (
+        *(ValueError, KeyError, IndexError, TypeError, OverflowError),
+        *(RecursionError, np.linalg.LinAlgError),
+    ) as error:
         raise InputError(
             f"{path}: not a fitted mixture ({error}); write it again with merge.py "
             "--strategy fitted"

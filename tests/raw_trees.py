@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ def call(main, *arguments):
     """Run a script's `main` as its command line would; return its status, stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
     status = 0
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with (
         mock.patch.object(sys, "argv", [main.__module__, *map(str, arguments)]),
         contextlib.redirect_stdout(out),
@@ -36,6 +38,9 @@ def call(main, *arguments):
             run(main)
         except SystemExit as exit_:
             status = exit_.code
+        finally:  # `run` leaves a process that is about to end, which this one is not
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     return SimpleNamespace(status=status, stdout=out.getvalue(), stderr=err.getvalue())
 
 
