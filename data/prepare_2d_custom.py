@@ -28,7 +28,7 @@ from common.console import (
 )
 from common.files import check_distinct
 from common.layouts import COCO_PARENTS, LAYOUTS, coco_keypoints, to_h36m
-from common.npz_io import write_custom_2d
+from common.npz_io import FPS_RANGE, write_custom_2d
 from common.skeleton import COCO_NAMES, JOINT_NAMES, PARENTS
 from common.video import count_frames, probe_video
 from data.custom.formats import read_people
@@ -106,7 +106,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--size", type=picture_size, metavar="WxH", help="without --video: the picture's size")
     add(
         "--fps",
-        type=Kind(float, lambda fps: 0 < fps <= 1000, "a frame rate from 0 to 1000"),
+        type=Kind(
+            float,
+            lambda fps: FPS_RANGE[0] <= fps <= FPS_RANGE[1],
+            "a frame rate from {} to {}".format(*FPS_RANGE),
+        ),
         help="without --video: frames a second; with it: instead of the video's own rate",
     )
     add("--layout", choices=LAYOUTS, help="what the keypoints are (default: by their number)")
