@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterable
@@ -128,9 +129,12 @@ class World:
         """Leave the group of processes, also while an error passes through.
 
         Its threads end here. One that frees a tensor while the interpreter ends would abort the
-        process.
+        process. All is saved: a signal from here on, as torchrun sends to those that are left,
+        just ends the process.
         """
         if self.size > 1:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
             _clear_frames(sys.exc_info()[1])
             gc.collect()
             dist.destroy_process_group()

@@ -1,5 +1,6 @@
 """The group of processes is left whole, whatever ends the work."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ def threads_of_the_group():
 
 @pytest.mark.skipif(not TASKS.is_dir(), reason="tells threads by Linux's /proc")
 @pytest.mark.parametrize("chained", [False, True])
-def test_the_group_s_threads_end_while_an_error_passes_that_holds_it(chained):
+def test_the_group_s_threads_end_while_an_error_passes_that_holds_it(monkeypatch, chained):
     """A thread that outlives the interpreter can abort the process."""
 
     def lose_another():
@@ -37,10 +38,13 @@ def test_the_group_s_threads_end_while_an_error_passes_that_holds_it(chained):
             world.finish()
             left.extend(threads_of_the_group())
 
-    left = []
+    left, signals = [], []
+    monkeypatch.setattr(signal, "signal", lambda *arguments: signals.append(arguments))
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     assert threads_of_the_group()
     with pytest.raises(ValueError if chained else RuntimeError):
         train(World(0, 2, torch.device("cpu")))
     assert not left
     assert not dist.is_initialized()
+    # A signal that raised an exception in the middle of it would be printed and forgotten.
+    assert signals == [(signal.SIGINT, signal.SIG_DFL), (signal.SIGTERM, signal.SIG_DFL)]
