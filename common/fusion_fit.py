@@ -22,7 +22,7 @@ from common.fusion import (
 )
 from common.skeleton import NUM_JOINTS
 
-# Fewer frames tell no variances; more than the second number change nothing and take time.
+# Fewer frames do not give variances; more than the second number change nothing and take time.
 LEAST_FRAMES, _MOST_FRAMES = 200, 40_000
 # Where confidence is cut into bins, each with a variance: finer where it is low, as it is there
 # that it tells most.
@@ -52,7 +52,7 @@ def fit_mixture(
 
     Args:
         estimators: E names.
-        confident: for each, whether it tells confidences.
+        confident: for each, whether it has confidences.
         views: for each view the estimators' arrays (frames, 17, 2 or 3), of equal lengths, pixels.
         truths: for each view (frames, 17, 2), pixels.
         groups: for each view whose it is; what is chosen is chosen on groups that were left out.

@@ -43,7 +43,7 @@ def load_lifter(
     Args:
         path: a checkpoint of ours, or a published one.
         number_of_frames: the window's length where the file does not tell it.
-        device: where it shall compute.
+        device: where it computes.
 
     Raises:
         InputError: if the file is no checkpoint, or was trained on several estimators' keypoints.

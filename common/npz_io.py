@@ -320,7 +320,7 @@ def as_array(value: Any, max_dims: int) -> np.ndarray:
     """Return an array, or numbers in nested lists, as an array.
 
     Args:
-        value: what a stranger's file holds; a list in it may be shared, and hold itself.
+        value: from a file; a list in it may occur several times, and contain itself.
         max_dims: how deep lists may nest.
 
     Raises:
