@@ -1,4 +1,4 @@
-"""What an estimator tells of its own certainty: the third channel of its 2D file."""
+"""How certain an estimator is of its keypoints: the third channel of its 2D file."""
 
 from pathlib import Path
 

@@ -64,7 +64,7 @@ def split_names(text: str) -> list[str]:
 
 
 class _Shortener(reprlib.Repr):
-    """Shows a value of a stranger's in part of a line, however large, deep or circular it is."""
+    """Shows a value from a file in part of a line, however large, deep or circular it is."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,6 +2,9 @@
 
 import gc
 import os
+import signal
+import sys
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -123,12 +126,28 @@ class World:
         return self.size > 1 and is_of_group
 
     def finish(self) -> None:
-        """Leave the group of processes."""
+        """Leave the group of processes, also while an error passes through.
+
+        Its threads end here. One that frees a tensor while the interpreter ends would abort the
+        process. All is saved: a signal from here on, as torchrun sends to those that are left,
+        just ends the process.
+        """
         if self.size > 1:
-            # What still holds tensors of the group goes first: a thread of the group that frees
-            # them while the interpreter ends would abort the process.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            _clear_frames(sys.exc_info()[1])
             gc.collect()
             dist.destroy_process_group()
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Free what the calls that ended in this error, and in those before it, still hold.
+
+    A failed all-reduce holds the group, which would otherwise outlive `destroy_process_group`.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def start_world(gpu: str) -> World:

@@ -47,7 +47,7 @@ def check_output(path: Path | str, suffixes: Sequence[str]) -> Path:
 
 
 def check_distinct(outputs: Iterable[Path], inputs: Iterable[Path] = ()) -> None:
-    """Refuse an output that is an input, or another output, be it by another name or a link.
+    """Refuse an output that is an input or another output, also by another name or a link.
 
     Raises:
         InputError: naming both.

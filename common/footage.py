@@ -16,7 +16,7 @@ from common.model_poseformer import PoseFormerV2
 from common.npz_io import read_custom_2d
 
 UPS = ("auto", "level")
-# A camera that looks along the world's y, as `orientation_of_camera` lays the world, is seen thus.
+# The azimuth of a camera that looks along the y axis of the world of `orientation_of_camera`.
 _AZIMUTH = -90.0
 _MAX_TILT = 60.0  # degrees, beyond which "auto" is hardly a camera's tilt
 

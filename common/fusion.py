@@ -19,7 +19,7 @@ Robustness: an estimator at distance d from the mixture has its variance divided
 moves with a velocity that is a random walk of intensity q (Bar-Shalom, Li and Kirubarajan,
 Estimation with Applications to Tracking and Navigation, 2001, section 6.2.2), and the mixture is
 its measurement with the variance above; the Rauch-Tung-Striebel smoother (AIAA Journal 1965) gives
-the best estimate from all frames, earlier and later, hence without delay. At last a(x), as a
+the best estimate from all frames, earlier and later, so without delay. Finally a(x), as a
 function of the mixed pose, is taken out.
 
 Lengths are in units of the person's size in the view, so that a fit applies to other footage.
@@ -224,7 +224,7 @@ def smooth(
 
     Takes and returns positions (frames, joints, 2), the views one after the other; the variances
     (frames, joints) are of their noise, the lengths are the views' numbers of frames, `motion`
-    (joints,) is q, infinite where a joint shall stay as it is.
+    (joints,) is q, infinite where a joint is left as it is.
     """
     moving = np.isfinite(motion)
     if not moving.any():

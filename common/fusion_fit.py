@@ -15,7 +15,7 @@ from common.files import atomic_output
 from common.fusion import FittedMixture
 from common.skeleton import NUM_JOINTS
 
-# Fewer frames tell no variances; more than the second number change nothing and take time.
+# Fewer frames do not give variances; more than the second number change nothing and take time.
 LEAST_FRAMES, _MOST_FRAMES = 200, 40_000
 # Where confidence is cut into bins, each with a variance: finer where it is low, as it is there
 # that it tells most.
@@ -45,7 +45,7 @@ def fit_mixture(
 
     Args:
         estimators: E names.
-        confident: for each, whether it tells confidences.
+        confident: for each, whether it has confidences.
         views: for each view the estimators' arrays (frames, 17, 2 or 3), of equal lengths, pixels.
         truths: for each view (frames, 17, 2), pixels.
         groups: for each view whose it is; what is chosen is chosen on groups that were left out.
@@ -141,7 +141,7 @@ def _fit_variances(noise: np.ndarray, confidences: np.ndarray) -> tuple[np.ndarr
     for level in _LEVELS[1:]:
         if (level - levels[-1]) * count >= _LEAST_FRAMES_IN_BIN:
             levels.append(level)
-    levels[-1] = 1.0
+    levels = [*levels[: max(1, len(levels) - 1)], 1.0]
     squared = np.square(noise).sum(axis=-1)
     knots = np.empty((*squared.shape[::2], len(levels) - 1))
     variances = np.empty_like(knots)
@@ -274,12 +274,15 @@ def read_mixture(path: Path) -> FittedMixture:
             name: np.array(contents[name], dtype=np.float64).reshape(shape)
             for name, shape in _shapes(len(names), knots).items()
         }
-        np.linalg.inv(arrays["correlation"])
+        np.linalg.cholesky(arrays["correlation"])  # positive definite, or there is no least
         numbers = np.concatenate([array.ravel() for array in arrays.values()])
         positive = [freedom, motion.min(), arrays["variances"].min()]
         if not (np.isfinite(numbers).all() and min(positive) > 0 and len(confident) == len(names)):
             raise ValueError("some numbers are out of range")
-    except (ValueError, KeyError, IndexError, TypeError, np.linalg.LinAlgError) as error:
+    except (
+        *(ValueError, KeyError, IndexError, TypeError, OverflowError),
+        *(RecursionError, np.linalg.LinAlgError),
+    ) as error:
         raise InputError(
             f"{path}: not a fitted mixture ({error}); write it again with merge.py "
             "--strategy fitted"

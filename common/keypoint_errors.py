@@ -1,4 +1,4 @@
-"""How far 2D estimates lie from the truth: per joint and group, biased or noisy, told or not."""
+"""How far 2D estimates lie from the truth: per joint and group; bias, noise, confidence."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -18,6 +18,8 @@ from common.stand_ins import plain_dtype
 NUM_CAMERAS = 4
 MAX_NAME = 100
 MAX_LISTED_NUMBERS = 10_000_000
+# Of a video: pixels a side, frames a second, number of the first frame.
+MAX_SIDE, FPS_RANGE, MAX_FIRST_FRAME = 99_999, (0.1, 1000), 100_000_000
 KEYPOINTS_METADATA = {
     "num_joints": 17,
     "keypoints_symmetry": [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]],
@@ -178,18 +180,30 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
     positions, metadata = {}, {}
     for video, actions in _map_actions(path, arrays["positions_2d"], check).items():
         info = videos.get(video)
-        if not isinstance(info, dict) or not all(_is_positive(info.get(k)) for k in ("w", "h")):
+        if not isinstance(info, dict) or not {"w", "h"} <= info.keys():
             raise InputError(f"{path}: its metadata does not tell the size of {video}")
-        if "fps" in info and not _is_positive(info["fps"]):
-            raise InputError(f"{path}: the frame rate of {video} is {shown(info['fps'])}")
+        for key, what, low, high in (
+            ("w", "width", 1, MAX_SIDE),
+            ("h", "height", 1, MAX_SIDE),
+            ("fps", "frame rate", *FPS_RANGE),
+            ("first_frame", "first frame", 0, MAX_FIRST_FRAME),
+        ):
+            if key in info and not _is_between(info[key], low, high):
+                raise InputError(
+                    f"{path}: the {what} of {video} is {shown(info[key])}, not a number from "
+                    f"{low} to {high}"
+                )
+        if not isinstance(info.get("first_frame", 0), int | np.integer):
+            raise InputError(f"{path}: the first frame of {video} is {shown(info['first_frame'])}")
         for action, keypoints in actions.items():
             name = video if len(actions) == 1 else f"{video} {action}"
             positions[name], metadata[name] = keypoints, info
     return positions, metadata
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and 0 < value < float("inf")
+def _is_between(value: Any, low: float, high: float) -> bool:
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    return is_number and not isinstance(value, bool) and bool(low <= value <= high)
 
 
 def write_custom_2d(
@@ -255,7 +269,7 @@ def as_array(value: Any, max_dims: int) -> np.ndarray:
     """Return an array, or numbers in nested lists, as an array.
 
     Args:
-        value: what a stranger's file holds; a list in it may be shared, and hold itself.
+        value: from a file; a list in it may occur several times, and contain itself.
         max_dims: how deep lists may nest.
 
     Raises:

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import keypoint_errors
@@ -107,7 +109,7 @@ def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str
     Returns:
         `subjects`, `frames` (over the cameras); `estimators`, {name: what `measure` returns};
         `best`, {figure: {joint: name}}; `error_correlation`: `names`, `mean` over the joints and
-        `by_joint`, matrices in the order of the names.
+        `by_joint`, matrices in the order of the names, None where an estimator is exact.
 
     Raises:
         InputError: if a file is bad, or lacks a sequence or a frame that gt has.
@@ -132,10 +134,15 @@ def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str
         },
         "error_correlation": {
             "names": list(paths),
-            "mean": correlation.mean(axis=0).tolist(),
-            "by_joint": dict(zip(JOINT_NAMES, correlation.tolist())),
+            "mean": _known(correlation.mean(axis=0)),
+            "by_joint": {joint: _known(c) for joint, c in zip(JOINT_NAMES, correlation)},
         },
     }
+
+
+def _known(matrix: np.ndarray) -> list[list[float | None]]:
+    """Return a matrix as lists, with None in place of NaN, which is no JSON."""
+    return [[None if np.isnan(x) else float(x) for x in row] for row in matrix]
 
 
 def format_report(report: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from common import console
 from common.console import DATA_DIR, InputError, warn
 from common.files import check_distinct
 from common.layouts import COCO_PARENTS, LAYOUTS, coco_keypoints, to_h36m
-from common.npz_io import write_custom_2d
+from common.npz_io import FPS_RANGE, write_custom_2d
 from common.skeleton import COCO_NAMES, JOINT_NAMES, PARENTS
 from common.video import count_frames, probe_video
 from data.custom.formats import read_people
@@ -92,7 +92,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--name", type=output_name, required=True, help="the output is data_2d_custom_NAME.npz")
     add("--video", type=Path, metavar="FILE", help="tells the picture's size and the frame rate")
     add("--size", type=picture_size, metavar="WxH", help="without --video: the picture's size")
-    rate = console.Kind(float, lambda fps: 0 < fps <= 1000, "a frame rate from 0 to 1000")
+    low, high = FPS_RANGE
+    rate = console.Kind(float, lambda x: low <= x <= high, f"a frame rate from {low} to {high}")
     fps = "without --video: frames a second; with it: instead of the video's own rate"
     add("--fps", type=rate, help=fps)
     add("--layout", choices=LAYOUTS, help="what the keypoints are (default: by their number)")

@@ -40,7 +40,7 @@ def real_mocap():
 def run_script():
     """Run one of the project's scripts as a user would, in a process of its own."""
 
-    def run(script, *arguments, cwd=None, env=None, check=True, timeout=240):
+    def run(script, *arguments, cwd=None, env=None, check=True, timeout=900):
         command = [sys.executable, str(REPOSITORY / script), *map(str, arguments)]
         result = subprocess.run(
             command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout

@@ -38,7 +38,7 @@ def call(main, *arguments):
             run(main)
         except SystemExit as exit_:
             status = exit_.code
-        finally:  # a script's process has them to itself
+        finally:  # `run` leaves a process that is about to end, which this one is not
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     return SimpleNamespace(status=status, stdout=out.getvalue(), stderr=err.getvalue())

@@ -92,7 +92,7 @@ def test_each_gpu_takes_a_run(data_dir, tmp_path, monkeypatch):
             partial = Path(command[command.index("--report") + 1])
             partial.write_text(json.dumps(report(0, 50)))
         else:
-            together.wait(timeout=20)
+            together.wait(timeout=240)
         return 0
 
     monkeypatch.setattr(runs.Processes, "call", run)
@@ -113,7 +113,7 @@ def test_a_killed_study_goes_on(data_dir, tmp_path):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    assert process.wait(240) == 143
     done = load(folder / "last_epoch.bin")["epoch"]
     assert not (folder / "report.json").exists()
     assert subprocess.run(command, capture_output=True).returncode == 0

@@ -172,6 +172,9 @@ def test_an_exact_estimator_and_one_without_confidence(data_dir):
     found = report(data_dir, "--keypoints", "exact", "pct")
     assert found["estimators"]["exact"]["mean_px"] == 0
     assert found["estimators"]["exact"]["confidence"] is None
+    assert found["error_correlation"]["mean"][0] == [None, None]
+    assert "NaN" not in (data_dir / "r.json").read_text()  # which is no JSON
+    assert evaluate(data_dir, "--keypoints", "exact", "pct", "--figures", data_dir).status == 0
 
 
 def test_the_csv_holds_the_figures(data_dir):

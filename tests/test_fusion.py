@@ -254,3 +254,12 @@ def test_one_subject_is_enough():
     mixture = fit_mixture(["a", "b"], [True, True], views, truths, ["S1"] * len(truths))
     assert isinstance(mixture, FittedMixture)
     assert apply_layout(mixture.layout, truths[0]).shape == truths[0].shape
+
+
+def test_a_subject_may_have_nearly_all_frames():
+    """Without it, fewer frames are left than a table of variances by confidence takes."""
+    truths = [*people(views=4, frames=60), *people(views=1, frames=15)]
+    views = list(zip(estimate(truths, 3, 0), estimate(truths, 6, 1)))
+    mixture = fit_mixture(["a", "b"], [True, True], views, truths, [*["S1"] * 4, "S5"])
+    (mixed, *_) = mix_fitted(mixture, views)
+    assert np.linalg.norm(mixed - truths[0], axis=-1).mean() < 6

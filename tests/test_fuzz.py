@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
-from fuzz.engine import READ, REFUSED, Case, Child, Reader, campaign
+from fuzz.engine import READ, REFUSED, SECONDS, Case, Child, Reader, campaign
 from fuzz.mutations import flipped_bits
 from fuzz.readers import all_readers, one_of, saved
 from hypothesis import strategies as st
@@ -28,6 +28,11 @@ def raising(error):
 
 def refusing(message):
     return lambda path: raising(InputError(message.format(path=path)))
+
+
+def compute_for_ever():
+    while True:
+        pass
 
 
 def out_of_memory(path):
@@ -50,7 +55,8 @@ READERS = {
     "KeyboardInterrupt": lambda path: raising(KeyboardInterrupt),
     "exit code -11": lambda path: ctypes.string_at(0),
     "exit code 3": lambda path: os._exit(3),
-    "no answer within": lambda path: time.sleep(60),
+    "no answer within 0.2 s": lambda path: compute_for_ever(),
+    "1.2 s of waiting": lambda path: time.sleep(1000),
     "took more than the memory": out_of_memory,
     "MemoryError": lambda path: bytearray(1 << 33),
     "refused in a bad way": refusing("no name"),
@@ -66,11 +72,13 @@ READERS = {
 def test_a_verdict_says_what_a_reader_does(verdict):
     reader = Reader("reader", READERS[verdict], ".bin", st.nothing(), [])
     harmless = Reader("harmless", READERS[READ], ".bin", st.nothing(), [])
-    seconds = 1 if verdict == "no answer within" else 20
-    with Child(seconds, memory_bytes=1 << 30) as child:
+    with Child(memory_bytes=1 << 30) as child:
         child.register([harmless, reader])
         for _ in range(2):  # the child that died is replaced
+            assert child.verdict(harmless, Case(b"content", "so")) == READ
+            child.seconds = 0.2 if " s" in verdict else SECONDS
             assert verdict in child.verdict(reader, Case(b"content", "so"))
+            child.seconds = SECONDS
             assert child.verdict(harmless, Case(b"content", "so")) == READ
 
 

@@ -182,7 +182,10 @@ def test_weights_of_other_estimators_are_refused(data_dir):
     assert_one_line_error(result, "data_2d_h36m_vitpose_w_conf.npz: holds no confidences")
 
 
-@pytest.mark.parametrize("damage", ["missing", "no JSON", "lacks", "NaN", "singular", "shape"])
+DAMAGES = ("missing", "no JSON", "deep", "lacks", "NaN", "singular", "indefinite", "shape")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_weights_are_named(data_dir, damage):
     merge(data_dir, "fitted")
     weights = data_dir / "merge_fitted.json"
@@ -193,9 +196,12 @@ def test_damaged_weights_are_named(data_dir, damage):
         contents["bias"][0][0][0] = float("nan")
     elif damage == "singular":
         contents["correlation"][2] = [[1, 1], [1, 1]]
+    elif damage == "indefinite":
+        contents["correlation"][2] = [[1, 2], [2, 1]]
     elif damage == "shape":
         contents["layout"].pop()
-    weights.write_text("{" if damage == "no JSON" else json.dumps(contents))
+    texts = {"no JSON": "{", "deep": "[" * 200_000}
+    weights.write_text(texts.get(damage) or json.dumps(contents))
     if damage == "missing":
         weights.unlink()
     with untouched(data_dir):

@@ -232,3 +232,23 @@ def test_keypoints_of_another_layout_are_refused(lift_file, folder):
     positions = {"a": {"custom": [moving(5).astype(np.float32)]}}
     write_npz(folder / "data_2d_custom_coco.npz", positions_2d=positions, metadata=metadata)
     assert_one_line_error(lift_file(keypoints="coco"), "data_2d_custom_coco.npz", "layout")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        *(("first_frame", value, "first frame") for value in ("x", None, [1], -5, 1.5, 10**30)),
+        *(("fps", value, "frame rate") for value in (1e-9, 1e9, True, "30", float("nan"), 0)),
+        *(("w", value, "width") for value in (1e-300, 1e300, True, None)),
+    ],
+)
+def test_what_a_file_says_of_its_video_is_checked(lift_file, folder, tmp_path, key, value, says):
+    metadata = {
+        "layout_name": "h36m",
+        "video_metadata": {"a": {"w": 640, "h": 480, "fps": 50, key: value}},
+    }
+    positions = {"a": {"custom": [moving(5).astype(np.float32)]}}
+    write_npz(folder / "data_2d_custom_strange.npz", positions_2d=positions, metadata=metadata)
+    with untouched(tmp_path):
+        result = lift_file("--render", "--viz-export", tmp_path / "a.json", keypoints="strange")
+    assert_one_line_error(result, "data_2d_custom_strange.npz", says)

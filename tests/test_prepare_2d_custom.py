@@ -439,7 +439,7 @@ BAD = {
     "not quite in a known form (AttributeError": with_json(
         {"instance_info": [{"frame_id": 0, "instances": [3]}]}
     ),
-    "cannot reshape": with_json([{"image_id": 1, "keypoints": [1.0] * 50}]),
+    "50 numbers are not x, y": with_json([{"image_id": 1, "keypoints": [1.0] * 50}]),
     "but no array 'keypoints'": npz_of_others,
     "no such file or folder": lambda folder: folder / "missing.json",
 }

@@ -48,7 +48,7 @@ EPOCHS = 4
 SMALL = ("-frame", "9", "--depth", "1", "--embed-dim-ratio", "8", "-str", "S1,S5", "-ste", "S9")
 RANDOM = ("-drop", "0.1", "--drop-path", "0.2", "-std", "2")  # of one process, to the last bit
 ATTACKS_A_TRAINING = 4
-LIMIT_S = 60  # for a process to end
+LIMIT_S = 300  # for a process to end, however busy the machine is
 PATIENCE_S = 10  # from SIGTERM to SIGKILL; torchrun's is 30
 
 
@@ -182,9 +182,19 @@ def wait(ids: list[int]) -> list[int]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a free port that the system gives to nobody who asks for any: these lie higher."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def halt(ids: list[int]) -> None:
+    """Stop processes where they are, until SIGCONT; those that have ended stay so."""
+    for pid in ids:
+        os.kill(pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
 
 # The campaign -----------------------------------------------------------------------------------
@@ -248,12 +258,17 @@ class Campaign:
                 assert os.read(ready, 1), "a process did not begin"
             whole = self.references[processes][1]
             time.sleep(self.chance.uniform(0, whole * (EPOCHS - done) / EPOCHS))
+            halt(ids)  # else epochs could pass between the count and the signal
             epochs_before = epochs_in(folder)
             # A signal comes to one process, or from a terminal and torchrun to each, twice.
             chosen = [self.chance.choice(ids)] if self.chance.random() < 0.5 else ids * 2
-            for pid in chosen if number != signal.SIGKILL else chosen[:1]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+            first = len(ids) if number != signal.SIGKILL else 1
+            for pid in chosen[:first]:
+                os.kill(pid, number)
+            for pid in ids:
+                os.kill(pid, signal.SIGCONT)
+            for pid in chosen[first:] if number != signal.SIGKILL else ():
+                os.kill(pid, number)  # a process that has ended stays until it is waited for
         statuses = wait(ids)
         os.close(ready)
         self.counts[signal.Signals(number).name, processes, is_placed] += 1

@@ -126,7 +126,7 @@ def _from_coco_results(results: list, first_frame: int) -> Content:
         box = person.get("bbox", person.get("box"))
         identity = person.get("track_id", person.get("idx"))
         frame = _last_number(person["image_id"]) - first_frame
-        keypoints = np.reshape(person["keypoints"], (-1, 3))
+        keypoints = _triples(person["keypoints"])
         people.append(Person(frame, keypoints, _corners(box), person.get("score"), identity))
     return Content("AlphaPose" if is_alphapose else "COCO results", people)
 
@@ -141,7 +141,7 @@ def _from_coco_annotations(content: dict) -> Content:
     frame_of = dict(zip(ids, _consecutive([_last_number(name) for name in names])))
     people = []
     for person in content["annotations"]:
-        keypoints = np.reshape(person["keypoints"], (-1, 3))
+        keypoints = _triples(person["keypoints"])
         frame, box = frame_of[person["image_id"]], _corners(person.get("bbox"))
         people.append(Person(frame, keypoints, box, person.get("score"), person.get("track_id")))
     return Content("COCO annotations", people, max(frame_of.values()) + 1, next(iter(sizes), None))
@@ -168,8 +168,7 @@ def _from_openpose(contents: list, numbers: Sequence[int] | None = None) -> Cont
         for person in content["people"]:
             flat = person.get("pose_keypoints_2d", person.get("pose_keypoints"))
             if flat:  # empty where only hands or a face were found
-                identity, keypoints = person.get("person_id"), np.reshape(flat, (-1, 3))
-                people.append(Person(number, keypoints, identity=identity))
+                people.append(Person(number, _triples(flat), identity=person.get("person_id")))
     return Content("OpenPose", people, max(numbers) + 1)
 
 
@@ -282,6 +281,14 @@ def _with_confidence(keypoints: Any, confidence: Any) -> Any:
     confidence = np.asarray(confidence, dtype=np.float64)[..., None]
     keypoints = np.asarray(keypoints, dtype=np.float64)[..., :2]
     return np.concatenate([keypoints, confidence], axis=-1) if keypoints.size else keypoints
+
+
+def _triples(numbers: Any) -> np.ndarray:
+    """Return x, y, confidence of each keypoint, (points, 3), from one list of all of them."""
+    numbers = np.ravel(numbers)
+    if numbers.size % 3:
+        raise ValueError(f"{numbers.size} numbers are not x, y and confidence of some keypoints")
+    return numbers.reshape(-1, 3)
 
 
 def _corners(box: Any) -> np.ndarray | None:

@@ -28,7 +28,8 @@ from hypothesis.strategies import SearchStrategy
 
 from common.console import InputError
 
-SECONDS = 20
+SECONDS = 20  # of computing, for a case
+PATIENCE = 6  # times as long by the clock, as the machine may be busy
 MEMORY_BYTES = 2 << 30
 LONGEST_MESSAGE = 1000
 READ, REFUSED = "read", "refused"
@@ -98,14 +99,17 @@ class Child:
             original.write_bytes(case.original)
         if self._process is None:
             self._start()
-        self._pipe.send((path, original if case.original is not None else None, reader.name))
+        original = original if case.original is not None else None
+        self._pipe.send((path, original, reader.name, self.seconds))
+        late = f"no answer within {self.seconds} s"
         try:
-            if self._pipe.poll(self.seconds):
+            if self._pipe.poll(PATIENCE * self.seconds):
                 return self._pipe.recv()
-            verdict = f"no answer within {self.seconds} s"
+            verdict = f"{late} of computing or {PATIENCE * self.seconds:g} s of waiting"
         except EOFError:
             self._process.join()
-            verdict = f"ended with exit code {self._process.exitcode}"
+            code = self._process.exitcode
+            verdict = late if code == -signal.SIGPROF else f"ended with exit code {code}"
         self._end()
         return verdict
 
@@ -152,9 +156,10 @@ def _serve(pipe: Any, readers: dict[str, Reader], memory_bytes: int) -> None:
     sys.addaudithook(watch)
     while True:
         try:
-            path, original, name = pipe.recv()
+            path, original, name, seconds = pipe.recv()
         except EOFError:
             os._exit(0)
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # ends the process by SIGPROF
         events.clear()
         is_reading = True
         verdict, value = _attempt(readers[name].read, path)
@@ -165,6 +170,7 @@ def _serve(pipe: Any, readers: dict[str, Reader], memory_bytes: int) -> None:
             expected = digest(readers[name].read(original))
             verdict = READ if digest(value) == expected else "accepted damaged numbers"
         del value
+        signal.setitimer(signal.ITIMER_PROF, 0)
         pipe.send(verdict)
 
 
