@@ -21,7 +21,6 @@ from common.confidences import WITH_CONFIDENCE
 from common.console import (
     ArgumentParser,
     InputError,
-    non_negative_int,
     progress,
     run,
     split_names,
@@ -30,7 +29,7 @@ from common.flags import NETWORK_FLAGS
 from common.h36m_dataset import keypoints_names, keypoints_path, positions_3d_path
 from common.keypoint_errors import list_views, measure, view_arrays
 from common.npz_io import read_positions_2d
-from common.runs import OWN_FLAGS, Run, do_runs, prepare_study
+from common.runs import Run, do_runs, parse_study_arguments, prepare_study
 from study_results import pairs, study_rows, write_results
 
 
@@ -64,26 +63,16 @@ def parse_own_arguments() -> tuple[Any, list[str]]:
         description=__doc__.splitlines()[0],
         epilog="All other flags, such as --epochs 40 or --data-dir DIR, go to run_poseformer.py.",
     )
-    add = parser.add_argument
-    add("--study", type=Path, required=True, metavar="DIR", help="folder of the runs and results")
-    add(
+    parser.add_argument(
         "--keypoints",
         nargs="+",
         metavar="NAME",
         help="inputs, as run_poseformer.py takes them (default: each estimator and mixture that "
         "there is, the estimators concatenated, and with confidences where there are any)",
     )
-    add("--seeds", nargs="+", type=non_negative_int, default=[0, 1, 2], metavar="N", help="seeds")
-    add("--gpus", default="0", metavar="N,…", help="one run at a time on each; cpu for none")
-    arguments, passed = parser.parse_known_args()
-    for word in passed:
-        if word.split("=")[0] in OWN_FLAGS | {"-k", "--keypoints"}:
-            parser.error(f"{word.split('=')[0]} is compare.py's to give to each run")
-    arguments.gpus = split_names(arguments.gpus)
-    for name in ("keypoints", "seeds", "gpus"):
-        values = getattr(arguments, name)
-        if values is not None and len(set(values)) < max(1, len(values)):
-            parser.error(f"--{name}: one is given twice, or none")
+    arguments, passed = parse_study_arguments(parser, {"-k", "--keypoints"})
+    if arguments.keypoints and len(set(arguments.keypoints)) < len(arguments.keypoints):
+        parser.error("--keypoints: one is given twice")
     return arguments, passed
 
 

@@ -18,11 +18,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.arguments import parse_arguments
-from common.console import ArgumentParser, non_negative_int, run, split_names
+from common.console import ArgumentParser, run
 from common.figures import COLORS, paper_figure, save_figure
 from common.files import atomic_output
 from common.run_log import LOG_NAME, read_log
-from common.runs import OWN_FLAGS, Run, do_runs, prepare_study
+from common.runs import Run, do_runs, parse_study_arguments, prepare_study
 
 RECIPES = {
     "published": "--recipe published",
@@ -68,19 +68,11 @@ def parse_own_arguments() -> tuple[Any, list[str]]:
         description=__doc__.splitlines()[0],
         epilog="All other flags, such as --epochs 4 or --data-dir DIR, go to run_poseformer.py.",
     )
-    add = parser.add_argument
-    add("--study", type=Path, required=True, metavar="DIR", help="folder of the runs and results")
     names = {"nargs": "+", "choices": tuple(RECIPES), "default": list(RECIPES), "metavar": "NAME"}
-    add("--recipes", **names, help=f"among: {'; '.join(RECIPES)}")
-    add("--seeds", nargs="+", type=non_negative_int, default=[0, 1, 2], metavar="N", help="seeds")
-    add("--gpus", default="0", metavar="N,…", help="one run at a time on each; cpu for none")
-    arguments, passed = parser.parse_known_args()
-    for word in passed:
-        if word.split("=")[0] in OWN_FLAGS | {"--recipe", "--no-eval"}:
-            parser.error(f"{word.split('=')[0]} is recipes.py's to give to each run")
+    parser.add_argument("--recipes", **names, help=f"among: {'; '.join(RECIPES)}")
+    arguments, passed = parse_study_arguments(parser, {"--recipe"})
     if not any(word.split("=")[0] in ("-e", "--epochs") for word in passed):
         parser.error("--epochs N: all recipes are to see as many samples")
-    arguments.gpus = split_names(arguments.gpus)
     return arguments, passed
 
 

@@ -246,7 +246,7 @@ def _check_footage(arguments: argparse.Namespace, given: set[str]) -> None:
         )
     refuse_flags(given, (*EVALUATION_FLAGS, *DATASET_FLAGS), f"is not for -d {OWN_FOOTAGE}")
     if arguments.up and arguments.viz_camera:
-        raise InputError("--up and --viz-camera both tell what is up; give one of them")
+        raise InputError("--up and --viz-camera both set the vertical; give one of them")
 
 
 def _check(arguments: argparse.Namespace, given: set[str]) -> None:

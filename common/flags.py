@@ -10,8 +10,8 @@ from common.console import (
     CHECKPOINT_DIR,
     DATA_DIR,
     ArgumentParser,
+    Kind,
     non_negative_int,
-    positive_float,
     positive_int,
 )
 from common.device import PRECISIONS
@@ -248,11 +248,11 @@ def _add_footage_flags(parser: ArgumentParser) -> None:
     add(
         "--no-resample",
         action="store_true",
-        help=f"take the frames for ones at the {FPS} a second of the training",
+        help=f"treat the frames as {FPS} a second, the rate of the training",
     )
     add(
         "--smooth",
-        type=positive_float,
+        type=Kind(float, lambda hz: 0.1 <= hz <= 1000, "a number from 0.1 to 1000"),
         nargs="?",
         const=DEFAULT_CUTOFF_HZ,
         metavar="HZ",

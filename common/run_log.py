@@ -190,11 +190,14 @@ def _start(mode: str, **settings: Any) -> Any:
         mode = "online" if wandb.api.api_key else "offline"
     elif mode == "online" and not wandb.api.api_key:  # it would ask for a key, and wait
         raise InputError("there is no login (wandb login)")
+    online = mode == "online"
     return wandb.init(
         mode=mode,
         # Offline, the id alone makes `wandb sync` go on with the run.
-        resume="allow" if settings["id"] and mode == "online" else None,
-        settings=wandb.Settings(silent=True, init_timeout=_WANDB_TIMEOUT_S),
+        resume="allow" if settings["id"] and online else None,
+        settings=wandb.Settings(
+            silent=True, **({"init_timeout": _WANDB_TIMEOUT_S} if online else {})
+        ),
         **settings,
     )
 

@@ -1,6 +1,8 @@
 """Trainings by `run_poseformer.py`, each in a folder of its own: done once, resumed, parallel."""
 
+import argparse
 import json
+import math
 import queue
 import subprocess
 import sys
@@ -12,14 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from common.arguments import parse_arguments
-from common.console import REPOSITORY, InputError, progress
+from common.console import (
+    REPOSITORY,
+    ArgumentParser,
+    InputError,
+    non_negative_int,
+    progress,
+    split_names,
+)
+from common.device import choose_device
 from common.files import atomic_output
 from common.run_folder import LAST
 
 REPORT, OUTPUT, SETTINGS = "report.json", "output.txt", "study.json"
 # What is given to each run here, and so is not among the flags that the user passes on.
-OWN_FLAGS = {"--seed", "-c", "--checkpoint", "-g", "--gpu", "-r", "--resume", "--evaluate"}
-OWN_FLAGS |= {"--render", "--overwrite", "--report", "--wandb-id"}
+_OWN_FLAGS = {"--seed", "-c", "--checkpoint", "-g", "--gpu", "-r", "--resume", "--evaluate"}
+_OWN_FLAGS |= {"--render", "--overwrite", "--report", "--wandb-id", "--no-eval"}
 # What an evaluation reads of a training's flags.
 _EVALUATED = ("data_dir", "dataset", "subjects_test", "actions", "downsample", "std", "precision")
 
@@ -45,10 +55,42 @@ class Run:
         path = self.folder / REPORT
         try:
             report = json.loads(path.read_text())
-            float(report["average_over_actions"]["mpjpe_mm"]), dict(report["by_sequence"])
-        except (ValueError, KeyError, TypeError) as error:
+            if not math.isfinite(report["average_over_actions"]["mpjpe_mm"]):
+                raise ValueError("its MPJPE is not a finite number")
+            dict(report["by_sequence"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path}: damaged; delete it, and it is made again") from error
         return report
+
+
+def parse_study_arguments(
+    parser: ArgumentParser, own_flags: set[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """Add the flags of a study, and parse the command line.
+
+    Args:
+        parser: with what one study has beyond others.
+        own_flags: of `run_poseformer.py`, which the script gives to each run itself.
+
+    Returns:
+        The script's own flags, with `study`, `seeds` and `gpus`, and those to pass on.
+    """
+    add = parser.add_argument
+    add("--study", type=Path, required=True, metavar="DIR", help="folder of the runs and results")
+    add("--seeds", nargs="+", type=non_negative_int, default=[0, 1, 2], metavar="N", help="seeds")
+    gpus = "one run at a time on each; cpu for none"
+    add("--gpus", type=split_names, default="0", metavar="N,…", help=gpus)
+    arguments, passed = parser.parse_known_args()
+    for word in passed:
+        if word.split("=")[0] in _OWN_FLAGS | own_flags:
+            parser.error(f"{word.split('=')[0]}: each run gets its own; leave it out")
+    for name in ("seeds", "gpus"):
+        values = getattr(arguments, name)
+        if len(set(values)) < max(1, len(values)):
+            parser.error(f"--{name}: one is given twice, or none")
+    for gpu in arguments.gpus:
+        choose_device(gpu, quiet=True)  # raises where there is none of this number
+    return arguments, passed
 
 
 def prepare_study(folder: Path, settings: dict[str, Any], flag: str) -> None:
@@ -70,8 +112,8 @@ def prepare_study(folder: Path, settings: dict[str, Any], flag: str) -> None:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
     try:
         earlier = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: damaged ({error}); choose another {flag}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({str(error)[:200]}); choose another {flag}") from error
     for name in settings.keys() | earlier.keys():
         if settings.get(name) != earlier.get(name):
             raise InputError(

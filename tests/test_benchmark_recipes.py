@@ -80,8 +80,8 @@ def test_the_table_and_the_figure_are_of_the_runs(compare_recipes):
     ("arguments", "says"),
     [
         ((), "--epochs N: all recipes are to see as many samples"),
-        (("--epochs", "2", "--recipe", "published"), "--recipe is recipes.py's to give"),
-        (("--epochs", "2", "--no-eval"), "--no-eval is recipes.py's to give"),
+        (("--epochs", "2", "--recipe", "published"), "--recipe: each run gets its own"),
+        (("--epochs", "2", "--no-eval"), "--no-eval: each run gets its own"),
         (("--epochs", "2", "--recipes", "best"), "invalid choice"),
         (("--epochs", "two"), "--epochs"),
     ],

@@ -76,9 +76,11 @@ def test_a_study_is_done_resumed_extended_and_compared(study, monkeypatch):
     assert (folder / "study.png").stat().st_size > 10_000
     assert (folder / "table.md").read_text() in result.stdout
 
-    (folder / "pct" / "seed_7" / "report.json").write_text("{}")
-    result, _ = study("--keypoints", "pct", "--epochs", "1", "--seeds", "0", "7")
-    assert_one_line_error(result, folder / "pct" / "seed_7" / "report.json", "damaged")
+    nan = '{"average_over_actions": {"mpjpe_mm": NaN}, "by_sequence": {}}'
+    for damaged in ("{}", nan, "[" * 200_000):
+        (folder / "pct" / "seed_7" / "report.json").write_text(damaged)
+        result, _ = study("--keypoints", "pct", "--epochs", "1", "--seeds", "0", "7")
+        assert_one_line_error(result, folder / "pct" / "seed_7" / "report.json", "damaged")
 
 
 def test_each_gpu_takes_a_run(data_dir, tmp_path, monkeypatch):
@@ -193,9 +195,12 @@ def test_the_rows_are_sorted_and_tested_against_the_best():
         (("--keypoints", "vitpose+"), "'vitpose+': not an estimator's name"),
         (("--keypoints", "pct", "pct"), "--keypoints: one is given twice"),
         (("--seeds", "1", "1"), "--seeds: one is given twice"),
-        (("--resume", "last_epoch.bin"), "--resume is compare.py's to give"),
-        (("-c", "x"), "-c is compare.py's to give"),
+        (("--resume", "last_epoch.bin"), "--resume: each run gets its own"),
+        (("-c", "x"), "-c: each run gets its own"),
         (("--seeds", "-1"), "whole number from 0"),
+        (("--no-eval",), "--no-eval: each run gets its own"),
+        (("--gpus", "cpu,x"), "--gpu x: expected the number of one GPU"),
+        (("--gpus", ","), "--gpus: one is given twice, or none"),
         (("--no-such-flag", "1"), "--no-such-flag"),
         (("--learning-rate", "x"), "--learning-rate"),
     ],
@@ -211,8 +216,9 @@ def test_another_recipe_and_other_folders_are_refused(study, tmp_path):
     (tmp_path / "full" / "file").write_text("")
     assert_one_line_error(study(folder="full")[0], "holds something else")
     (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "study.json").write_text("[")
-    assert_one_line_error(study()[0], "study.json: damaged")
+    for damaged in ("[", "[" * 200_000, "7"):
+        (tmp_path / "study" / "study.json").write_text(damaged)
+        assert_one_line_error(study()[0], "study.json: damaged")
     (tmp_path / "study" / "study.json").write_text('{"epochs": 7}')
     before = (tmp_path / "study" / "study.json").read_bytes()
     assert_one_line_error(study()[0], "study.json: this study has", "choose another --study")
