@@ -116,15 +116,22 @@ class WindowGenerator:
     def __len__(self) -> int:
         return len(self._windows) * (2 if self.augment else 1)
 
-    def order(self, seed: int, epoch: int) -> Tensor:
+    def start_epoch(self, seed: int, epoch: int) -> Tensor:
         """Return the epoch's permutation of all samples, (len(self),) int64, on the device.
 
         It depends on (seed, epoch) and the kind of device alone, so every process of a distributed
         run and every resumed run draws the same one.
         """
+        return self._permutation(self._random(seed, epoch))
+
+    def _random(self, seed: int, epoch: int) -> torch.Generator:
         generator = torch.Generator(self.device)
-        generator.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
-        return torch.randperm(len(self), generator=generator, device=self.device)
+        return generator.manual_seed(
+            int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+        )
+
+    def _permutation(self, random: torch.Generator) -> Tensor:
+        return torch.randperm(len(self), generator=random, device=self.device)
 
     def frame_numbers(self, windows: Tensor, count: int) -> Tensor:
         """Return the (B, count) numbers of the central frames of windows (B,) int64.
@@ -148,7 +155,7 @@ class WindowGenerator:
         Returns:
             windows (B, F, 17, C), and the middle frames' poses (B, 17, 3) or None.
         """
-        inputs, targets = self.cut(indices % len(self._windows))
+        inputs, targets = self.cut(indices)
         if self.augment:
             mirrored = (indices >= len(self._windows))[:, None, None]
             flipped = flip_keypoints(inputs, self.confidences)
@@ -157,11 +164,9 @@ class WindowGenerator:
                 targets = torch.where(mirrored, flip_poses(targets), targets)
         return inputs, targets
 
-    def cut(self, windows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return windows (B,) as (B, F, 17, C), and their middle frames' poses (B, 17, 3) or None.
-
-        What comes of each before it is mirrored.
-        """
+    def cut(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return samples (B,) before they are mirrored: what `gather` returns."""
+        windows = indices % len(self._windows)
         inputs = self.frames(self.frame_numbers(windows, self.number_of_frames))
         return inputs, None if self._poses is None else self._poses[self._windows[windows, 0]]
 

@@ -95,7 +95,7 @@ class RunFolder:
             f"{valid_frames:,} validation frames, {windows.device}, {precision}"
         )
         if self.state.epoch >= self.epochs:
-            print(f"{self.state.epoch} epochs are done; a higher --epochs goes on")
+            print(f"all {self.state.epoch} epochs are done")
 
     def keep(self, **record: Any) -> None:
         """Save, print and log a completed epoch.

@@ -90,7 +90,7 @@ class Epoch:
         world: World,
         interruption: "Interruption",
     ) -> None:
-        self._order = windows.order(seed, state.epoch + 1)
+        self._order = windows.start_epoch(seed, state.epoch + 1)
         if state.samples != min(state.step * batch_size, len(self._order)):
             raise InputError(
                 f"the checkpoint stopped after {state.step} steps and {state.samples} samples of "

@@ -71,12 +71,12 @@ def test_order_is_a_permutation_of_seed_and_epoch_alone():
     keypoints, poses = sequences([50])
     generator = WindowGenerator(keypoints, poses, 3, device="cpu", augment=True)
     again = WindowGenerator(keypoints, poses, 9, device="cpu", augment=True)
-    order = generator.order(1, 2)
+    order = generator.start_epoch(1, 2)
     torch.rand(3)
-    assert torch.equal(order, again.order(1, 2))
+    assert torch.equal(order, again.start_epoch(1, 2))
     assert torch.equal(order.sort().values, torch.arange(100))
-    assert not torch.equal(order, generator.order(1, 3))
-    assert not torch.equal(order, generator.order(2, 2))
+    assert not torch.equal(order, generator.start_epoch(1, 3))
+    assert not torch.equal(order, generator.start_epoch(2, 2))
 
 
 def test_flips_are_their_own_inverse_and_leave_their_argument():

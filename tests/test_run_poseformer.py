@@ -176,7 +176,7 @@ def test_resuming_keeps_to_the_actions(train):
     assert "320 training samples" in first.stdout
     assert "320 training samples" in second.stdout
     third, _ = train("-e", "2", "--resume", "last_epoch.bin")
-    assert "2 epochs are done" in third.stdout
+    assert "all 2 epochs are done" in third.stdout
     assert len(log_figures(folder)) == 2
 
 
@@ -478,8 +478,8 @@ def wandb_records(path):
 
 
 def test_two_processes_train_and_evaluate_like_one(train, data_dir, tmp_path):
-    # The processes turn windows by chance of their own; the last batch of an epoch is not full.
-    flags = ["-e", "2", "--turn", "0", "--resize", "0", "--init", "published", "-b", "50"]
+    # The last batch of an epoch is not full.
+    flags = ("-e", "2", "--init", "published", "-b", "50")
     train(*flags, folder="one")
     command = torchrun(REPOSITORY / "run_poseformer.py", data_dir)
     result = run_quietly([*command, *flags, "-c", tmp_path / "two"])
@@ -518,7 +518,7 @@ run(run_poseformer.main)
 
 def test_a_restart_by_torchrun_goes_on_from_the_last_epoch(train, data_dir, tmp_path):
     """The same command, without --resume; torchrun keeps the addresses of the killed processes."""
-    flags = ("-e", "3", "--turn", "0", "--resize", "0", "--init", "published", "-b", "50")
+    flags = ("-e", "3", "-b", "50")
     script = tmp_path / "killed_once.py"
     script.write_text(KILLED_ONCE.format(repository=str(REPOSITORY)))
     result = run_quietly(
@@ -638,7 +638,7 @@ def test_training_with_flips_on_mirrored_data_gives_mirrored_predictions():
             torch.device("cpu"),
         )
         for epoch in range(3):
-            for batch in ((windows.order(0, epoch) + shift) % len(windows)).split(16):
+            for batch in ((windows.start_epoch(0, epoch) + shift) % len(windows)).split(16):
                 train_step(batch)
         return predict(model.eval(), keypoints, device="cpu")
 

@@ -85,10 +85,9 @@ def in_world(sequence, t, angle, factor):
 def test_windows_are_those_of_a_loop_in_world_coordinates(confidences):
     data, _, turned = generators(120, 0.2, confidences)
     indices = torch.randperm(len(turned), generator=torch.manual_seed(3))
-    torch.manual_seed(5)
+    turned.start_epoch(5, 1)
     inputs, targets = turned.gather(indices)
-    torch.manual_seed(5)
-    angles, factors = torch.rand(2, len(indices), 1, 1).double().view(2, -1) * 2 - 1
+    angles, factors = turned.draws[indices].double().T
     places = [(s, t) for s in data for t in range(len(s.poses))]
     sides = set()
     for i, index in enumerate(indices.tolist()):
@@ -103,15 +102,32 @@ def test_windows_are_those_of_a_loop_in_world_coordinates(confidences):
     assert sides == {-1, 1}
 
 
-def test_the_hip_stays_and_each_call_shows_another_side():
+def test_the_hip_stays_and_each_epoch_shows_another_side():
     _, plain, turned = generators(180, 0.05, augment=False)
     indices = torch.arange(len(plain))
-    first, second = turned.gather(indices), turned.gather(indices)
-    for inputs, targets in (first, second):
+    seen = []
+    for epoch in (1, 2):
+        turned.start_epoch(0, epoch)
+        inputs, targets = turned.gather(indices)
         hips = inputs[:, FRAMES // 2, 0]
         np.testing.assert_allclose(hips, plain.gather(indices)[0][:, FRAMES // 2, 0], atol=1e-5)
-        sizes = targets.norm(dim=-1) / plain.gather(indices)[1].norm(dim=-1)
-        ratios = sizes[:, 1:]
+        ratios = (targets.norm(dim=-1) / plain.gather(indices)[1].norm(dim=-1))[:, 1:]
         assert (ratios > 0.949).all() and (ratios < 1.051).all()
         torch.testing.assert_close(ratios, ratios[:, :1].expand_as(ratios), atol=1e-5, rtol=0)
-    assert (first[1] - second[1]).abs().max() > 0.1
+        seen.append(targets)
+    assert (seen[0] - seen[1]).abs().max() > 0.1
+
+
+def test_turns_follow_from_seed_and_epoch_and_leave_other_chance_alone():
+    _, plain, turned = generators(180, 0.05)
+    _, _, again = generators(180, 0.05)
+    before = torch.get_rng_state()
+    order = turned.start_epoch(3, 7)
+    assert torch.equal(order, plain.start_epoch(3, 7))  # as without turns
+    again.start_epoch(3, 6)
+    first = again.gather(order)[0]
+    again.start_epoch(3, 7)
+    assert torch.equal(turned.gather(order)[0], again.gather(order)[0])
+    assert not torch.equal(turned.gather(order)[0], first)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert turned.draws.min() < -0.5 and turned.draws.max() > 0.5

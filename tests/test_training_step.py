@@ -49,7 +49,7 @@ def test_step_is_adamw_on_the_plain_formulas():
     step = make_step(generator)
     exact = {k: v.double().requires_grad_() for k, v in weights(step).items()}
     reference = torch.optim.AdamW(exact.values(), lr=1e-3, weight_decay=0.1, fused=False)
-    for indices in generator.order(0, 0).split(30):  # 30, 30 and the remaining 20
+    for indices in generator.start_epoch(0, 0).split(30):  # 30, 30 and the remaining 20
         loss = step(indices)
         inputs, targets = (part.double() for part in generator.gather(indices))
         predicted = reference_model.forward(exact, inputs, step.model.config)[:, 0]
@@ -73,7 +73,7 @@ def test_two_runs_give_the_same_bits(precision):
         step = make_step(
             generator, precision=precision, noise_std=0.01, drop_rate=0.1, drop_path_rate=0.2
         )
-        for indices in generator.order(0, 0).split(16):
+        for indices in generator.start_epoch(0, 0).split(16):
             step(indices)
         runs.append(weights(step))
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
