@@ -1,4 +1,4 @@
-# make demo | study | test | fuzz | torture | gpu-check | lint | clean. All goes into .venv; PYTHON
+# make demo | study | recipes | test | fuzz | torture | gpu-check | lint | clean. All goes into .venv; PYTHON
 # chooses the interpreter.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -13,7 +13,7 @@ TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --stride 4 --no
 	--wandb-mode disabled --overwrite
 EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.bin
 
-.PHONY: demo study figs test fuzz torture gpu-check lint format clean
+.PHONY: demo study recipes figs test fuzz torture gpu-check lint format clean
 
 # The main job, end to end: raw files, npz, a mixture, training, evaluation, own footage to a film.
 demo: $(VENV)/.installed
@@ -52,6 +52,12 @@ study: $(VENV)/.installed
 		--depth 2 --embed-dim-ratio 16 --keypoints \
 		vitpose pct moganet transpose vitpose_w_conf concatenate \
 		merge_manual merge_average merge_weighted_average merge_fitted
+
+# The published recipe against the default one, on the demo's data; the figure of the README.
+recipes: $(VENV)/.installed
+	test -f $(SAMPLE)/data_2d_h36m_vitpose.npz || $(MAKE) demo
+	$(PY) benchmarks/recipes.py --study $(SAMPLE)/recipes --data-dir $(SAMPLE) \
+		--recipes published default --seeds 0 1 2 --epochs 4 --stride 4
 
 # The README's pictures, from the demo's data.
 figs: $(VENV)/.installed

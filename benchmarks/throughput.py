@@ -297,15 +297,10 @@ def random_windows(count: int, number_of_frames: int, device: torch.device) -> T
         Sequence2d3d("S1", "Walking", 0, keypoints, poses, root)
         for keypoints, poses in zip(*random_sequences(count))
     ]
-    recipe = Recipe()
-    return TurnedWindows(
-        sequences,
-        number_of_frames,
-        turn_degrees=recipe.turn,
-        resize=recipe.resize,
-        device=device,
-        augment=True,
-    )
+    ranges = {"turn_degrees": Recipe().turn, "resize": Recipe().resize}
+    windows = TurnedWindows(sequences, number_of_frames, **ranges, device=device, augment=True)
+    windows.start_epoch(0, 1)
+    return windows
 
 
 def median_seconds(
