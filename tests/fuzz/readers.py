@@ -4,6 +4,7 @@ A new reader joins by one more `Reader` in `all_readers`: what reads a path, val
 strategy that draws cases; `mutations` has the parts of most strategies.
 """
 
+import copy
 import io
 import json
 import pickle
@@ -321,8 +322,14 @@ def log_reader() -> Reader:
     ]
     valid = ["".join(json.dumps(record) + "\n" for record in records).encode()]
     plain = [
-        *(lambda v=v: v for v in (None, True, -1, 0, 2**80, 10**300, 1e308, "", "x", [], {})),
-        *(lambda v=v: v for v in (float("inf"), -float("inf"), float("nan"), 1.5, "1")),
+        *(
+            lambda v=v: copy.deepcopy(v)
+            for v in (None, True, -1, 0, 2**80, 10**300, 1e308, "", "x", [], {})
+        ),
+        *(
+            lambda v=v: copy.deepcopy(v)
+            for v in (float("inf"), -float("inf"), float("nan"), 1.5, "1")
+        ),
         lambda: nested(1, 300),
     ]
     epochs = (b"Infinity", b"NaN", b"1e400", b'"1"', b"true", b"9" * 400, b"9" * 5000, b"[1]")
@@ -385,8 +392,11 @@ def keypoints_json_reader() -> Reader:
             valid.append(write(Path(folder), keypoints, (1000, 1000)).read_bytes())
     values = [json.loads(content) for content in valid]
     plain = [
-        *(lambda v=v: v for v in (None, True, -1, 0, 2**80, 1e308, "", "x", [], {}, [[]], 0.5)),
-        *(lambda v=v: v for v in (float("inf"), float("nan"))),
+        *(
+            lambda v=v: copy.deepcopy(v)
+            for v in (None, True, -1, 0, 2**80, 1e308, "", "x", [], {}, [[]], 0.5)
+        ),
+        *(lambda v=v: copy.deepcopy(v) for v in (float("inf"), float("nan"))),
         lambda: nested(1, 300),
     ]
     cases = one_of(
