@@ -184,8 +184,9 @@ def train(arguments: argparse.Namespace, world: World) -> None:
             for step, batch, weight in epoch:
                 set_learning_rate(optimizer, rates[step])
                 epoch.add(train_step(batch, weight))
-            figures = {"epoch": number, "lr": rates.at_end_of(number)}
-            figures["train_mpjpe_mm"] = state.mean_loss_mm
+            lr = rates.at_end_of(number)
+            set_learning_rate(optimizer, lr)  # to be saved; a resume may have left no step to do
+            figures = {"epoch": number, "lr": lr, "train_mpjpe_mm": state.mean_loss_mm}
             figures["valid_mpjpe_mm"] = validate(model, test_set, world, precision, interruption)
             state.finish_epoch(figures["valid_mpjpe_mm"])
             figures["samples_per_s"] = epoch.samples_per_s

@@ -188,8 +188,9 @@ def test_a_signal_during_validation_loses_nothing(train, uninterrupted, monkeypa
         patch.setattr(run_poseformer, "evaluate", interrupted_evaluation)
         result, folder = train("-e", "4", *RANDOM)
     assert result.status == 143
-    result, _ = train("-e", "4", "--resume", "last_epoch.bin")
+    result, _ = train("-e", "4", "--resume", "last_epoch.bin", "-cf", "1")
     assert result.status == 0, result.stderr
+    assert load(folder / "epoch_1.bin")["lr"] == log_figures(folder)[0]["lr"]  # no step was left
     assert_same_training(load(uninterrupted / "last_epoch.bin"), load(folder / "last_epoch.bin"))
 
 

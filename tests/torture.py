@@ -424,6 +424,7 @@ def main() -> None:
     parser.add_argument("--no-disks", action="store_true")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     numbers = {"kills": signal.SIGKILL, "sigterms": signal.SIGTERM, "sigints": signal.SIGINT}
     attacks = [number for name, number in numbers.items() for _ in range(vars(arguments)[name])]
     with tempfile.TemporaryDirectory() as work:
