@@ -1,5 +1,5 @@
-# make demo | study | recipes | test | fuzz | torture | gpu-check | lint | clean. All goes into .venv; PYTHON
-# chooses the interpreter.
+# make demo | study | recipes | test | fuzz | torture | gpu-check | lint | clean. All goes into
+# .venv; PYTHON chooses the interpreter.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3

@@ -41,7 +41,7 @@ def main() -> None:
     inputs = arguments.keypoints or default_inputs(data_dir, dataset)
     check_inputs(data_dir, dataset, inputs)
     errors_2d = measure_inputs(data_dir, dataset, inputs, split_names(recipe["subjects_test"]))
-    prepare_study(arguments.study, recipe, "--study")
+    prepare_study(arguments.study, recipe)
 
     def run_of(name: str, seed: int) -> Run:
         flags = (*passed, "--keypoints", name, "--seed", str(seed), "--no-eval")

@@ -45,7 +45,7 @@ def main() -> None:
     """Do the runs that are missing, then write the table and the figure."""
     arguments, passed = parse_own_arguments()
     settings = {name: str(value) for name, value in vars(parse_arguments(passed)).items()}
-    prepare_study(arguments.study, settings, "--study")
+    prepare_study(arguments.study, settings)
 
     def run_of(name: str, seed: int) -> Run:
         flags = (*RECIPES[name].split(), *passed, "--seed", str(seed))

@@ -93,13 +93,12 @@ def parse_study_arguments(
     return arguments, passed
 
 
-def prepare_study(folder: Path, settings: dict[str, Any], flag: str) -> None:
+def prepare_study(folder: Path, settings: dict[str, Any]) -> None:
     """Create the folder of a study, or make sure that it holds the same study.
 
     Args:
         folder: of all its runs.
         settings: what they have in common, plain values.
-        flag: which flag names the folder, for messages.
 
     Raises:
         InputError: if it holds something else.
@@ -107,18 +106,18 @@ def prepare_study(folder: Path, settings: dict[str, Any], flag: str) -> None:
     path = folder / SETTINGS
     if not path.is_file():
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-            raise InputError(f"{folder}: holds something else; choose another {flag}")
+            raise InputError(f"{folder}: holds something else; choose another --study")
         with atomic_output(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
     try:
         earlier = dict(json.loads(path.read_text()))
     except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: damaged ({str(error)[:200]}); choose another {flag}") from error
+        raise InputError(f"{path}: damaged ({str(error)[:200]}); choose another --study") from error
     for name in settings.keys() | earlier.keys():
         if settings.get(name) != earlier.get(name):
             raise InputError(
                 f"{path}: this study has {name} {earlier.get(name)}, not {settings.get(name)}; "
-                f"give the same flags, or choose another {flag}"
+                f"give the same flags, or choose another --study"
             )
 
 
