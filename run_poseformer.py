@@ -62,15 +62,14 @@ from common.files import atomic_output, check_output
 from common.flags import DEFAULT_CAMERA, OWN_FOOTAGE
 from common.footage import lift_footage, load_footage, stand
 from common.generators import WindowGenerator, with_noise
+from common.h36m_cameras import camera_index, load_cameras
 from common.h36m_dataset import (
     FPS,
     Sequence2d3d,
     average_pose,
-    camera_index,
     canonical_action,
     downsample,
     keypoints_path,
-    load_cameras,
     load_sequences,
     pixels_to_normalized,
     positions_3d_path,

@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.camera import project, world_to_camera
 from common.console import ArgumentParser, run
-from common.h36m_dataset import FPS, load_cameras
+from common.h36m_cameras import load_cameras
+from common.h36m_dataset import FPS
 from common.skeleton import JOINTS_32_TO_17
 from data.synthetic.actions import perform
 from data.synthetic.actor import Arena

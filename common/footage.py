@@ -10,7 +10,8 @@ import torch
 from common import motion
 from common.camera import quaternion_rotate
 from common.console import InputError, warn
-from common.h36m_dataset import FPS, Camera
+from common.h36m_cameras import Camera
+from common.h36m_dataset import FPS
 from common.lift import lift
 from common.model_poseformer import PoseFormerV2
 from common.npz_io import read_custom_2d

@@ -3,11 +3,9 @@
 This is the only place where pixels become normalised coordinates and poses become root-relative.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 from common.camera import normalize_screen_coordinates, world_to_camera
 from common.confidences import read_estimates
 from common.console import InputError, split_names
+from common.h36m_cameras import CAMERA_IDS, load_cameras
 from common.npz_io import Positions2d, Positions3d, read_positions_3d
 from common.skeleton import JOINTS_32_TO_17, ROOT
 
@@ -52,9 +51,7 @@ TAKES_PER_ACTION = 2
 # The video of this sequence is corrupt; the field leaves it out.
 CORRUPT_SEQUENCE = ("S11", "Directions")
 
-CAMERA_IDS = ("54138969", "55011271", "58860488", "60457274")
 FPS = 50
-_CAMERA_FILE = Path(__file__).with_name("h36m_cameras.json")
 
 
 def action_class(action: str) -> str:
@@ -125,19 +122,6 @@ def list_raw_files(
     return files
 
 
-def camera_index(camera: str) -> int:
-    """Return the index of a camera that is given by its id or its index.
-
-    Raises:
-        InputError: if there is none.
-    """
-    if camera in CAMERA_IDS:
-        return CAMERA_IDS.index(camera)
-    if camera in ("0", "1", "2", "3"):
-        return int(camera)
-    raise InputError(f"no camera '{camera}'; there are {', '.join(CAMERA_IDS)}, or 0 to 3")
-
-
 def parse_subjects(text: str) -> tuple[str, ...]:
     """Return the subjects named in "S1,S5", in the order of `SUBJECTS`.
 
@@ -159,68 +143,6 @@ SUBJECTS_FLAG = MappingProxyType(
         "help": "which subjects, for a partial download",
     }
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Camera:
-    """One camera as one subject was filmed.
-
-    Attributes:
-        id: Human3.6M's number of the camera.
-        width: image width in pixels.
-        height: image height in pixels.
-        intrinsics: (9,): focal length (2) and centre (2) in pixels, radial distortion (3),
-            tangential distortion (2).
-        azimuth: direction in degrees from which a 3D drawing looks like the camera's picture.
-        orientation: (4,), the unit quaternion (w, x, y, z) that rotates camera to world.
-        translation_m: (3,), the camera's centre in the world, in metres.
-    """
-
-    id: str
-    width: int
-    height: int
-    intrinsics: np.ndarray
-    azimuth: float
-    orientation: np.ndarray
-    translation_m: np.ndarray
-
-
-@cache
-def load_cameras() -> MappingProxyType:
-    """Return {subject: four `Camera`s in the order of `CAMERA_IDS`}, as published."""
-    calibration = json.loads(_CAMERA_FILE.read_text())
-    return MappingProxyType(
-        {
-            subject: tuple(
-                _camera(intrinsics, extrinsics)
-                for intrinsics, extrinsics in zip(calibration["intrinsics"], views)
-            )
-            for subject, views in calibration["extrinsics"].items()
-        }
-    )
-
-
-def _camera(intrinsics: dict, extrinsics: dict) -> Camera:
-    return Camera(
-        id=intrinsics["id"],
-        width=intrinsics["res_w"],
-        height=intrinsics["res_h"],
-        intrinsics=_constant(
-            intrinsics["focal_length"]
-            + intrinsics["center"]
-            + intrinsics["radial_distortion"]
-            + intrinsics["tangential_distortion"]
-        ),
-        azimuth=intrinsics["azimuth"],
-        orientation=_constant(extrinsics["orientation"]),
-        translation_m=_constant(extrinsics["translation"]) / 1000,
-    )
-
-
-def _constant(values: list[float]) -> np.ndarray:
-    array = np.array(values, dtype=np.float64)
-    array.setflags(write=False)
-    return array
 
 
 @dataclass(frozen=True, eq=False)

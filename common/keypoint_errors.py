@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.console import InputError
-from common.h36m_dataset import CAMERA_IDS, action_class
+from common.h36m_cameras import CAMERA_IDS
+from common.h36m_dataset import action_class
 from common.npz_io import Positions2d
 from common.skeleton import JOINT_NAMES
 

@@ -26,14 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import console
 from common.console import DATA_DIR, InputError, progress
-from common.h36m_dataset import (
-    ACTIONS,
-    CAMERA_IDS,
-    SUBJECTS_FLAG,
-    TEST_SUBJECTS,
-    TRAIN_SUBJECTS,
-    is_corrupt,
-)
+from common.h36m_cameras import CAMERA_IDS
+from common.h36m_dataset import ACTIONS, SUBJECTS_FLAG, TEST_SUBJECTS, TRAIN_SUBJECTS, is_corrupt
 from data.synthetic.estimators import ESTIMATORS, write_estimates
 from data.synthetic.scene import Clip, make_motion
 

@@ -25,7 +25,8 @@ from common.console import DATA_DIR, ArgumentParser, InputError, run, split_name
 from common.files import check_distinct
 from common.fusion import cut_to_shortest, replace_joints, weighted_mean, weights_from_logits
 from common.fusion_fit import read_mixture, write_mixture
-from common.h36m_dataset import CAMERA_IDS, each_sequence, keypoints_path
+from common.h36m_cameras import CAMERA_IDS
+from common.h36m_dataset import each_sequence, keypoints_path
 from common.npz_io import Positions2d, npz_path, read_positions_2d, write_positions_2d
 from common.skeleton import JOINT_NAMES
 from data.learned_mixtures import (

@@ -22,8 +22,8 @@ from common import console
 from common.console import DATA_DIR, InputError, progress, warn
 from common.detections import FilledSequence, fill_gaps, read_detections
 from common.files import find_folder
+from common.h36m_cameras import CAMERA_IDS
 from common.h36m_dataset import (
-    CAMERA_IDS,
     CORRUPT_SEQUENCE,
     SUBJECTS_FLAG,
     canonical_action,

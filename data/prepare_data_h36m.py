@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.camera import project, world_to_camera
 from common.console import DATA_DIR, ArgumentParser, InputError, listing, progress, run, warn
 from common.files import atomic_output, check_distinct, find_folder
+from common.h36m_cameras import load_cameras
 from common.h36m_dataset import (
     ACTIONS,
     SUBJECTS_FLAG,
@@ -25,7 +26,6 @@ from common.h36m_dataset import (
     canonical_action,
     is_corrupt,
     list_raw_files,
-    load_cameras,
     wrong_takes,
 )
 from common.npz_io import Positions2d, Positions3d, npz_path, write_positions_2d, write_positions_3d

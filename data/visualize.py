@@ -20,15 +20,8 @@ from common.camera import camera_to_world
 from common.console import DATA_DIR, ArgumentParser, InputError, non_negative_int, positive_int
 from common.figures import COLORS, INK, paper_figure, save_figure
 from common.files import check_output
-from common.h36m_dataset import (
-    CAMERA_IDS,
-    FPS,
-    Camera,
-    camera_index,
-    canonical_action,
-    load_cameras,
-    select_actions,
-)
+from common.h36m_cameras import CAMERA_IDS, Camera, camera_index, load_cameras
+from common.h36m_dataset import FPS, canonical_action, select_actions
 from common.npz_io import read_positions_2d, read_positions_3d
 from common.panels import FOLLOW_SECONDS, ImagePanel, View, WorldPanel, image_limits
 from common.skeleton import JOINT_NAMES, JOINTS_32_TO_17

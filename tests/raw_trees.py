@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 
 from common.console import run
-from common.h36m_dataset import CAMERA_IDS
+from common.h36m_cameras import CAMERA_IDS
 
 # As in the dataset: the takes' numbers differ, and two actions have names of their own.
 RAW_ACTIONS = (

@@ -12,7 +12,7 @@ from common.camera import (
     quaternion_rotate,
     world_to_camera,
 )
-from common.h36m_dataset import load_cameras
+from common.h36m_cameras import load_cameras
 
 
 def test_projection_agrees_with_the_golden_vectors(golden):

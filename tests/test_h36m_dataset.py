@@ -7,9 +7,9 @@ from raw_trees import RAW_ACTIONS, random_keypoints, world_poses
 
 from common import h36m_dataset
 from common.console import InputError
+from common.h36m_cameras import CAMERA_IDS, load_cameras
 from common.h36m_dataset import (
     ACTIONS,
-    CAMERA_IDS,
     SUBJECTS,
     TEST_SUBJECTS,
     TRAIN_SUBJECTS,
@@ -20,7 +20,6 @@ from common.h36m_dataset import (
     downsample,
     is_corrupt,
     keypoints_path,
-    load_cameras,
     load_sequences,
     parse_subjects,
     positions_3d_path,

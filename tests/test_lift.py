@@ -13,7 +13,8 @@ from common.checkpoint import (
 from common.console import InputError
 from common.evaluation import predict
 from common.generators import flip_keypoints, flip_poses
-from common.h36m_dataset import FPS, load_cameras
+from common.h36m_cameras import load_cameras
+from common.h36m_dataset import FPS
 from common.lift import StreamingLifter, lift, load_lifter
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 from common.npz_io import read_custom_2d

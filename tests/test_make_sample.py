@@ -10,15 +10,8 @@ from conftest import REPOSITORY
 from raw_trees import assert_one_line_error, call
 
 from common.camera import project, world_to_camera
-from common.h36m_dataset import (
-    ACTIONS,
-    CAMERA_IDS,
-    SUBJECTS,
-    TEST_SUBJECTS,
-    TRAIN_SUBJECTS,
-    action_class,
-    load_cameras,
-)
+from common.h36m_cameras import CAMERA_IDS, load_cameras
+from common.h36m_dataset import ACTIONS, SUBJECTS, TEST_SUBJECTS, TRAIN_SUBJECTS, action_class
 from common.skeleton import JOINTS_32_TO_17
 from data import make_sample
 from data.synthetic.body import make_body

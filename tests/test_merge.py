@@ -3,7 +3,7 @@ import pytest
 from raw_trees import assert_one_line_error, call, random_keypoints, untouched
 
 from common.fusion import cut_to_shortest, replace_joints, weighted_mean, weights_from_logits
-from common.h36m_dataset import CAMERA_IDS
+from common.h36m_cameras import CAMERA_IDS
 from common.npz_io import write_positions_2d
 from data.merge import joint_index, main, parse_replacements
 

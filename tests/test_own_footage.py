@@ -15,7 +15,7 @@ from common.checkpoint import (
     save_checkpoint,
 )
 from common.footage import stand
-from common.h36m_dataset import load_cameras
+from common.h36m_cameras import load_cameras
 from common.lift import lift
 from common.motion import on_floor, smooth
 from common.npz_io import write_custom_2d, write_npz

@@ -19,7 +19,8 @@ from raw_trees import (
 )
 
 from common.detections import choose_people, fill_gaps, read_detections
-from common.h36m_dataset import CAMERA_IDS, SUBJECTS
+from common.h36m_cameras import CAMERA_IDS
+from common.h36m_dataset import SUBJECTS
 from common.npz_io import write_positions_3d
 from data.prepare_2d_estimation import main
 

@@ -16,7 +16,8 @@ from raw_trees import (
     write_cdf_tree,
 )
 
-from common.h36m_dataset import SUBJECTS, load_cameras
+from common.h36m_cameras import load_cameras
+from common.h36m_dataset import SUBJECTS
 from data.prepare_data_h36m import main
 
 KEPT_JOINTS = [0, 1, 2, 3, 6, 7, 8, 12, 13, 14, 15, 17, 18, 19, 25, 26, 27]

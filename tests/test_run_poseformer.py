@@ -20,7 +20,8 @@ import run_poseformer
 from common.distributed import World
 from common.evaluation import predict
 from common.generators import WindowGenerator, flip_keypoints, flip_poses
-from common.h36m_dataset import cameras_poses, load_cameras
+from common.h36m_cameras import load_cameras
+from common.h36m_dataset import cameras_poses
 from common.loss import mpjpe
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 from common.npz_io import write_positions_2d, write_positions_3d

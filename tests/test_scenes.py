@@ -12,7 +12,8 @@ from common.camera import (
     world_to_camera,
 )
 from common.generators import WindowGenerator
-from common.h36m_dataset import Sequence2d3d, load_cameras
+from common.h36m_cameras import load_cameras
+from common.h36m_dataset import Sequence2d3d
 from common.scenes import TurnedWindows
 
 FRAMES = 5

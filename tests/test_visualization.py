@@ -8,7 +8,7 @@ from test_video import decode, decode_gif
 from common import run_log
 from common.camera import project, world_to_camera
 from common.console import InputError
-from common.h36m_dataset import load_cameras
+from common.h36m_cameras import load_cameras
 from common.panels import SIDE_COLORS, ImagePanel, View, WorldPanel, equal_scales, image_limits
 from common.run_log import save_training_curves
 from common.skeleton import JOINT_NAMES, LEFT_JOINTS, RIGHT_JOINTS, SIDES

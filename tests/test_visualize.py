@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from common.camera import project, world_to_camera
-from common.h36m_dataset import load_cameras
+from common.h36m_cameras import load_cameras
 from common.npz_io import write_positions_2d, write_positions_3d
 from common.skeleton import JOINTS_32_TO_17
 from common.video import read_video

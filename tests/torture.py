@@ -40,7 +40,8 @@ from common.checkpoint import (
     load_checkpoint,
 )
 from common.console import run
-from common.h36m_dataset import cameras_poses, load_cameras
+from common.h36m_cameras import load_cameras
+from common.h36m_dataset import cameras_poses
 from common.npz_io import write_positions_2d, write_positions_3d
 from common.run_folder import LAST
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.h36m_dataset import CAMERA_IDS, Camera, load_cameras
+from common.h36m_cameras import CAMERA_IDS, Camera, load_cameras
 from data.synthetic.kinematics import Motion
 from data.synthetic.scene import Clip, view
 

@@ -6,7 +6,8 @@ from functools import cache
 import numpy as np
 
 from common.camera import project, world_to_camera
-from common.h36m_dataset import SUBJECTS, Camera, action_class, load_cameras
+from common.h36m_cameras import Camera, load_cameras
+from common.h36m_dataset import SUBJECTS, action_class
 from data.synthetic.actions import perform
 from data.synthetic.actor import Arena
 from data.synthetic.body import Body, make_body
