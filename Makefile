@@ -9,7 +9,7 @@ PY := $(BIN)/python
 
 # The demo's own folder, so that it never touches a user's files.
 SAMPLE := data/sample
-TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --stride 4 --no-eval \
+TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --stride 8 --no-eval \
 	--wandb-mode disabled --overwrite
 EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.bin
 
@@ -63,7 +63,7 @@ recipes: $(VENV)/.installed
 figs: $(VENV)/.installed
 	$(PY) data/visualize.py --data-dir $(SAMPLE) --subject S9 --action Greeting --fps 25 \
 		--size 1020x300 --output figs/estimate.gif
-	$(PY) run_poseformer.py --data-dir $(SAMPLE) -c $(SAMPLE)/checkpoint/figs --epochs 10 \
+	$(PY) run_poseformer.py --data-dir $(SAMPLE) -c $(SAMPLE)/checkpoint/figs --epochs 6 \
 		--stride 4 --keypoints vitpose \
 		--wandb-mode disabled --overwrite --export-training-curves
 	cp $(SAMPLE)/checkpoint/figs/training_curves.png figs/

@@ -81,7 +81,7 @@ from common.recipe import LearningRates, Recipe
 from common.report import format_report, latex_row, make_report
 from common.run_folder import LAST, RunFolder, prepare_folder
 from common.run_log import LOG_NAME, WandbRun, read_log, start_wandb
-from common.scenes import TurnedWindows
+from common.scenes import NewScenes
 from common.skeleton import ROOT
 from common.train_step import TrainStep, build_optimizer, set_learning_rate, start_at
 from common.training import Epoch, Interruption, TrainingState
@@ -152,7 +152,13 @@ def train(arguments: argparse.Namespace, world: World) -> None:
     pose = average_pose(train_set)
     if recipe.init == "mean_pose":
         start_at(model, pose)
-    optimizer = build_optimizer(model, recipe.learning_rate, recipe.beta2)
+    optimizer = build_optimizer(
+        model,
+        recipe.learning_rate,
+        name=recipe.optimizer,
+        beta2=recipe.beta2,
+        precision=precision,
+    )
     state = TrainingState()
     if checkpoint:
         restore(model, optimizer, state, checkpoint, path, world.is_main)
@@ -239,9 +245,13 @@ def training_windows(
         "stride": recipe.stride,
         "confidences": confidence_count(recipe.keypoints),
     }
-    if (recipe.turn or recipe.resize) and not recipe.no_data_augmentation:
-        seen = {"turn_degrees": recipe.turn, "resize": recipe.resize}
-        return TurnedWindows(train_set, number_of_frames, **seen, **options)
+    scenes = {
+        "turn_degrees": recipe.turn,
+        "resize": recipe.resize,
+        "exchange_limbs": recipe.exchange_limbs,
+    }
+    if any(scenes.values()) and not recipe.no_data_augmentation:
+        return NewScenes(train_set, number_of_frames, **scenes, **options)
     keypoints, poses = [s.keypoints for s in train_set], [s.poses for s in train_set]
     return WindowGenerator(keypoints, poses, number_of_frames, **options)
 

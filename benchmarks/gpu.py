@@ -124,11 +124,15 @@ def check(table: Table, device: torch.device) -> None:
 def make_step(
     device: torch.device,
     precision: str,
-    config: PoseFormerConfig = RANDOM,
+    config: PoseFormerConfig | None = None,
     network: Callable[[nn.Module, Tensor], nn.Module] = lambda model, _: model,
     **options: Any,
 ) -> TrainStep:
-    """Return a training step with noise on random data; `network` may replace the model."""
+    """Return a training step with noise on random data; `network` may replace the model.
+
+    The network is that of `RANDOM` unless `config` says otherwise.
+    """
+    config = config or RANDOM
     torch.manual_seed(0)
     windows = random_windows(1, config.number_of_frames, device)
     model = build_network(config, device, precision).train()
@@ -136,7 +140,7 @@ def make_step(
     network = network(model, windows.gather(samples)[0])
     return TrainStep(
         lambda batch: loss_of(network, windows, batch, precision, 0.01),
-        build_optimizer(model, 1e-3),
+        build_optimizer(model, 1e-3, name="muon", precision=precision),
         device,
         **options,
     )

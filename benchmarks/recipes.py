@@ -32,10 +32,12 @@ RECIPES = {
     "default, cosine": "--schedule cosine",
     "default, published start": "--init published",
     "default, beta2 0.999": "--beta2 0.999",
+    "default, AdamW": "--optimizer adamw",
+    "default, AdamW, batch 64": "--optimizer adamw --batch-size 64 --learning-rate 2e-3",
     "default, not turned": "--turn 0",
     "default, not resized": "--resize 0",
+    "default, limbs not exchanged": "--exchange-limbs 0",
     "default, batch 256": "--batch-size 256 --learning-rate 4e-3",
-    "default, batch 16": "--batch-size 16 --learning-rate 1e-3",
     "default, fp32": "--precision fp32",
 }
 TABLE, FIGURE = "recipes.md", "recipes.png"

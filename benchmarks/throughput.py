@@ -37,7 +37,7 @@ from common.generators import WindowGenerator
 from common.h36m_dataset import Sequence2d3d
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2, model_flops
 from common.recipe import Recipe
-from common.scenes import TurnedWindows
+from common.scenes import NewScenes
 from common.train_step import WEIGHT_DECAY, TrainStep, build_optimizer
 from run_poseformer import loss_of
 
@@ -51,8 +51,9 @@ SEQUENCE_LENGTH = 2000  # frames; Human3.6M's are 1,000 to 6,000
 TRAINING_PASSES = 3
 VIEWS = 2  # evaluation averages the estimates for a pose and its mirror image
 GPU_RUN_SECONDS = 0.1  # between two events
-# Ways to train, slowest first: PyTorch's plain loop, and ours without and with torch.compile.
-WAYS = {"cpu": ("plain", "ours"), "cuda": ("plain", "graph", "compiled")}
+# Ways to train: PyTorch's plain loop; ours, first with Muon, then with AdamW as the plain loop has
+# it; on a GPU without and with torch.compile.
+WAYS = {"cpu": ("plain", "muon", "ours"), "cuda": ("plain", "muon", "graph", "compiled")}
 
 
 class NoCompilerError(Exception):
@@ -243,9 +244,10 @@ def training_step(
         network = compile_network(model, generator.gather(samples)[0], precision)
         if network is model:
             raise NoCompilerError
+    optimizer = "muon" if way == "muon" else "adamw"
     return TrainStep(
         lambda batch: loss_of(network, generator, batch, precision, 0.0),
-        build_optimizer(model, learning_rate=1e-4),
+        build_optimizer(model, 1e-4, name=optimizer, precision=precision),
         device,
     )
 
@@ -290,15 +292,23 @@ def random_sequences(count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return list(keypoints), list(poses)
 
 
-def random_windows(count: int, number_of_frames: int, device: torch.device) -> TurnedWindows:
-    """Return windows of random sequences, turned and mirrored as the default recipe does."""
+def random_windows(count: int, number_of_frames: int, device: torch.device) -> NewScenes:
+    """Return windows of random sequences, as the default recipe shows them."""
     root = np.tile(np.float32([0, 0, 5]), (SEQUENCE_LENGTH, 1))
     sequences = [
         Sequence2d3d("S1", "Walking", 0, keypoints, poses, root)
         for keypoints, poses in zip(*random_sequences(count))
     ]
-    ranges = {"turn_degrees": Recipe().turn, "resize": Recipe().resize}
-    windows = TurnedWindows(sequences, number_of_frames, **ranges, device=device, augment=True)
+    recipe = Recipe()
+    windows = NewScenes(
+        sequences,
+        number_of_frames,
+        turn_degrees=recipe.turn,
+        resize=recipe.resize,
+        exchange_limbs=recipe.exchange_limbs,
+        device=device,
+        augment=True,
+    )
     windows.start_epoch(0, 1)
     return windows
 

@@ -25,7 +25,8 @@ RENDER_FLAGS = ("viz_subject", "viz_action", "viz_camera", "viz_output", "viz_ex
 RENDER_FLAGS += ("viz_skip", "viz_downsample", "viz_size", "viz_bitrate", "viz_no_ground_truth")
 RENDER_FLAGS += ("viz_video",)
 TRAINING_FLAGS = ("recipe", "epochs", "batch_size", "learning_rate", "schedule", "warmup")
-TRAINING_FLAGS += ("lr_decay", "beta2", "init", "dropout", "drop_path", "turn", "resize")
+TRAINING_FLAGS += ("lr_decay", "optimizer", "beta2", "init", "dropout", "drop_path")
+TRAINING_FLAGS += ("turn", "resize", "exchange_limbs")
 TRAINING_FLAGS += ("subjects_train", "stride", "subset", "no_data_augmentation", "no_eval")
 TRAINING_FLAGS += ("overwrite", "checkpoint_frequency", "export_training_curves")
 TRAINING_FLAGS += ("no_compile", "no_cuda_graph")
@@ -73,7 +74,7 @@ def _recipe_of(checkpoint: dict[str, Any], path: Path | None, given: dict[str, A
     not depend on it, the number of epochs may change.
     """
     stored = stored_recipe(checkpoint, path)
-    recipe = replace(RECIPES["published"], **given | stored)
+    recipe = replace(RECIPES["published"], **(stored or given))
     if recipe.schedule == "published" and "epochs" in given:
         recipe = replace(recipe, epochs=given["epochs"])
     for name, value in given.items():

@@ -121,7 +121,7 @@ def contents(
 
     Args:
         model: weights and configuration.
-        optimizer: AdamW.
+        optimizer: of `build_optimizer`.
         state: where the training is.
         recipe: {flag: value}, plain types; what a resume goes on with.
         mean_pose: (17, 3) of the training data, metres, which evaluation compares with.
@@ -225,7 +225,7 @@ def _is_random_state(states: Any) -> bool:
 
 
 def _check_optimizer(saved: Any) -> None:
-    """Refuse an optimizer's state that is not made as AdamW's.
+    """Refuse an optimizer's state that is not made as those of `build_optimizer`.
 
     Raises:
         ValueError: saying what is wrong; whether the shapes fit is seen when it is loaded.

@@ -19,7 +19,7 @@ from common.footage import UPS
 from common.h36m_dataset import FPS, SUBJECTS, parse_subjects
 from common.model_poseformer import PoseFormerConfig
 from common.motion import DEFAULT_CUTOFF_HZ
-from common.recipe import INITS, RECIPES, SCHEDULES, Recipe
+from common.recipe import INITS, OPTIMIZERS, RECIPES, SCHEDULES, Recipe
 from common.video import parse_size
 
 KINDS = ARCHITECTURE | {f.name: f.metadata["kind"] for f in fields(Recipe)}
@@ -129,6 +129,8 @@ def _add_training_flags(parser: ArgumentParser) -> None:
     keep("--warmup", metavar="N", help=rises)
     decay = "the published schedule multiplies the learning rate by it after each epoch"
     keep("-lrd", "--lr-decay", metavar="FACTOR", help=decay)
+    moved = "of the blocks' matrices; all other weights are moved by AdamW"
+    keep("--optimizer", choices=OPTIMIZERS, help=moved)
     averages = "how long AdamW averages the squares of gradients: 1 / (1 - BETA) steps"
     keep("--beta2", metavar="BETA", help=averages)
     first = "what a new network answers: noise, as published, or the training data's mean pose"
@@ -141,7 +143,11 @@ def _add_training_flags(parser: ArgumentParser) -> None:
     keep("--turn", metavar="DEGREES", help=turned)
     resized = "resize the body of each training window by up to this part"
     keep("--resize", metavar="PART", help=resized)
-    plain = "train on the windows as they are, neither mirrored nor turned nor resized"
+    exchanged = (
+        "probability that a training window's legs move as in another window, and that an arm does"
+    )
+    keep("--exchange-limbs", metavar="P", help=exchanged)
+    plain = "train on the windows as they are: neither mirrored nor turned, resized, exchanged"
     keep("-no-da", "--no-data-augmentation", action="store_true", help=plain)
     add("--no-eval", action="store_true", help="do not validate after each epoch")
     keep("--seed", help="of weights and shuffling")

@@ -19,6 +19,7 @@ from common.h36m_dataset import SUBJECTS, TEST_SUBJECTS, TRAIN_SUBJECTS, parse_s
 
 SCHEDULES = ("published", "linear", "cosine")
 INITS = ("published", "mean_pose")
+OPTIMIZERS = ("adamw", "muon")
 
 
 def _are_subjects(text: str) -> bool:
@@ -37,6 +38,7 @@ _names = Kind(str, lambda text: 0 < len(text) <= 1000, "a list of names")
 _subject_names = Kind(str, _are_subjects, f"a list of subjects among {', '.join(SUBJECTS)}")
 _estimators = Kind(str, lambda t: "" not in t.split("+") and len(t) <= 1000, "names of estimators")
 _fraction = Kind(float, lambda x: 0 < x <= 1, "a part between 0 and 1")
+_probability = Kind(float, lambda x: 0 <= x <= 1, "a probability")
 _degrees = Kind(float, lambda x: 0 <= x <= 180, "an angle from 0 to 180")
 _steps = Kind(
     float,
@@ -60,11 +62,12 @@ class Recipe:
 
     recipe: str = _is(one_of(("default", "published")), "default")
     epochs: int = _is(non_negative_int, 40)
-    batch_size: int = _is(positive_int, 64)
-    learning_rate: float = _is(positive_float, 2e-3)
+    batch_size: int = _is(positive_int, 128)
+    learning_rate: float = _is(positive_float, 3e-3)
     schedule: str = _is(one_of(SCHEDULES), "linear")
     warmup: float = _is(_steps, 0.1)
     lr_decay: float = _is(positive_float, 0.99)
+    optimizer: str = _is(one_of(OPTIMIZERS), "muon")
     beta2: float = _is(rate, 0.99)
     init: str = _is(one_of(INITS), "mean_pose")
     dropout: float = _is(rate, 0.0)
@@ -79,6 +82,7 @@ class Recipe:
     std: float = _is(non_negative_float, 0.0)
     turn: float = _is(_degrees, 180.0)
     resize: float = _is(rate, 0.05)
+    exchange_limbs: float = _is(_probability, 0.5)
     no_data_augmentation: bool = _is(yes_or_no, False)
     seed: int = _is(non_negative_int, 0)
     precision: str = _is(one_of(PRECISIONS), "auto")
@@ -94,10 +98,12 @@ RECIPES = {
         learning_rate=5e-4,
         schedule="published",
         warmup=0.0,
+        optimizer="adamw",
         beta2=0.999,
         init="published",
         turn=0.0,
         resize=0.0,
+        exchange_limbs=0.0,
     ),
 }
 

@@ -6,7 +6,7 @@ the weights, is captured once as a CUDA graph.
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from common.console import InputError
 from common.model_poseformer import PoseFormerV2
+from common.muon import Muon
 
 WEIGHT_DECAY = 0.1  # of the paper's supplement
 MAX_GRAPHS = 4  # an epoch has two sizes of batch; any further size runs uncaptured
@@ -38,33 +39,58 @@ def start_at(model: PoseFormerV2, pose: np.ndarray) -> None:
 
 
 def build_optimizer(
-    model: nn.Module, learning_rate: float, beta2: float = 0.999
+    model: nn.Module,
+    learning_rate: float,
+    *,
+    name: str = "adamw",
+    beta2: float = 0.999,
+    precision: str = "fp32",
 ) -> torch.optim.AdamW:
-    """Return fused AdamW with its state in place, which a captured step needs.
+    """Return fused AdamW, or Muon, with its state in place, which a captured step needs.
 
     On a GPU the learning rate is a tensor, so that a captured step reads its present value; change
     it by `set_learning_rate`.
+
+    Args:
+        model: whose parameters it moves.
+        learning_rate: of the first step.
+        name: "adamw", or "muon", which moves the blocks' matrices by `Muon`.
+        beta2: of AdamW.
+        precision: "fp32" or "bf16", of Muon's matrix products.
+
+    Raises:
+        InputError: if there is no matrix for Muon.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    device = parameters[0].device
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    is_muon = name == "muon"
+    matrices = [n for n, p in parameters.items() if is_muon and "blocks" in n and p.ndim == 2]
+    if is_muon and not matrices:
+        raise InputError(
+            "--optimizer muon: no module of the network whose name holds 'blocks' has a matrix; "
+            "choose --optimizer adamw"
+        )
+    others = [p for n, p in parameters.items() if n not in matrices]
+    device = next(iter(parameters.values())).device
     on_gpu = device.type != "cpu"
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=learning_rate,
-        betas=(0.9, beta2),
-        weight_decay=WEIGHT_DECAY,
-        fused=True,
-        capturable=on_gpu,
-    )
+    options = {
+        "lr": learning_rate,
+        "betas": (0.9, beta2),
+        "weight_decay": WEIGHT_DECAY,
+        "fused": True,
+        "capturable": on_gpu,
+    }
+    if is_muon:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        optimizer = Muon([parameters[n] for n in matrices], others, dtype=dtype, **options)
+    else:
+        optimizer = torch.optim.AdamW(others, **options)
     if on_gpu:
-        (group,) = optimizer.param_groups
-        group["lr"] = torch.full((), learning_rate, device=device)
-    for p in parameters:
-        optimizer.state[p] = {
-            "step": torch.zeros((), device=p.device),
-            "exp_avg": torch.zeros_like(p),
-            "exp_avg_sq": torch.zeros_like(p),
-        }
+        for group in optimizer.param_groups:
+            group["lr"] = torch.full((), learning_rate, device=device)
+    for n, p in parameters.items():
+        moments = ("exp_avg",) if n in matrices else ("exp_avg", "exp_avg_sq")
+        optimizer.state[p] = {m: torch.zeros_like(p) for m in moments}
+        optimizer.state[p]["step"] = torch.zeros((), device=device)
     return optimizer
 
 
@@ -78,7 +104,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Copy AdamW's step counts and moments from a state dict; its other options are ours.
+    """Copy step counts and moments from a state dict; its other options are ours.
 
     A state that was saved on another device or by another release of PyTorch fits too.
 
@@ -177,8 +203,7 @@ class TrainStep:
     def _try_to_capture(self, batches: list[tuple[int, float]]) -> None:
         """Capture a step for each of these batches; if that fails, say so and never try again.
 
-        Neither the warm-up, which leaves out the optimizer, nor the capture, which computes
-        nothing, nor the check changes weights, moments or random numbers.
+        Weights, moments and random numbers are afterwards as they were.
         """
         random_state = torch.cuda.get_rng_state(self.device)
         try:
@@ -213,16 +238,17 @@ class TrainStep:
         device = self._parameters[0].device
         inputs = [torch.zeros(size, dtype=torch.int64, device=device) for size, _ in batches]
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._stream):
-            # All warm up before a graph takes its memory, of which warming up has no use.
-            for indices, (_, weight) in zip(inputs, batches):
-                for _ in range(_WARM_UP_STEPS):
-                    self._backward(indices, weight)
-            _load_optimizer_kernels(device)
-            for indices, batch in zip(inputs, batches):
-                self._graphs[batch] = self._capture_one(indices, batch[1])
-                self._check(self._graphs[batch].graph)
-        torch.cuda.current_stream(self.device).wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream), self._kept_state():
+                # All warm up before a graph takes its memory, of which warming up has no use.
+                for indices, (_, weight) in zip(inputs, batches):
+                    for _ in range(_WARM_UP_STEPS):
+                        self._step(indices, weight)
+                for indices, batch in zip(inputs, batches):
+                    self._graphs[batch] = self._capture_one(indices, batch[1])
+                    self._check(self._graphs[batch].graph)
+        finally:  # a step that follows reads what was put back
+            torch.cuda.current_stream(self.device).wait_stream(self._stream)
 
     def _capture_one(self, indices: Tensor, weight: float) -> "_Graph":
         self.optimizer.zero_grad(set_to_none=True)  # gradients then belong to the graph
@@ -241,22 +267,32 @@ class TrainStep:
 
     @torch.no_grad()
     def _check(self, graph: torch.cuda.CUDAGraph) -> None:
-        """Replay a graph on a copy of the state.
+        """Replay a graph, which moves the weights; `_kept_state` puts them back.
 
         Raises:
             RuntimeError: if weights or step counts do not move.
         """
         moments = [self.optimizer.state[p] for p in self._parameters]
-        state = [*self._parameters, *(value for entry in moments for value in entry.values())]
-        before = [value.clone() for value in state]
+        before = [p.clone() for p in self._parameters]
         counts = torch.stack([entry["step"] for entry in moments])
         graph.replay()
         counted = torch.equal(torch.stack([entry["step"] for entry in moments]), counts + 1)
         moved = not all(torch.equal(a, b) for a, b in zip(self._parameters, before))
-        for value, old in zip(state, before):
-            value.copy_(old)
         if not (counted and moved):
             raise RuntimeError("a replay of the captured step does not train")
+
+    @contextlib.contextmanager
+    def _kept_state(self) -> Iterator[None]:
+        """Give weights and moments back at the end as they were in the beginning."""
+        moments = [self.optimizer.state[p] for p in self._parameters]
+        state = [*self._parameters, *(value for entry in moments for value in entry.values())]
+        before = [value.detach().clone() for value in state]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for value, old in zip(state, before):
+                    value.copy_(old)
 
 
 class _Graph(NamedTuple):
@@ -265,14 +301,6 @@ class _Graph(NamedTuple):
     graph: torch.cuda.CUDAGraph
     indices: Tensor
     loss: Tensor
-
-
-def _load_optimizer_kernels(device: torch.device) -> None:
-    """Step another optimizer once: a capture must not be the first use of a kernel."""
-    scratch = nn.Linear(1, 1, device=device)
-    for parameter in scratch.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    build_optimizer(scratch, 0.0).step()
 
 
 def _leave_failed_capture(device_index: int, pool: tuple[int, int]) -> None:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.h36m_dataset import Sequence2d3d
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
-from common.scenes import TurnedWindows
+from common.scenes import NewScenes
 from common.train_step import TrainStep, build_optimizer, set_learning_rate
 from run_poseformer import loss_of
 
@@ -52,13 +52,12 @@ model = PoseFormerV2(config).train()
 data = np.zeros((40, 17, 3), np.float32)
 sequence = Sequence2d3d("S1", "Walking", 0, data[..., :2], data, data[:, 0] + 5)
 with mode:
-    windows = TurnedWindows(
-        [sequence], 9, turn_degrees=180, resize=0.1, device=device, augment=True
-    )
+    scenes = {"turn_degrees": 180, "resize": 0.1, "exchange_limbs": 0.5}
+    windows = NewScenes([sequence], 9, **scenes, device=device, augment=True)
     model._apply(lambda t: mode.from_tensor(t).to(device))
     step = TrainStep(
         lambda batch: loss_of(model, windows, batch, "fp32", 0.1),
-        build_optimizer(model, 1e-3),
+        build_optimizer(model, 1e-3, name="muon"),
         device,
     )
     step(torch.zeros(64, dtype=torch.int64, device=device))  # constants go to the device here

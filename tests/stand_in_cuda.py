@@ -144,7 +144,7 @@ class StandIn:
 
 class _Stream:
     def __init__(self, device):
-        self.device = device
+        self.device, self.waited_for = device, None
 
     def wait_stream(self, other):
-        pass
+        self.waited_for = other

@@ -39,14 +39,15 @@ def small_model(**config):
     return PoseFormerV2(PoseFormerConfig(9, embed_dim_ratio=8, depth=2, **config)).train()
 
 
-def make_step(device=GPU, precision="fp32", **options):
+def make_step(device=GPU, precision="fp32", optimizer="muon", **options):
     """A step with dropout, drop path and noise; the tensors are on the CPU."""
     random = np.random.RandomState(0)
     poses = random.uniform(-1, 1, (29, 17, 3)).astype(np.float32)
     windows = WindowGenerator([poses[..., :2]], [poses], 9, device="cpu")
     model = small_model(**RANDOM)
-    optimizer = build_optimizer(model, 1e-3)
-    optimizer.param_groups[0]["lr"] = torch.tensor(1e-3)  # as on a GPU
+    optimizer = build_optimizer(model, 1e-3, name=optimizer, precision=precision)
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(1e-3)  # as on a GPU
     step = TrainStep(
         lambda batch: loss_of(model, windows, batch, precision, 0.1), optimizer, device, **options
     )
@@ -81,10 +82,12 @@ def assert_same_training(ours, eager):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("batches", [BATCHES, []], ids=["announced", "unannounced"])
 @pytest.mark.parametrize("start", [0, 2], ids=["whole epoch", "resumed in the tail"])
-def test_replayed_steps_are_eager_steps_bit_for_bit(stand_in, precision, batches, start):
-    eager = train(make_step(precision=precision, capture=False), start)
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_replayed_steps_are_eager_steps_bit_for_bit(stand_in, optimizer, precision, batches, start):
+    options = {"precision": precision, "optimizer": optimizer}
+    eager = train(make_step(**options, capture=False), start)
     assert stand_in.log == []
-    ours = train(make_step(precision=precision, batches=batches), start)
+    ours = train(make_step(**options, batches=batches), start)
     assert_same_training(ours, eager)
     # Each of two graphs is replayed once as a check, and then all steps are replays.
     assert stand_in.log.count("capture") == 2
@@ -107,7 +110,8 @@ def test_stand_in_freezes_what_python_holds(stand_in):
     """A learning rate that is no tensor would stay what it was: the test above could fail."""
     eager, ours = make_step(capture=False), make_step()
     for step in (eager, ours):
-        step.optimizer.param_groups[0]["lr"] = 1e-3
+        for group in step.optimizer.param_groups:
+            group["lr"] = 1e-3
     (_, expected), (_, result) = train(eager), train(ours)
     assert not all(torch.equal(a, b) for a, b in zip(result, expected))
 
@@ -146,6 +150,44 @@ def test_capture_that_fails_in_its_end_leaves_everything_as_it_was(stand_in, cap
     assert stand_in.generators[1].is_sound
     (line,) = capsys.readouterr().err.splitlines()
     assert "--no-cuda-graph" in line and "failed due to a previous error" in line
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("fails_in", [2, 5])  # the second warm-up step, and one of the tail's
+def test_warm_up_that_fails_leaves_everything_as_it_was(stand_in, capsys, optimizer, fails_in):
+    expected = train(make_step(optimizer=optimizer, capture=False))
+    step = make_step(optimizer=optimizer, batches=BATCHES)
+    loss_of_batch, calls = step.loss_of, []
+
+    def failing(batch):
+        calls.append(batch)
+        if len(calls) == fails_in:
+            raise RuntimeError("something else")
+        return loss_of_batch(batch)
+
+    step.loss_of = failing
+    assert_same_training(train(step), expected)
+    assert stand_in.log == []  # nothing was captured
+    assert stand_in.default_stream.waited_for is not None
+    assert "something else" in capsys.readouterr().err
+
+
+def test_third_size_of_batch_that_fails_leaves_everything_as_it_was(stand_in, capsys):
+    def train_on(step, fails):
+        train(step)
+        loss_of_batch = step.loss_of
+
+        def failing(batch):
+            if fails and stand_in.stream is not stand_in.default_stream:
+                raise RuntimeError("something else")
+            return loss_of_batch(batch)
+
+        step.loss_of = failing
+        return [step(torch.arange(7))], everything(step)
+
+    expected = train_on(make_step(capture=False), fails=False)
+    assert_same_training(train_on(make_step(batches=BATCHES), fails=True), expected)
+    assert "something else" in capsys.readouterr().err
 
 
 def test_line_names_what_broke_the_capture(stand_in, capsys):
@@ -341,7 +383,8 @@ def test_checks_for_a_gpu_pass_on_the_stand_in(stand_in, monkeypatch):
     def step_on_the_stand_in(*arguments, capture=True, **options):
         step = TrainStep(*arguments, **options)
         step._may_capture = capture
-        step.optimizer.param_groups[0]["lr"] = torch.tensor(1e-3)
+        for group in step.optimizer.param_groups:
+            group["lr"] = torch.tensor(1e-3)
         return step
 
     monkeypatch.setattr(gpu, "TrainStep", step_on_the_stand_in)

@@ -61,7 +61,9 @@ def test_the_published_recipe_is_the_published_one():
     recipe = RECIPES["published"]
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (200, 16, 5e-4)
     assert (recipe.schedule, recipe.lr_decay, recipe.warmup) == ("published", 0.99, 0)
-    assert (recipe.dropout, recipe.drop_path, recipe.turn, recipe.resize) == (0, 0, 0, 0)
+    assert (recipe.optimizer, recipe.beta2, recipe.init) == ("adamw", 0.999, "published")
+    assert (recipe.dropout, recipe.drop_path) == (0, 0)
+    assert (recipe.turn, recipe.resize, recipe.exchange_limbs) == (0, 0, 0)
 
 
 def test_a_new_network_answers_the_mean_pose():

@@ -202,6 +202,8 @@ def test_resume_refuses_another_recipe_or_network(train):
         (("--schedule", "published"), "--schedule"),
         (("--recipe", "published"), "--recipe"),
         (("--turn", "0"), "--turn"),
+        (("--optimizer", "adamw"), "--optimizer"),
+        (("--exchange-limbs", "0"), "--exchange-limbs"),
         (("--seed", "7"), "--seed"),
         (("-lr", "0.1"), "--learning-rate"),
         (("-k", "pct"), "--keypoints"),
@@ -278,7 +280,8 @@ def test_a_checkpoint_of_before_the_schedules_goes_on_as_published(train):
     _, folder = train("-e", "2", *RANDOM, "--recipe", "published")
     train("-e", "4", *RANDOM, "--recipe", "published", folder="published")
     before = load(folder / "last_epoch.bin")
-    for name in ("recipe", "epochs", "schedule", "warmup", "beta2", "init", "turn", "resize"):
+    new = ("recipe", "epochs", "schedule", "warmup", "optimizer", "beta2", "init", "turn", "resize")
+    for name in (*new, "exchange_limbs"):
         del before["recipe"][name]
     torch.save(before, folder / "last_epoch.bin")
     result, _ = train("-e", "4", "--resume", "last_epoch.bin")
@@ -286,6 +289,24 @@ def test_a_checkpoint_of_before_the_schedules_goes_on_as_published(train):
     expected = load(folder.with_name("published") / "last_epoch.bin")
     assert_same_training(expected, load(folder / "last_epoch.bin"))
     assert load(folder / "last_epoch.bin")["recipe"] == expected["recipe"]
+
+
+def test_a_checkpoint_of_before_muon_goes_on_with_adamw(train):
+    """The default recipe stored neither an optimizer nor exchanged limbs."""
+    flags = ("-e", "2", *RANDOM, "--optimizer", "adamw", "--exchange-limbs", "0")
+    _, folder = train(*flags, "-cf", "1")
+    expected = load(folder / "last_epoch.bin")
+    before = load(folder / "epoch_1.bin")
+    for name in ("optimizer", "exchange_limbs"):
+        del before["recipe"][name]
+    torch.save(before, folder / "last_epoch.bin")
+    for flag, value in (("--optimizer", "muon"), ("--exchange-limbs", "0.5")):
+        result, _ = train("--resume", "last_epoch.bin", flag, value)
+        assert result.status == 2
+        assert result.stderr.startswith(f"error: {flag} {value}"), result.stderr
+    result, _ = train("--resume", "last_epoch.bin")
+    assert result.status == 0, result.stderr
+    assert_same_training(expected, load(folder / "last_epoch.bin"))
 
 
 def test_evaluation_repeats_the_validation_figure_and_reports_everything(train, data_dir, tmp_path):

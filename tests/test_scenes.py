@@ -1,4 +1,4 @@
-"""Turned training windows against a loop in world coordinates."""
+"""New scenes of training windows against a loop in world coordinates."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from common.camera import (
 from common.generators import WindowGenerator
 from common.h36m_cameras import load_cameras
 from common.h36m_dataset import Sequence2d3d
-from common.scenes import TurnedWindows
+from common.scenes import NewScenes, exchange_limbs
 
 FRAMES = 5
 
@@ -44,11 +44,12 @@ def make_sequence(subject, camera, length, seed, confidences=0):
 SEQUENCES = [("S1", 0, 7), ("S1", 3, 1), ("S8", 2, 12)]
 
 
-def generators(turn_degrees, resize, confidences=0, **options):
+def generators(turn_degrees, resize, exchange=0.0, confidences=0, **options):
     data = [make_sequence(*s, i, confidences) for i, s in enumerate(SEQUENCES)]
     options = {"device": "cpu", "confidences": confidences, "augment": True, **options}
     plain = WindowGenerator([s.keypoints for s in data], [s.poses for s in data], FRAMES, **options)
-    turned = TurnedWindows(data, FRAMES, turn_degrees=turn_degrees, resize=resize, **options)
+    scenes = {"turn_degrees": turn_degrees, "resize": resize, "exchange_limbs": exchange}
+    turned = NewScenes(data, FRAMES, **scenes, **options)
     return data, plain, turned
 
 
@@ -59,48 +60,107 @@ def test_no_turn_gives_the_windows_as_they_are():
         np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
-def in_world(sequence, t, angle, factor):
-    """One window turned about the world's vertical, by NumPy in float64: input and target."""
+def window_frames(sequence, t):
+    return np.clip(np.arange(t - FRAMES // 2, t + FRAMES // 2 + 1), 0, len(sequence.poses) - 1)
+
+
+def pose_in_world(sequence, frame):
+    """The pose (17, 3) of a frame about its hip, in the directions of the world."""
     view = load_cameras()[sequence.subject][sequence.camera]
-    frames = np.clip(np.arange(t - FRAMES // 2, t + FRAMES // 2 + 1), 0, len(sequence.poses) - 1)
-    poses = sequence.poses[frames].astype(np.float64) + sequence.root[frames, None]
+    return camera_to_world(sequence.poses[frame].astype(np.float64), view.orientation, np.zeros(3))
+
+
+def aligned(vectors, others):
+    """The rotation that lays pairs of vectors on others best (Kabsch), both made unit vectors."""
+    a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (vectors, others))
+    u, _, vt = np.linalg.svd(a.T @ b)
+    return vt.T @ np.diag([1, 1, np.linalg.det(vt.T @ u.T)]) @ u.T
+
+
+def with_limbs_of(own, other, limbs):
+    """A pose (17, 3) with the chosen of: both legs, left arm, right arm, of another."""
+    result = own.copy()
+    other = other * np.clip(np.linalg.norm(own[1]) / np.linalg.norm(other[1]), 0.5, 2)
+    heading = [np.arctan2(*(pose[4] - pose[1])[1::-1]) for pose in (own, other)]
+    c, s = np.cos(heading[0] - heading[1]), np.sin(heading[0] - heading[1])
+    if limbs[0]:
+        result[1:7] = other[1:7] @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
+
+    def trunk(pose):  # upwards, and across trunk and shoulders
+        return np.stack([pose[8], np.cross(pose[8], pose[11] - pose[14])])
+
+    turn = aligned(trunk(other), trunk(own))
+    for chosen, shoulder in zip(limbs[1:], (11, 14)):
+        for joint in (shoulder + 1, shoulder + 2):
+            if chosen:
+                result[joint] = own[shoulder] + turn @ (other[joint] - other[shoulder])
+    return result
+
+
+def in_world(sequence, t, angle, factor, other=None, other_t=None, limbs=(False,) * 3):
+    """One window as a new scene, in world coordinates by NumPy in float64: input and target."""
+    other, other_t = (sequence, t) if other is None else (other, other_t)
+    view = load_cameras()[sequence.subject][sequence.camera]
     to_world = view.orientation, view.translation_m
-    hip = camera_to_world(sequence.root[t].astype(np.float64), *to_world)
+    frames, other_frames = window_frames(sequence, t), window_frames(other, other_t)
+    hips = camera_to_world(sequence.root.astype(np.float64), *to_world)
+    hip = hips[t]
+    poses = [
+        with_limbs_of(pose_in_world(sequence, i), pose_in_world(other, j), limbs) + hips[i]
+        for i, j in zip(frames, other_frames)
+    ]
     c, s = np.cos(angle), np.sin(angle)
     turn = factor * np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-    moved = (camera_to_world(poses, *to_world) - hip) @ turn.T + hip
-    seen = world_to_camera(moved, *to_world)
+    seen = world_to_camera((np.stack(poses) - hip) @ turn.T + hip, *to_world)
 
     def normalized(points):
         return normalize_screen_coordinates(
             project(points, view.intrinsics), view.width, view.height
         )
 
-    window = sequence.keypoints[frames].astype(np.float64)
-    window[..., :4] += np.tile(normalized(seen) - normalized(poses), 2)
+    def without_truth(sequence, frames):
+        view = load_cameras()[sequence.subject][sequence.camera]
+        points = sequence.poses[frames].astype(np.float64) + sequence.root[frames, None]
+        truth = project(points, view.intrinsics)
+        keypoints = sequence.keypoints[frames].astype(np.float64)
+        truth = normalize_screen_coordinates(truth, view.width, view.height)
+        keypoints[..., :4] -= np.tile(truth, 2)
+        return keypoints
+
+    window = without_truth(sequence, frames)
+    others = without_truth(other, other_frames)
+    for chosen, joints in zip(limbs, (slice(1, 7), slice(12, 14), slice(15, 17))):
+        if chosen:
+            window[:, joints] = others[:, joints]
+    window[..., :4] += np.tile(normalized(seen), 2)
     middle = seen[FRAMES // 2]
     return window, middle - middle[0]
 
 
-@pytest.mark.parametrize("confidences", [0, 2])
-def test_windows_are_those_of_a_loop_in_world_coordinates(confidences):
-    data, _, turned = generators(120, 0.2, confidences)
+@pytest.mark.parametrize(("exchange", "confidences"), [(0.0, 0), (0.0, 2), (0.5, 0), (0.5, 2)])
+def test_windows_are_those_of_a_loop_in_world_coordinates(exchange, confidences):
+    data, _, turned = generators(120, 0.2, exchange, confidences)
     indices = torch.randperm(len(turned), generator=torch.manual_seed(3))
     turned.start_epoch(5, 1)
     inputs, targets = turned.gather(indices)
     angles, factors = turned.draws[indices].double().T
     places = [(s, t) for s in data for t in range(len(s.poses))]
-    sides = set()
+    sides, exchanged = set(), []
     for i, index in enumerate(indices.tolist()):
         sequence, t = places[index % len(places)]
         angle, factor = np.radians(120) * angles[i].item(), 1 + 0.2 * factors[i].item()
-        window, target = in_world(sequence, t, angle, factor)
+        limbs = (turned.limb_draws[index] < exchange).tolist()
+        other, other_t = places[turned.others[index].item()]
+        window, target = in_world(sequence, t, angle, factor, other, other_t, limbs)
         if index >= len(places):
             window, target = mirror(window, [0, 2]), mirror(target, [0])
         np.testing.assert_allclose(inputs[i], window, atol=1e-5)
         np.testing.assert_allclose(targets[i], target, atol=1e-5)
         sides.add(np.sign(angle))
+        exchanged.append(limbs)
     assert sides == {-1, 1}
+    parts = np.mean(exchanged, axis=0)
+    assert (parts > exchange - 0.3).all() and (parts < exchange + 0.3).all()
 
 
 def test_the_hip_stays_and_each_epoch_shows_another_side():
@@ -132,3 +192,35 @@ def test_turns_follow_from_seed_and_epoch_and_leave_other_chance_alone():
     assert not torch.equal(turned.gather(order)[0], first)
     assert torch.equal(torch.get_rng_state(), before)
     assert turned.draws.min() < -0.5 and turned.draws.max() > 0.5
+
+
+def test_limbs_of_the_window_itself_change_nothing():
+    data = make_sequence("S1", 0, 9, 0)
+    poses = torch.from_numpy(data.poses)[None]
+    up = torch.tensor([[0.1, -0.9, 0.4]])
+    torch.testing.assert_close(exchange_limbs(poses, poses, up, up), poses, atol=1e-6, rtol=0)
+
+
+def test_exchanged_limbs_keep_the_length_of_their_bones():
+    own, other = (torch.from_numpy(make_sequence("S1", 0, 9, i).poses)[None] for i in (1, 2))
+    up, other_up = torch.tensor([[0.1, -0.9, 0.4]]), torch.tensor([[0.6, 0.0, 0.8]])
+    found = exchange_limbs(own, other, up, other_up)
+
+    def lengths(poses, joints):
+        return torch.stack([(poses[..., a, :] - poses[..., b, :]).norm(dim=-1) for a, b in joints])
+
+    limbs = [(1, 0), (2, 1), (3, 2), (6, 5), (12, 11), (13, 12), (16, 15)]
+    size = (own[:, :, 1].norm(dim=-1) / other[:, :, 1].norm(dim=-1)).clamp(0.5, 2)
+    torch.testing.assert_close(lengths(found, limbs), lengths(other, limbs) * size)
+    trunk = [0, 7, 8, 9, 10, 11, 14]
+    assert torch.equal(found[:, :, trunk], own[:, :, trunk])
+
+
+def test_bodies_without_width_stay_finite_and_small():
+    own = torch.from_numpy(make_sequence("S1", 0, 9, 1).poses)[None]
+    flat = own.clone()
+    flat[:, :, [1, 4]] = 0
+    up = torch.tensor([[0.0, -1.0, 0.0]])
+    for motion, other in ((own, flat), (flat, own), (flat, torch.zeros_like(own))):
+        found = exchange_limbs(motion, other, up, up)
+        assert found.isfinite().all() and found.abs().max() < 4 * own.abs().max()

@@ -27,10 +27,10 @@ def make_generator(frames=40):
     return WindowGenerator([keypoints], [poses], 9, device="cpu", augment=True)
 
 
-def make_step(generator, *, precision="fp32", noise_std=0.0, **config):
+def make_step(generator, *, precision="fp32", noise_std=0.0, optimizer="adamw", **config):
     torch.manual_seed(0)
     model = build_network(PoseFormerConfig(**CONFIG | config), "cpu", precision).train()
-    optimizer = build_optimizer(model, 1e-3)
+    optimizer = build_optimizer(model, 1e-3, name=optimizer, precision=precision)
     step = TrainStep(
         lambda batch: loss_of(model, generator, batch, precision, noise_std),
         optimizer,
@@ -65,14 +65,14 @@ def test_step_is_adamw_on_the_plain_formulas():
         assert difference.mean() < 2e-5 and difference.max() < 2e-3, name
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_two_runs_give_the_same_bits(precision):
+def test_two_runs_give_the_same_bits(precision, optimizer):
     generator = make_generator()
     runs = []
+    options = {"noise_std": 0.01, "drop_rate": 0.1, "drop_path_rate": 0.2}
     for _ in range(2):
-        step = make_step(
-            generator, precision=precision, noise_std=0.01, drop_rate=0.1, drop_path_rate=0.2
-        )
+        step = make_step(generator, precision=precision, optimizer=optimizer, **options)
         for indices in generator.start_epoch(0, 0).split(16):
             step(indices)
         runs.append(weights(step))
