@@ -38,7 +38,7 @@ _names = Kind(str, lambda text: 0 < len(text) <= 1000, "a list of names")
 _subject_names = Kind(str, _are_subjects, f"a list of subjects among {', '.join(SUBJECTS)}")
 _estimators = Kind(str, lambda t: "" not in t.split("+") and len(t) <= 1000, "names of estimators")
 _fraction = Kind(float, lambda x: 0 < x <= 1, "a part between 0 and 1")
-_probability = Kind(float, lambda x: 0 <= x <= 1, "a probability")
+_probability = Kind(float, lambda x: 0 <= x <= 1, "a probability from 0 to 1")
 _degrees = Kind(float, lambda x: 0 <= x <= 180, "an angle from 0 to 180")
 _steps = Kind(
     float,
