@@ -87,12 +87,14 @@ def course(folder: Path) -> np.ndarray:
 
 def markdown(runs: Mapping[str, Sequence[Run]], courses: Mapping[str, Sequence[np.ndarray]]) -> str:
     """Return the table: a row for each recipe, means and standard deviations over the seeds."""
-    lines = ["| recipe | MPJPE, mm | P-MPJPE, mm | seconds |", "|---|--:|--:|--:|"]
+    metrics = {"MPJPE": "mpjpe_mm", "P-MPJPE": "p_mpjpe_mm", "MPJVE": "mpjve_mm"}
+    titles = " | ".join(f"{name}, mm" for name in metrics)
+    lines = [f"| recipe | {titles} | seconds |", "|---|--:|--:|--:|--:|"]
     for name, of_seeds in runs.items():
         averages = [one.report()["average_over_actions"] for one in of_seeds]
-        cells = [spread([a[m] for a in averages]) for m in ("mpjpe_mm", "p_mpjpe_mm")]
+        cells = " | ".join(spread([a[m] for a in averages]) for m in metrics.values())
         seconds = np.mean([c[-1, 0] for c in courses[name]])
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {seconds:.0f} |")
+        lines.append(f"| {name} | {cells} | {seconds:.0f} |")
     return "\n".join(lines) + "\n"
 
 
