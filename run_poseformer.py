@@ -245,13 +245,8 @@ def training_windows(
         "stride": recipe.stride,
         "confidences": confidence_count(recipe.keypoints),
     }
-    scenes = {
-        "turn_degrees": recipe.turn,
-        "resize": recipe.resize,
-        "exchange_limbs": recipe.exchange_limbs,
-    }
-    if any(scenes.values()) and not recipe.no_data_augmentation:
-        return NewScenes(train_set, number_of_frames, **scenes, **options)
+    if any(recipe.scenes.values()) and not recipe.no_data_augmentation:
+        return NewScenes(train_set, number_of_frames, **recipe.scenes, **options)
     keypoints, poses = [s.keypoints for s in train_set], [s.poses for s in train_set]
     return WindowGenerator(keypoints, poses, number_of_frames, **options)
 

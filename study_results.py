@@ -132,12 +132,13 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     p = row["p_best"]
     return [
         *("–" if x is None else f"{x:.2f}" for x in flat),
-        *(_with_spread(row[metric], row[f"{metric}_std"]) for metric in METRICS),
+        *(with_spread(row[metric], row[f"{metric}_std"]) for metric in METRICS),
         "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
     ]
 
 
-def _with_spread(mean: float, std: float | None) -> str:
+def with_spread(mean: float, std: float | None) -> str:
+    """Return "50.1 ± 0.3", or the mean alone where there is no deviation."""
     return f"{mean:.1f}" + ("" if std is None else f" ± {std:.1f}")
 
 

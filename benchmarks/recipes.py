@@ -23,6 +23,7 @@ from common.figures import COLORS, paper_figure, save_figure
 from common.files import atomic_output
 from common.run_log import LOG_NAME, read_log
 from common.runs import Run, do_runs, parse_study_arguments, prepare_study
+from study_results import with_spread
 
 RECIPES = {
     "published": "--recipe published",
@@ -99,9 +100,8 @@ def markdown(runs: Mapping[str, Sequence[Run]], courses: Mapping[str, Sequence[n
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return "50.1 ± 0.3", or the value alone where there is one."""
-    deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.1f}{deviation}"
+    """Return mean and standard deviation as text, or the value alone where there is one."""
+    return with_spread(np.mean(values), np.std(values, ddof=1) if len(values) > 1 else None)
 
 
 def draw(courses: Mapping[str, Sequence[np.ndarray]]) -> Any:

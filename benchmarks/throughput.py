@@ -299,16 +299,8 @@ def random_windows(count: int, number_of_frames: int, device: torch.device) -> N
         Sequence2d3d("S1", "Walking", 0, keypoints, poses, root)
         for keypoints, poses in zip(*random_sequences(count))
     ]
-    recipe = Recipe()
-    windows = NewScenes(
-        sequences,
-        number_of_frames,
-        turn_degrees=recipe.turn,
-        resize=recipe.resize,
-        exchange_limbs=recipe.exchange_limbs,
-        device=device,
-        augment=True,
-    )
+    scenes = Recipe().scenes
+    windows = NewScenes(sequences, number_of_frames, **scenes, device=device, augment=True)
     windows.start_epoch(0, 1)
     return windows
 

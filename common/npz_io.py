@@ -83,7 +83,8 @@ def _parse_npy(content: bytes) -> Any:
 def write_npz(path: Path | str, **arrays: Any) -> None:
     """Write arrays, or dicts of arrays, to an npz file, atomically.
 
-    `np.load(path, allow_pickle=True)` gives them back, a dict through `.item()`.
+    Other repositories read them by `np.load(path, allow_pickle=True)`, a dict through `.item()`;
+    the readers here run no code from a file and never load one so.
     """
     with atomic_output(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)

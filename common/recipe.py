@@ -87,6 +87,15 @@ class Recipe:
     seed: int = _is(non_negative_int, 0)
     precision: str = _is(one_of(PRECISIONS), "auto")
 
+    @property
+    def scenes(self) -> dict[str, float]:
+        """What `NewScenes` is told."""
+        return {
+            "turn_degrees": self.turn,
+            "resize": self.resize,
+            "exchange_limbs": self.exchange_limbs,
+        }
+
 
 RECIPES = {
     "default": Recipe(),

@@ -136,8 +136,8 @@ def exchange_limbs(motion: Tensor, other: Tensor, up: Tensor, other_up: Tensor) 
     the direction from hip to hip say how both stand. Elbow and wrist move about the shoulder as the
     other's do: the trunk and the direction from shoulder to shoulder say how both stand. The other
     body is first made as wide at the hips as this one, or at most twice and at least half as large
-    as it was. The idea of such bodies is that of Li et al., "Cascaded Deep
-    Monocular 3D Human Pose Estimation with Evolutionary Training Data", CVPR 2020.
+    as it was. The idea of such bodies is that of Li et al., "Cascaded Deep Monocular 3D Human Pose
+    Estimation with Evolutionary Training Data", CVPR 2020.
 
     Args:
         motion: (B, F, 17, 3), metres, relative to the hip.

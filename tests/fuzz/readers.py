@@ -314,6 +314,11 @@ def changed_legacy(draw: Any, contents: list[bytes]) -> bytes:
 # The log
 
 
+def fresh(*values: Any) -> list[Callable[[], Any]]:
+    """Return functions that return these values, another copy at each call."""
+    return [lambda value=value: copy.deepcopy(value) for value in values]
+
+
 def log_reader() -> Reader:
     """Return the reader of `log.jsonl`."""
     records = [
@@ -322,14 +327,8 @@ def log_reader() -> Reader:
     ]
     valid = ["".join(json.dumps(record) + "\n" for record in records).encode()]
     plain = [
-        *(
-            lambda v=v: copy.deepcopy(v)
-            for v in (None, True, -1, 0, 2**80, 10**300, 1e308, "", "x", [], {})
-        ),
-        *(
-            lambda v=v: copy.deepcopy(v)
-            for v in (float("inf"), -float("inf"), float("nan"), 1.5, "1")
-        ),
+        *fresh(None, True, -1, 0, 2**80, 10**300, 1e308, "", "x", [], {}),
+        *fresh(float("inf"), -float("inf"), float("nan"), 1.5, "1"),
         lambda: nested(1, 300),
     ]
     epochs = (b"Infinity", b"NaN", b"1e400", b'"1"', b"true", b"9" * 400, b"9" * 5000, b"[1]")
@@ -392,11 +391,8 @@ def keypoints_json_reader() -> Reader:
             valid.append(write(Path(folder), keypoints, (1000, 1000)).read_bytes())
     values = [json.loads(content) for content in valid]
     plain = [
-        *(
-            lambda v=v: copy.deepcopy(v)
-            for v in (None, True, -1, 0, 2**80, 1e308, "", "x", [], {}, [[]], 0.5)
-        ),
-        *(lambda v=v: copy.deepcopy(v) for v in (float("inf"), float("nan"))),
+        *fresh(None, True, -1, 0, 2**80, 1e308, "", "x", [], {}, [[]], 0.5),
+        *fresh(float("inf"), float("nan")),
         lambda: nested(1, 300),
     ]
     cases = one_of(
