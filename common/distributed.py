@@ -1,11 +1,11 @@
 """One process or many: PyTorch's own engine under `torchrun`, and plain calls without it."""
 
 import gc
+import math
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -56,38 +56,49 @@ class World:
             for parameter in model.parameters():
                 dist.broadcast(parameter.detach(), src=0)
 
-    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+    def average_gradients(self, model: nn.Module) -> None:
         """Replace every gradient by its mean over the processes, in one message for all of them.
 
         DistributedDataParallel sends them while the backward pass still runs, but takes a dozen
         warm-up steps and a stream of its own before a CUDA graph can hold it.
         """
-        parameters = [p for p in parameters if p.grad is not None]
+        if self.size == 1:
+            return
+        parameters = [p for p in model.parameters() if p.grad is not None]
         flat = torch.cat([p.grad.flatten() for p in parameters])
         dist.all_reduce(flat)
         flat /= self.size
         for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
             p.grad = part.view_as(p)
 
-    def share_of(self, batch: Tensor) -> tuple[Tensor, float]:
-        """Return this process's part of a batch, and the weight of its mean loss.
+    def local_batch_size(self, batch_size: int) -> int:
+        """Return how many samples of each batch a process takes."""
+        return math.ceil(batch_size / self.size)
 
-        With it, the average of the processes' gradients is the gradient of the whole batch, even
-        where the parts are not of one size. A process without a part still takes one sample, with
-        weight zero, because all processes have to take the step together.
+    def local_batch(self, batch: Tensor, batch_size: int) -> tuple[Tensor, Tensor | None]:
+        """Return this process's part of a batch, and the weight of each sample's loss.
+
+        The sum of the weighted losses, averaged over the processes, is the mean loss of the batch,
+        and so are their gradients. A batch that is not full is filled up with samples of weight
+        zero: on a GPU one graph and one compilation serve all steps. A single process on a CPU has
+        no use for that: it takes the batch as it is, without weights.
 
         Args:
-            batch: (B,) indices, the same in every process.
-        """
-        part = batch[self.rank :: self.size]
-        weight = len(part) * self.size / len(batch)
-        return (part, weight) if len(part) else (batch[:1], 0.0)
+            batch: (B,) int64 indices, the same in every process.
+            batch_size: of a full batch.
 
-    def batches(self, samples: int, batch_size: int) -> list[tuple[int, float]]:
-        """Return the size and the weight of `share_of` an epoch's first and its last batch."""
-        whole = torch.arange(samples).split(batch_size)
-        shares = [self.share_of(batch) for batch in (whole[0], whole[-1])]
-        return [(len(part), weight) for part, weight in shares]
+        Returns:
+            indices (`local_batch_size`,) and weights of the same shape, or None.
+        """
+        if self.size == 1 and batch.device.type == "cpu":
+            return batch, None
+        part = batch[self.rank :: self.size]
+        weights = torch.full_like(part, self.size / len(batch), dtype=torch.float32)
+        missing = self.local_batch_size(batch_size) - len(part)
+        if missing:
+            part = torch.cat([part, batch[:1].expand(missing)])
+            weights = torch.cat([weights, weights.new_zeros(missing)])
+        return part, weights
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of every process's `values`, a tensor on the CPU."""

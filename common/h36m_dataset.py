@@ -158,6 +158,7 @@ class Sequence2d3d:
         poses: (frames, 17, 3), float32, metres, camera coordinates, relative to the hip, which
             is zero.
         root: (frames, 3), float32, metres, the hip in camera coordinates.
+        confidences: how many of the keypoints' channels, the last ones, are confidences.
     """
 
     subject: str
@@ -166,6 +167,14 @@ class Sequence2d3d:
     keypoints: np.ndarray
     poses: np.ndarray
     root: np.ndarray
+    confidences: int = 0
+
+
+def estimator_names(keypoints: str) -> list[str]:
+    """Return the estimators that a value of --keypoints stands for, in their order."""
+    if keypoints == "concatenate":
+        return ["vitpose", "pct", "moganet"]
+    return keypoints.split("+")
 
 
 def keypoints_path(data_dir: Path, dataset: str, name: str) -> Path:
@@ -332,6 +341,7 @@ def _sequence(
         keypoints=np.concatenate(keypoints + confidences, axis=-1),
         poses=(poses - root[:, None]).astype(np.float32),
         root=root.astype(np.float32),
+        confidences=sum(c.shape[-1] for c in confidences),
     )
 
 

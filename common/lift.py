@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.architecture import infer_config
 from common.camera import normalize_screen_coordinates
-from common.checkpoint import load_checkpoint, load_into, model_state
+from common.checkpoint import Checkpoint
 from common.console import InputError
 from common.device import autocast
 from common.evaluation import predict
@@ -38,11 +37,10 @@ def load_lifter(
     Raises:
         InputError: if the file is no checkpoint, or was trained on several estimators' keypoints.
     """
-    checkpoint = load_checkpoint(path)
-    model = PoseFormerV2(infer_config(checkpoint, path, number_of_frames))
-    load_into(model, model_state(checkpoint), path)
+    checkpoint = Checkpoint.load(path, number_of_frames)
+    model = checkpoint.build_model(device, "fp32")
     check_channels(model, 2, path)
-    return model.to(device).eval()
+    return model
 
 
 def check_channels(model: PoseFormerV2, channels: int, path: Path | str) -> None:

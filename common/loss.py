@@ -27,12 +27,14 @@ PCK_THRESHOLD_M = 0.150
 AUC_THRESHOLDS_M = torch.arange(31, dtype=torch.float64) * 5 / 1000
 
 
-def mpjpe(predicted: Tensor, target: Tensor) -> Tensor:
+def mpjpe(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean per-joint position error, "protocol 1", in metres; the training loss.
 
-    At least in float32. Its gradient is finite (zero) for a joint that is predicted exactly.
+    At least in float32. Its gradient is finite (zero) for a joint that is predicted exactly. With
+    `weights` (B,), it is the weighted sum of the errors of B poses in place of their mean.
     """
-    return joint_errors(predicted, target).mean()
+    errors = joint_errors(predicted, target)
+    return errors.mean() if weights is None else errors.mean(dim=-1) @ weights
 
 
 def p_mpjpe(predicted: Tensor, target: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""The recipe of a training: what it is told, its named defaults, its learning rates."""
+"""The recipe of a training: its hyper-parameters, its named defaults, its learning rates.
+
+A further hyper-parameter is one line in `Recipe`: it becomes a flag of run_poseformer.py, is
+checked, saved in the checkpoint, and taken up by --resume.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -17,39 +21,40 @@ from common.console import (
 from common.device import PRECISIONS
 from common.h36m_dataset import SUBJECTS, TEST_SUBJECTS, TRAIN_SUBJECTS, parse_subjects
 
-SCHEDULES = ("published", "linear", "cosine")
-INITS = ("published", "mean_pose")
-OPTIMIZERS = ("adamw", "muon")
 
-
-def _are_subjects(text: str) -> bool:
-    try:
-        return bool(parse_subjects(text))
-    except InputError:
-        return False
-
-
-def one_of(names: tuple[str, ...]) -> Kind:
+def one_of(*names: str) -> Kind:
     """Return the kind of values that are one of these words."""
     return Kind(str, lambda text: text in names, f"one of {', '.join(names)}")
 
 
-_names = Kind(str, lambda text: 0 < len(text) <= 1000, "a list of names")
-_subject_names = Kind(str, _are_subjects, f"a list of subjects among {', '.join(SUBJECTS)}")
+def parameter(group: str, names: str, default: Any, kind: Kind, help: str) -> Any:
+    """Return a field of `Recipe` that is also a flag.
+
+    Args:
+        group: of flags: "data" for those that an evaluation reads too, "run" or "training".
+        names: the flag's short name, if any, and what stands for its value in the help.
+        default: of the default recipe.
+        kind: what the value may be.
+        help: of the flag.
+    """
+    return field(
+        default=default,
+        metadata={"group": group, "names": names.split(), "kind": kind, "help": help},
+    )
+
+
+_actions = Kind(str, lambda text: 0 < len(text) <= 1000, "a list of names")
+_subjects = Kind(str, lambda text: bool(parse_subjects(text)), "a list of subjects")
 _estimators = Kind(str, lambda t: "" not in t.split("+") and len(t) <= 1000, "names of estimators")
 _fraction = Kind(float, lambda x: 0 < x <= 1, "a part between 0 and 1")
 _probability = Kind(float, lambda x: 0 <= x <= 1, "a probability from 0 to 1")
 _degrees = Kind(float, lambda x: 0 <= x <= 180, "an angle from 0 to 180")
 _steps = Kind(
     float,
-    lambda x: 0 <= x < 1 or (x < float("inf") and x == int(x)),
+    lambda x: 0 <= x < 1 or (x < math.inf and x == int(x)),
     "a number of steps, or a part of an epoch below 1",
 )
-
-
-def _is(kind: Kind, default: Any) -> Any:
-    """Return a dataclass field of this kind."""
-    return field(default=default, metadata={"kind": kind})
+_among = f"among {', '.join(SUBJECTS)}"
 
 
 @dataclass(frozen=True)
@@ -60,41 +65,153 @@ class Recipe:
     `RECIPES` holds the named ones.
     """
 
-    recipe: str = _is(one_of(("default", "published")), "default")
-    epochs: int = _is(non_negative_int, 40)
-    batch_size: int = _is(positive_int, 128)
-    learning_rate: float = _is(positive_float, 3e-3)
-    schedule: str = _is(one_of(SCHEDULES), "linear")
-    warmup: float = _is(_steps, 0.1)
-    lr_decay: float = _is(positive_float, 0.99)
-    optimizer: str = _is(one_of(OPTIMIZERS), "muon")
-    beta2: float = _is(rate, 0.99)
-    init: str = _is(one_of(INITS), "mean_pose")
-    dropout: float = _is(rate, 0.0)
-    drop_path: float = _is(rate, 0.0)
-    keypoints: str = _is(_estimators, "vitpose")
-    subjects_train: str = _is(_subject_names, ",".join(TRAIN_SUBJECTS))
-    subjects_test: str = _is(_subject_names, ",".join(TEST_SUBJECTS))
-    actions: str = _is(_names, "*")
-    stride: int = _is(positive_int, 1)
-    subset: float = _is(_fraction, 1.0)
-    downsample: int = _is(positive_int, 1)
-    std: float = _is(non_negative_float, 0.0)
-    turn: float = _is(_degrees, 180.0)
-    resize: float = _is(rate, 0.05)
-    exchange_limbs: float = _is(_probability, 0.5)
-    no_data_augmentation: bool = _is(yes_or_no, False)
-    seed: int = _is(non_negative_int, 0)
-    precision: str = _is(one_of(PRECISIONS), "auto")
+    recipe: str = parameter(
+        "training",
+        "default|published",
+        "default",
+        one_of("default", "published"),
+        "gives the defaults of the other flags; this help shows those of 'default'",
+    )
+    epochs: int = parameter(
+        "training", "-e N", 40, non_negative_int, "in all; the learning rate falls over them"
+    )
+    batch_size: int = parameter(
+        "training", "-b N", 128, positive_int, "windows a step, over all processes"
+    )
+    learning_rate: float = parameter("training", "-lr LR", 3e-3, positive_float, "the highest")
+    schedule: str = parameter(
+        "training",
+        "published|linear|cosine",
+        "linear",
+        one_of("published", "linear", "cosine"),
+        "how the learning rate falls: to zero, or published: by --lr-decay after each epoch",
+    )
+    warmup: float = parameter(
+        "training",
+        "N",
+        0.1,
+        _steps,
+        "steps over which the learning rate rises at first, or, below 1, part of an epoch",
+    )
+    lr_decay: float = parameter(
+        "training",
+        "-lrd FACTOR",
+        0.99,
+        positive_float,
+        "the published schedule multiplies the learning rate by it after each epoch",
+    )
+    optimizer: str = parameter(
+        "training",
+        "adamw|muon",
+        "muon",
+        one_of("adamw", "muon"),
+        "of the blocks' matrices; AdamW updates all other weights",
+    )
+    beta2: float = parameter(
+        "training",
+        "BETA",
+        0.99,
+        rate,
+        "how long AdamW averages the squares of gradients: 1 / (1 - BETA) steps",
+    )
+    init: str = parameter(
+        "training",
+        "published|mean_pose",
+        "mean_pose",
+        one_of("published", "mean_pose"),
+        "what a new network answers: noise, as published, or the training data's mean pose",
+    )
+    dropout: float = parameter("training", "-drop P", 0.0, rate, "dropout")
+    drop_path: float = parameter("training", "P", 0.0, rate, "drop path of the last block")
+    keypoints: str = parameter(
+        "data",
+        "-k NAME",
+        "vitpose",
+        _estimators,
+        "2D estimator: vitpose, gt, merge_average, any npz's name, ending in _w_conf to give the "
+        "network confidences too; a+b+c concatenates, and concatenate is vitpose+pct+moganet "
+        "(default: the checkpoint's, else vitpose)",
+    )
+    subjects_train: str = parameter(
+        "training",
+        "-str S1,S5,…",
+        ",".join(TRAIN_SUBJECTS),
+        _subjects,
+        f"training subjects, {_among}",
+    )
+    subjects_test: str = parameter(
+        "data", "-ste S9,…", ",".join(TEST_SUBJECTS), _subjects, f"test subjects, {_among}"
+    )
+    actions: str = parameter(
+        "data",
+        "-a A,B",
+        "*",
+        _actions,
+        "exact action names, * for all; 'Sitting' takes both of its takes, 'Sitting 1' that one",
+    )
+    stride: int = parameter(
+        "training", "-s N", 1, positive_int, "frames from one training window to the next"
+    )
+    subset: float = parameter(
+        "training",
+        "PART",
+        1.0,
+        _fraction,
+        "train on this part of each sequence, chosen by the seed",
+    )
+    downsample: int = parameter(
+        "data",
+        "N",
+        1,
+        positive_int,
+        "keep every N-th frame of the 50 Hz, in training and evaluation",
+    )
+    std: float = parameter(
+        "data",
+        "-std PX",
+        0.0,
+        non_negative_float,
+        "add Gaussian noise of this standard deviation to the 2D of training and evaluation, in "
+        "pixels",
+    )
+    turn: float = parameter(
+        "training",
+        "DEGREES",
+        180.0,
+        _degrees,
+        "turn each training window's motion by up to this angle, and project it again",
+    )
+    resize: float = parameter(
+        "training", "PART", 0.05, rate, "resize the body of each training window by up to this part"
+    )
+    exchange_limbs: float = parameter(
+        "training",
+        "P",
+        0.5,
+        _probability,
+        "probability that a training window's legs move as in another window, and that an arm does",
+    )
+    no_data_augmentation: bool = parameter(
+        "training",
+        "-no-da",
+        False,
+        yes_or_no,
+        "train on the windows as they are: neither mirrored nor turned, resized, exchanged",
+    )
+    seed: int = parameter("run", "", 0, non_negative_int, "of weights, shuffling and --std")
+    precision: str = parameter(
+        "run",
+        "|".join(PRECISIONS),
+        "auto",
+        one_of(*PRECISIONS),
+        "of matrix products; auto is bf16 where the processor has it",
+    )
 
     @property
-    def scenes(self) -> dict[str, float]:
-        """What `NewScenes` is told."""
-        return {
-            "turn_degrees": self.turn,
-            "resize": self.resize,
-            "exchange_limbs": self.exchange_limbs,
-        }
+    def makes_scenes(self) -> bool:
+        """Whether training windows are turned, resized, or given another window's limbs."""
+        changes = self.turn, self.resize, self.exchange_limbs
+        return any(changes) and not self.no_data_augmentation
 
 
 RECIPES = {

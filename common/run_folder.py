@@ -11,16 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import (
-    checkpoint_bytes,
-)
 from common.console import InputError, describe_os_error, warn
 from common.distributed import World
 from common.files import atomic_output
-from common.generators import WindowGenerator
-from common.model_poseformer import PoseFormerV2
-from common.run_log import LOG_NAME, WandbRun, save_training_curves
+from common.run_log import LOG_NAME, read_log, save_training_curves
 from common.training import Interrupted, TrainingState
+from common.wandb_run import WandbRun
 
 BEST, LAST, CURVES = "best_epoch.bin", "last_epoch.bin", "training_curves.png"
 
@@ -61,71 +57,56 @@ class RunFolder:
     Attributes:
         folder: the checkpoint folder.
         world: this process among the others; the main one writes and prints.
-        wandb: the Weights & Biases run.
         state: where the training is.
-        contents: gives what a checkpoint holds now.
+        checkpoint: gives the bytes of a checkpoint as it is now.
         epochs: how many there are to be.
         every: keep `epoch_N.bin` every so many epochs; 0 for never.
         curves: whether to draw the training curves after each epoch.
+        wandb: the Weights & Biases run.
         earlier: files of an earlier run, which the first save replaces.
     """
 
     folder: Path
     world: World
-    wandb: WandbRun
     state: TrainingState
-    contents: Callable[[], dict[str, Any]]
+    checkpoint: Callable[[], bytes]
     epochs: int
     every: int = 0
     curves: bool = False
+    wandb: WandbRun = field(default_factory=lambda: WandbRun("disabled"))
     earlier: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._waiting: dict[str, bytes] = {}
 
-    def describe(
-        self, model: PoseFormerV2, windows: WindowGenerator, valid_frames: int, precision: str
-    ) -> None:
-        """Print what is about to be trained."""
+    def save_epoch(self) -> None:
+        """Save, print and log the epoch that was completed last."""
         if not self.world.is_main:
             return
-        parameters = sum(p.numel() for p in model.parameters())
-        print(
-            f"{parameters:,} parameters, {len(windows):,} training samples, "
-            f"{valid_frames:,} validation frames, {windows.device}, {precision}"
-        )
-        if self.state.epoch >= self.epochs:
-            print(f"all {self.state.epoch} epochs are done")
-
-    def keep(self, **record: Any) -> None:
-        """Save, print and log a completed epoch.
-
-        Args:
-            record: the line of log.jsonl: epoch, lr, train_mpjpe_mm, valid_mpjpe_mm (None without
-                validation), samples_per_s, seconds.
-        """
-        if not self.world.is_main:
-            return
-        self.state.log.append(record)
-        checkpoint = checkpoint_bytes(self.contents())
+        record = self.state.log[-1]
+        checkpoint = self.checkpoint()
         self._save({LAST: checkpoint, **self._files_beside(checkpoint)})
         print_epoch(record, self.epochs, self.state.is_best)
-        self.wandb.add_epoch(record)
+        self.wandb.log_epoch(record)
         if self.curves and LOG_NAME not in self._waiting:
             with _warning_of_failure():
                 save_training_curves(self.folder / LOG_NAME, self.folder / CURVES)
 
-    def complete(self, checkpoint: Path) -> None:
-        """Write what a kill may have kept the epoch of this checkpoint from writing."""
-        is_between_epochs = self.state.epoch > 0 and self.state.step == 0
-        if self.world.is_main:
-            self._save(self._files_beside(checkpoint.read_bytes(), is_between_epochs))
+    def complete(self, resumed: Path) -> None:
+        """Write what a kill may have kept the epoch of the resumed checkpoint from writing."""
+        if not self.world.is_main:
+            return
+        log = self.folder / LOG_NAME
+        if not self.state.log and log.is_file():  # earlier versions' checkpoints do not hold it
+            self.state.log = [r for r in read_log(log) if r["epoch"] <= self.state.epoch]
+        self._save(self._files_beside(resumed.read_bytes()))
 
-    def _files_beside(self, checkpoint: bytes, is_between_epochs: bool = True) -> dict[str, bytes]:
+    def _files_beside(self, checkpoint: bytes) -> dict[str, bytes]:
         """Return the contents of the files that belong to an epoch's `last_epoch.bin`."""
         state = self.state
         log = "".join(json.dumps(record) + "\n" for record in state.log)
         files = {LOG_NAME: log.encode()}
+        is_between_epochs = state.epoch > 0 and state.step == 0
         if is_between_epochs and state.is_best:
             files[BEST] = checkpoint
         if is_between_epochs and self.every and state.epoch % self.every == 0:
@@ -162,9 +143,9 @@ class RunFolder:
         if not isinstance(error, Interrupted):
             return
         if self.world.is_main:
-            self._save({LAST: checkpoint_bytes(self.contents())})
+            self._save({LAST: self.checkpoint()})
             print(how_to_resume(self.state, saved=not self._waiting), file=sys.stderr)
-            self.wandb.close(exit_code=error.exit_status)
+            self.wandb.finish([], exit_code=error.exit_status)
         self.world.wait()
         raise SystemExit(error.exit_status) from None
 
@@ -177,8 +158,8 @@ class RunFolder:
         if not self.world.is_main:
             return
         self._save({})
-        self.wandb.upload([p for n in (BEST, LAST) if (p := self.folder / n).is_file()])
-        self.wandb.close(exit_code=int(bool(self._waiting)))
+        checkpoints = [p for n in (BEST, LAST) if (p := self.folder / n).is_file()]
+        self.wandb.finish(checkpoints, exit_code=int(bool(self._waiting)))
         if self._waiting:
             raise InputError(
                 f"{self.folder}: {', '.join(self._waiting)} could not be saved; make room, then "
@@ -191,10 +172,9 @@ def _warning_of_failure() -> Iterator[None]:
     """Make an error of the file system in the block a warning."""
     try:
         yield
-    except OSError as error:
-        warn(f"{describe_os_error(error)}. The training goes on and saves again after its epoch")
-    except InputError as error:
-        warn(f"{error}. The training goes on and saves again after its epoch")
+    except (OSError, InputError) as error:
+        what = describe_os_error(error) if isinstance(error, OSError) else error
+        warn(f"{what}. The training goes on and saves again after its epoch")
 
 
 def print_epoch(record: dict[str, Any], epochs: int, is_best: bool) -> None:

@@ -1,4 +1,4 @@
-"""Training windows that were not filmed: turned, resized, with other windows' limbs."""
+"""Training windows as new scenes: turned, resized, with the limbs of other windows."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _ARMS = {_LEFT_SHOULDER: slice(12, 14), _RIGHT_SHOULDER: slice(15, 17)}  # elbow
 _LIMBS = (_LEGS, *_ARMS.values())
 
 
-class NewScenes(WindowGenerator):
+class AugmentedWindows(WindowGenerator):
     """A `WindowGenerator` that shows each window's motion as another scene in each epoch.
 
     With probability `exchange_limbs` each, both legs, the left and the right arm move as in another
@@ -32,8 +32,8 @@ class NewScenes(WindowGenerator):
     it comes from, in normalised coordinates, is added. So the hip stays where it was seen, and the
     errors and the confidences are those of the estimator.
 
-    All is drawn by `start_epoch`, until which the windows are as they were filmed. It follows from
-    (seed, epoch) alone, so a resumed training and any number of processes see the same scenes.
+    `start_epoch` draws all of it; before its first call the windows are unchanged. The draws follow
+    from (seed, epoch) alone, so a resumed training and any number of processes see the same scenes.
 
     Args:
         sequences: the training data.
@@ -54,9 +54,13 @@ class NewScenes(WindowGenerator):
         exchange_limbs: float,
         **options: Any,
     ) -> None:
-        confidences = options.get("confidences", 0)
-        errors = [estimator_errors(s, confidences) for s in sequences]
-        super().__init__(errors, [s.poses for s in sequences], number_of_frames, **options)
+        super().__init__(
+            [estimator_errors(s) for s in sequences],
+            [s.poses for s in sequences],
+            number_of_frames,
+            confidences=sequences[0].confidences,
+            **options,
+        )
         self._turn, self._resize = math.radians(turn_degrees), resize
         self._exchange_limbs = exchange_limbs
         self._roots = pack([s.root for s in sequences], self.device)  # (all frames, 3)
@@ -167,11 +171,11 @@ def _axes(first: Tensor, motion: Tensor, start: int, end: int) -> Tensor:
     return torch.stack([first, second, torch.linalg.cross(first, second)], dim=-1)
 
 
-def estimator_errors(sequence: Sequence2d3d, confidences: int) -> np.ndarray:
+def estimator_errors(sequence: Sequence2d3d) -> np.ndarray:
     """Return keypoints minus projected poses, (frames, 17, C), float32; confidences as they are."""
     points = sequence.poses.astype(np.float64) + sequence.root[:, None]
     truth = project(points, normalized_intrinsics(sequence.subject, sequence.camera))
     errors = sequence.keypoints.copy()
-    coordinates = errors.shape[-1] - confidences
+    coordinates = errors.shape[-1] - sequence.confidences
     errors[..., :coordinates] -= np.tile(truth, coordinates // 2)
     return errors

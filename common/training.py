@@ -15,6 +15,7 @@ from torch import Tensor
 from common.console import InputError, progress
 from common.distributed import World
 from common.generators import WindowGenerator
+from common.recipe import LearningRates, Recipe
 
 # A GPU's losses are read only every so many steps, as reading waits for the device.
 STEPS_BETWEEN_READS_ON_GPU = 50
@@ -31,6 +32,7 @@ class TrainingState:
         step: steps done of the epoch that follows them.
         samples: samples that these steps have seen, in all processes.
         loss_sum: sum of their losses, in metres.
+        lr: learning rate of the last step.
         min_loss: lowest validation MPJPE so far, in mm.
         wandb_id: id of the Weights & Biases run.
         random_state: of PyTorch's generators after these steps; None between epochs.
@@ -42,6 +44,7 @@ class TrainingState:
     step: int = 0
     samples: int = 0
     loss_sum: float = 0.0
+    lr: float = 0.0
     min_loss: float = math.inf
     wandb_id: str | None = None
     random_state: list[Tensor] | None = None
@@ -53,9 +56,27 @@ class TrainingState:
         """Training MPJPE of the current epoch so far, in mm."""
         return 1000 * self.loss_sum / max(1, self.samples)
 
-    def finish_epoch(self, valid_mpjpe_mm: float | None) -> None:
-        """Count the epoch as completed, with its validation MPJPE if there was a validation."""
+    def finish_epoch(
+        self, valid_mpjpe_mm: float | None, samples_per_s: float, seconds: float
+    ) -> None:
+        """Count the epoch as completed and add its line to the log.
+
+        Args:
+            valid_mpjpe_mm: MPJPE of the validation; None without one.
+            samples_per_s: training samples of all processes a second.
+            seconds: that the epoch took with its validation.
+        """
         self.epoch += 1
+        self.log.append(
+            {
+                "epoch": self.epoch,
+                "lr": self.lr,
+                "train_mpjpe_mm": self.mean_loss_mm,
+                "valid_mpjpe_mm": valid_mpjpe_mm,
+                "samples_per_s": samples_per_s,
+                "seconds": seconds,
+            }
+        )
         self.step, self.samples, self.loss_sum, self.random_state = 0, 0, 0.0, None
         self.is_best = valid_mpjpe_mm is not None and valid_mpjpe_mm < self.min_loss
         if self.is_best:
@@ -63,7 +84,7 @@ class TrainingState:
 
 
 class Epoch:
-    """What the current epoch still has to train on: `for step, batch, weight in epoch: …`.
+    """What the current epoch still has to train on: `for lr, batch, weights in epoch: …`.
 
     The body of the loop gives each batch's loss to `add`. The samples come in an order that the
     seed and the epoch's number determine. Between two steps the loop ends with `Interrupted` if a
@@ -71,9 +92,8 @@ class Epoch:
 
     Args:
         windows: the samples.
-        state: where the epoch begins; moved on as the steps are done.
-        seed: of the order of the samples and of dropout, with the epoch's number.
-        batch_size: samples a step, over all processes.
+        state: where the epoch begins; brought up to date as the steps are done.
+        recipe: of the training.
         world: this process among the others.
         interruption: asked between steps.
 
@@ -85,46 +105,43 @@ class Epoch:
         self,
         windows: WindowGenerator,
         state: TrainingState,
-        seed: int,
-        batch_size: int,
+        recipe: Recipe,
         world: World,
         interruption: "Interruption",
     ) -> None:
-        self._order = windows.start_epoch(seed, state.epoch + 1)
-        if state.samples != min(state.step * batch_size, len(self._order)):
+        self._order = windows.start_epoch(recipe.seed, state.epoch + 1)
+        self._batches = self._order.split(recipe.batch_size)
+        if state.samples != min(state.step * recipe.batch_size, len(self._order)):
             raise InputError(
                 f"the checkpoint stopped after {state.step} steps and {state.samples} samples of "
                 f"an epoch, which does not fit {len(self._order)} samples in steps of "
-                f"{batch_size}; use the data that it was trained on"
+                f"{recipe.batch_size}; use the data that it was trained on"
             )
-        self._state, self._seed, self._batch_size = state, seed, batch_size
-        self._world, self._interruption = world, interruption
-        self._unread: list[tuple[Tensor, int, int]] = []  # loss, samples here, samples everywhere
+        self._state, self._recipe, self._world = state, recipe, world
+        self._interruption = interruption
+        self._unread: list[Tensor] = []
         self.samples_per_s = 0.0
 
-    def __iter__(self) -> Iterator[tuple[int, Tensor, float]]:
-        """Yield each step's number, the indices (B,) of this process, and their loss's weight.
-
-        The number counts from 0 since the beginning of the training.
+    def __iter__(self) -> Iterator[tuple[float, Tensor, Tensor | None]]:
+        """Yield each step's learning rate, and this process's indices (B,) and weights.
 
         Raises:
             Interrupted: after a step.
             InputError: if a loss is NaN or infinite.
         """
-        state, world = self._state, self._world
-        seed_dropout(self._seed, state, world)
+        state, world, batches = self._state, self._world, self._batches
+        rates = LearningRates(self._recipe, len(batches))
+        seed_dropout(self._recipe.seed, state, world)
         samples_before, began = state.samples, time.perf_counter()
         every = 1 if world.device.type == "cpu" else STEPS_BETWEEN_READS_ON_GPU
-        starts = range(0, len(self._order), self._batch_size)
-        first = state.epoch * len(starts)
+        first = state.epoch * len(batches)
+        state.lr = rates[max(0, first + state.step - 1)]
         title = f"epoch {state.epoch + 1}"
         with progress(total=len(self._order), initial=state.samples, desc=title) as bar:
-            for number, start in list(enumerate(starts, first))[state.step :]:
-                batch = self._order[start : start + self._batch_size]
-                indices, weight = world.share_of(batch)
-                self._counts = (len(indices) if weight else 0, len(batch))
-                yield number, indices, weight
-                if len(self._unread) == every or start == starts[-1]:
+            for number, batch in list(enumerate(batches))[state.step :]:
+                state.lr = rates[first + number]
+                yield state.lr, *world.local_batch(batch, self._recipe.batch_size)
+                if len(self._unread) == every or number == len(batches) - 1:
                     self._read_losses()
                     bar.update(state.samples - bar.n)
                     bar.set_postfix_str(f"loss {state.mean_loss_mm:.1f} mm")
@@ -136,22 +153,22 @@ class Epoch:
         self.samples_per_s = (state.samples - samples_before) / (time.perf_counter() - began)
 
     def add(self, loss: Tensor) -> None:
-        """Count the batch that was yielded last, with its mean loss in metres, on the device."""
-        self._unread.append((loss, *self._counts))
+        """Count the batch that was yielded last, with its loss in metres, on the device."""
+        self._unread.append(loss)
 
     def _read_losses(self) -> None:
         """Add the losses of the last steps to the state."""
         state = self._state
-        values = torch.stack([loss for loss, _, _ in self._unread]).tolist()
-        for value, (_, here, everywhere) in zip(values, self._unread):
+        for value in torch.stack(self._unread).tolist():
+            samples = len(self._batches[state.step])
             state.step += 1
             if not math.isfinite(value):
                 raise InputError(
                     f"the loss became {value} at epoch {state.epoch + 1}, step {state.step}; the "
                     "checkpoints of the epochs before are kept. Try a lower --learning-rate"
                 )
-            state.samples += everywhere
-            state.loss_sum += value * here
+            state.samples += samples
+            state.loss_sum += value * samples / self._world.size
         self._unread.clear()
 
 
@@ -196,7 +213,7 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """While it is entered, SIGINT and SIGTERM wait for the end of the step, or end `attempt`.
+    """Makes SIGINT and SIGTERM wait for the end of the step, or end `run_interruptible`.
 
     Of a single process, a second signal of the same kind does what it always does, so nobody is
     locked in. Several processes get each signal twice, from the terminal or the scheduler and from
@@ -231,7 +248,7 @@ class Interruption:
         if self.is_requested():
             raise Interrupted(self._agreed)
 
-    def attempt(self, work: Callable[[], T]) -> T:
+    def run_interruptible(self, work: Callable[[], T]) -> T:
         """Return what `work` returns; after a signal, end it at once and raise `Interrupted`.
 
         All processes call it together, and all raise after the work of each.
