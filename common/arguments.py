@@ -107,9 +107,9 @@ def _add_recipe_flag(group: Any, field: Any) -> None:
         group.add_argument(*flags, action="store_true", help=help)
         return
     if "(default:" not in help:
-        told = f"{field.default:g}" if kind.type is float else field.default
-        help += f" (default: {told})"
-    metavar = next((n for n in names if not n.startswith("-")), field.name.upper())
+        help += f" (default: {field.default})"
+    options = kind.what.removeprefix("one of ").replace(", ", "|")
+    metavar = next((n for n in names if not n.startswith("-")), options)
     group.add_argument(*flags, type=kind, metavar=metavar, help=help.replace("%", "%%"))
 
 

@@ -6,6 +6,7 @@ checked, saved in the checkpoint, and taken up by --resume.
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from common.console import (
@@ -19,7 +20,24 @@ from common.console import (
     yes_or_no,
 )
 from common.device import PRECISIONS
-from common.h36m_dataset import SUBJECTS, TEST_SUBJECTS, TRAIN_SUBJECTS, parse_subjects
+from common.h36m_dataset import TEST_SUBJECTS, TRAIN_SUBJECTS, parse_subjects
+
+
+def parameter(group: str, default: Any, kind: Kind, names: str, help: str) -> Any:
+    """Return a field of `Recipe` that is also a flag.
+
+    Args:
+        group: of flags: "data" for those that an evaluation reads too, "run" or "training".
+        default: of the default recipe.
+        kind: what the value may be.
+        names: the flag's short name, if any, and what stands for its value in the help.
+        help: of the flag.
+    """
+    metadata = {"group": group, "names": names.split(), "kind": kind, "help": help}
+    return field(default=default, metadata=metadata)
+
+
+data, training, run = (partial(parameter, group) for group in ("data", "training", "run"))
 
 
 def one_of(*names: str) -> Kind:
@@ -27,23 +45,7 @@ def one_of(*names: str) -> Kind:
     return Kind(str, lambda text: text in names, f"one of {', '.join(names)}")
 
 
-def parameter(group: str, names: str, default: Any, kind: Kind, help: str) -> Any:
-    """Return a field of `Recipe` that is also a flag.
-
-    Args:
-        group: of flags: "data" for those that an evaluation reads too, "run" or "training".
-        names: the flag's short name, if any, and what stands for its value in the help.
-        default: of the default recipe.
-        kind: what the value may be.
-        help: of the flag.
-    """
-    return field(
-        default=default,
-        metadata={"group": group, "names": names.split(), "kind": kind, "help": help},
-    )
-
-
-_actions = Kind(str, lambda text: 0 < len(text) <= 1000, "a list of names")
+_names = Kind(str, lambda text: 0 < len(text) <= 1000, "a list of names")
 _subjects = Kind(str, lambda text: bool(parse_subjects(text)), "a list of subjects")
 _estimators = Kind(str, lambda t: "" not in t.split("+") and len(t) <= 1000, "names of estimators")
 _fraction = Kind(float, lambda x: 0 < x <= 1, "a part between 0 and 1")
@@ -54,7 +56,6 @@ _steps = Kind(
     lambda x: 0 <= x < 1 or (x < math.inf and x == int(x)),
     "a number of steps, or a part of an epoch below 1",
 )
-_among = f"among {', '.join(SUBJECTS)}"
 
 
 @dataclass(frozen=True)
@@ -65,146 +66,90 @@ class Recipe:
     `RECIPES` holds the named ones.
     """
 
-    recipe: str = parameter(
-        "training",
-        "default|published",
-        "default",
-        one_of("default", "published"),
-        "gives the defaults of the other flags; this help shows those of 'default'",
+    recipe: str = training(
+        "default", one_of("default", "published"), "", "gives the defaults of the other flags"
     )
-    epochs: int = parameter(
-        "training", "-e N", 40, non_negative_int, "in all; the learning rate falls over them"
-    )
-    batch_size: int = parameter(
-        "training", "-b N", 128, positive_int, "windows a step, over all processes"
-    )
-    learning_rate: float = parameter("training", "-lr LR", 3e-3, positive_float, "the highest")
-    schedule: str = parameter(
-        "training",
-        "published|linear|cosine",
+    epochs: int = training(40, non_negative_int, "-e N", "in all, with those before a resume")
+    batch_size: int = training(128, positive_int, "-b N", "windows a step, over all processes")
+    learning_rate: float = training(3e-3, positive_float, "-lr LR", "the highest")
+    schedule: str = training(
         "linear",
         one_of("published", "linear", "cosine"),
+        "",
         "how the learning rate falls: to zero, or published: by --lr-decay after each epoch",
     )
-    warmup: float = parameter(
-        "training",
-        "N",
-        0.1,
-        _steps,
-        "steps over which the learning rate rises at first, or, below 1, part of an epoch",
+    warmup: float = training(
+        0.1, _steps, "N", "steps over which the learning rate rises; below 1, part of an epoch"
     )
-    lr_decay: float = parameter(
-        "training",
-        "-lrd FACTOR",
-        0.99,
-        positive_float,
-        "the published schedule multiplies the learning rate by it after each epoch",
+    lr_decay: float = training(
+        0.99, positive_float, "-lrd FACTOR", "of the published schedule, after each epoch"
     )
-    optimizer: str = parameter(
-        "training",
-        "adamw|muon",
-        "muon",
-        one_of("adamw", "muon"),
-        "of the blocks' matrices; AdamW updates all other weights",
+    optimizer: str = training(
+        "muon", one_of("adamw", "muon"), "", "of the blocks' matrices; AdamW updates the rest"
     )
-    beta2: float = parameter(
-        "training",
-        "BETA",
-        0.99,
-        rate,
-        "how long AdamW averages the squares of gradients: 1 / (1 - BETA) steps",
+    beta2: float = training(
+        0.99, rate, "BETA", "AdamW averages squared gradients over 1 / (1 - BETA) steps"
     )
-    init: str = parameter(
-        "training",
-        "published|mean_pose",
+    init: str = training(
         "mean_pose",
         one_of("published", "mean_pose"),
+        "",
         "what a new network answers: noise, as published, or the training data's mean pose",
     )
-    dropout: float = parameter("training", "-drop P", 0.0, rate, "dropout")
-    drop_path: float = parameter("training", "P", 0.0, rate, "drop path of the last block")
-    keypoints: str = parameter(
-        "data",
-        "-k NAME",
+    dropout: float = training(0.0, rate, "-drop P", "dropout")
+    drop_path: float = training(0.0, rate, "P", "drop path of the last block")
+    keypoints: str = data(
         "vitpose",
         _estimators,
+        "-k NAME",
         "2D estimator: vitpose, gt, merge_average, any npz's name, ending in _w_conf to give the "
         "network confidences too; a+b+c concatenates, and concatenate is vitpose+pct+moganet "
         "(default: the checkpoint's, else vitpose)",
     )
-    subjects_train: str = parameter(
-        "training",
-        "-str S1,S5,…",
-        ",".join(TRAIN_SUBJECTS),
-        _subjects,
-        f"training subjects, {_among}",
+    subjects_train: str = training(
+        ",".join(TRAIN_SUBJECTS), _subjects, "-str S1,S5,…", "training subjects"
     )
-    subjects_test: str = parameter(
-        "data", "-ste S9,…", ",".join(TEST_SUBJECTS), _subjects, f"test subjects, {_among}"
-    )
-    actions: str = parameter(
-        "data",
-        "-a A,B",
+    subjects_test: str = data(",".join(TEST_SUBJECTS), _subjects, "-ste S9,…", "test subjects")
+    actions: str = data(
         "*",
-        _actions,
-        "exact action names, * for all; 'Sitting' takes both of its takes, 'Sitting 1' that one",
+        _names,
+        "-a A,B",
+        "exact names, * for all; 'Sitting' takes both of its takes, 'Sitting 1' that one",
     )
-    stride: int = parameter(
-        "training", "-s N", 1, positive_int, "frames from one training window to the next"
+    stride: int = training(1, positive_int, "-s N", "frames from one training window to the next")
+    subset: float = training(
+        1.0, _fraction, "PART", "train on this part of each sequence, chosen by the seed"
     )
-    subset: float = parameter(
-        "training",
-        "PART",
-        1.0,
-        _fraction,
-        "train on this part of each sequence, chosen by the seed",
+    downsample: int = data(
+        1, positive_int, "N", "keep every N-th frame of the 50 Hz, in training and evaluation"
     )
-    downsample: int = parameter(
-        "data",
-        "N",
-        1,
-        positive_int,
-        "keep every N-th frame of the 50 Hz, in training and evaluation",
-    )
-    std: float = parameter(
-        "data",
-        "-std PX",
+    std: float = data(
         0.0,
         non_negative_float,
-        "add Gaussian noise of this standard deviation to the 2D of training and evaluation, in "
-        "pixels",
+        "-std PX",
+        "add Gaussian noise of this many pixels to the 2D of training and evaluation",
     )
-    turn: float = parameter(
-        "training",
-        "DEGREES",
+    turn: float = training(
         180.0,
         _degrees,
+        "DEGREES",
         "turn each training window's motion by up to this angle, and project it again",
     )
-    resize: float = parameter(
-        "training", "PART", 0.05, rate, "resize the body of each training window by up to this part"
+    resize: float = training(
+        0.05, rate, "PART", "resize the body of each training window by up to this part"
     )
-    exchange_limbs: float = parameter(
-        "training",
-        "P",
+    exchange_limbs: float = training(
         0.5,
         _probability,
+        "P",
         "probability that a training window's legs move as in another window, and that an arm does",
     )
-    no_data_augmentation: bool = parameter(
-        "training",
-        "-no-da",
-        False,
-        yes_or_no,
-        "train on the windows as they are: neither mirrored nor turned, resized, exchanged",
+    no_data_augmentation: bool = training(
+        False, yes_or_no, "-no-da", "neither mirror, turn, resize nor exchange in training"
     )
-    seed: int = parameter("run", "", 0, non_negative_int, "of weights, shuffling and --std")
-    precision: str = parameter(
-        "run",
-        "|".join(PRECISIONS),
-        "auto",
-        one_of(*PRECISIONS),
-        "of matrix products; auto is bf16 where the processor has it",
+    seed: int = run(0, non_negative_int, "N", "of weights, shuffling and --std")
+    precision: str = run(
+        "auto", one_of(*PRECISIONS), "", "of products; auto is bf16 where the processor has it"
     )
 
     @property
