@@ -7,7 +7,9 @@ Networks are trained at 50 frames a second, so recordings are brought to that ra
 """
 
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,20 +18,58 @@ from common.architecture import infer_config
 from common.camera import normalize_screen_coordinates
 from common.checkpoint import load_checkpoint, load_into, model_state
 from common.console import InputError
-from common.device import autocast
+from common.device import autocast, build_network
 from common.evaluation import predict
 from common.generators import flip_keypoints, flip_poses
 from common.h36m_dataset import FPS
 from common.layouts import to_h36m
-from common.model_poseformer import PoseFormerV2
-from common.motion import resample, resample_back
+from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.motion import resample
+from common.recipe import Recipe
 from common.skeleton import ROOT
 
 _CAUSAL_BATCH = 64
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint's file: its weights, the network's configuration, and the estimators' names."""
+
+    path: Path
+    weights: dict[str, torch.Tensor]
+    config: PoseFormerConfig
+    recipe: Recipe | None  # None in published files
+
+    @classmethod
+    def load(cls, path: Path | str, number_of_frames: int | None = None) -> "Checkpoint":
+        """Read a checkpoint, of ours or published.
+
+        `number_of_frames` is the window's length where the file does not tell it.
+
+        Raises:
+            InputError: if the file is no checkpoint.
+        """
+        content = load_checkpoint(path)
+        config, recipe = infer_config(content, path, number_of_frames), content.get("recipe")
+        if isinstance(recipe, dict) and "keypoints" in recipe:
+            kind = Recipe.__dataclass_fields__["keypoints"].metadata["kind"]
+            recipe = Recipe(keypoints=kind.check(recipe["keypoints"], f"{path}: its keypoints"))
+        else:
+            recipe = None
+        return cls(Path(path), model_state(content), config, recipe)
+
+    def build_model(self, device: torch.device | str, precision: str) -> PoseFormerV2:
+        """Return the network with these weights, ready to lift on a device."""
+        model = build_network(self.config, device, precision)
+        load_into(model, self.weights, self.path)
+        return model.eval()
+
+
 def load_lifter(
-    path: Path | str, number_of_frames: int | None = None, device: torch.device | str = "cpu"
+    path: Path | str,
+    number_of_frames: int | None = None,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
 ) -> PoseFormerV2:
     """Return the network of a checkpoint, of ours or published, ready to lift on a device.
 
@@ -38,25 +78,24 @@ def load_lifter(
     Raises:
         InputError: if the file is no checkpoint, or was trained on several estimators' keypoints.
     """
-    checkpoint = load_checkpoint(path)
-    model = PoseFormerV2(infer_config(checkpoint, path, number_of_frames))
-    load_into(model, model_state(checkpoint), path)
-    check_channels(model, 2, path)
-    return model.to(device).eval()
+    checkpoint = Checkpoint.load(path, number_of_frames)
+    check_channels(checkpoint, estimators=1, confidences=0)
+    return checkpoint.build_model(device, precision)
 
 
-def check_channels(model: PoseFormerV2, channels: int, path: Path | str) -> None:
-    """Refuse a network that was trained on keypoints of another number of channels.
+def check_channels(checkpoint: Checkpoint, estimators: int, confidences: int) -> None:
+    """Refuse a network that was trained on keypoints of other channels.
 
     Raises:
         InputError: naming its file and both numbers.
     """
-    confidences = model.config.confidence_chans
-    if model.config.in_chans != channels or confidences:
-        told = f" with {confidences} confidences" if confidences else ""
+    config, channels = checkpoint.config, 2 * estimators + confidences
+    if (config.in_chans, config.confidence_chans) != (channels, confidences):
+        trained_on = (config.in_chans - config.confidence_chans) // 2
+        told = f" with {config.confidence_chans} confidences" if config.confidence_chans else ""
         raise InputError(
-            f"{path}: takes keypoints of {model.config.in_chans} channels "
-            f"({model.config.in_chans // 2} estimators together{told}), and these have {channels}; "
+            f"{checkpoint.path}: takes keypoints of {config.in_chans} channels "
+            f"({trained_on} estimators together{told}), and these have {channels}; "
             "choose a checkpoint that was trained on as many"
         )
 
@@ -96,19 +135,38 @@ def lift(
     """
     model = checkpoint
     if not isinstance(model, PoseFormerV2):
-        model = load_lifter(model, device=device)
-    inputs = _normalised(keypoints, layout, size)
+        model = load_lifter(model, device=device, precision=precision)
+    inputs = normalize(keypoints, size, layout)
     how = {"flip": flip, "device": device, "precision": precision}
+    return lift_normalized(inputs, model, fps=fps, causal=causal, **how)
+
+
+def lift_normalized(
+    inputs: np.ndarray, model: PoseFormerV2, *, fps: float, causal: bool, **how: Any
+) -> np.ndarray:
+    """Estimate as `lift` does, from normalised keypoints (frames, 17, C), float32.
+
+    `how` is device, precision and flip, as in `predict`.
+    """
     if causal:
-        length = model.config.number_of_frames
-        starts = range(0, len(inputs), _CAUSAL_BATCH)
-        batches = (np.arange(len(inputs))[start : start + _CAUSAL_BATCH] for start in starts)
-        windows = (_causal_windows(inputs, frames, fps, length) for frames in batches)
-        poses = np.concatenate([_lift_windows(model, batch, **how) for batch in windows])
+        frames, starts = np.arange(len(inputs)), range(0, len(inputs), _CAUSAL_BATCH)
+        batches = (frames[start : start + _CAUSAL_BATCH] for start in starts)
+        poses = np.concatenate([_lift_causally(model, inputs, b, fps, **how) for b in batches])
     else:
         (poses,) = predict(model, [resample(inputs, fps, FPS)], **how)
-        poses = resample_back(poses, fps, FPS, len(inputs))
-    return poses - poses[:, ROOT : ROOT + 1]
+        poses = resample(poses, FPS, fps, len(inputs))
+    return with_hip_at_zero(poses)
+
+
+def with_hip_at_zero(poses: np.ndarray) -> np.ndarray:
+    """Return poses (..., 17, 3) as pictures and pose files show them.
+
+    The network gives all joints relative to the true hip, its own estimate of the hip too. That is
+    put at zero; the other joints are left as they are.
+    """
+    poses = poses.copy()
+    poses[..., ROOT, :] = 0
+    return poses
 
 
 class StreamingLifter:
@@ -134,8 +192,9 @@ class StreamingLifter:
         device: torch.device | str = "cpu",
         precision: str = "fp32",
     ) -> None:
-        is_path = not isinstance(checkpoint, PoseFormerV2)
-        self._model = load_lifter(checkpoint, device=device) if is_path else checkpoint
+        self._model = checkpoint
+        if not isinstance(checkpoint, PoseFormerV2):
+            self._model = load_lifter(checkpoint, device=device, precision=precision)
         self._size, self._fps, self._layout = size, fps, layout
         self._how = {"flip": flip, "device": device, "precision": precision}
         half = self._model.config.number_of_frames // 2
@@ -146,46 +205,48 @@ class StreamingLifter:
 
         It is float32, in metres, camera coordinates, relative to the hip, which is zero.
         """
-        self._past.append(_normalised(keypoints[None], self._layout, self._size)[0])
+        self._past.append(normalize(keypoints, self._size, self._layout))
         past = np.stack(self._past)
-        frames = self._model.config.number_of_frames
-        window = _causal_windows(past, [len(past) - 1], self._fps, frames)
-        pose = _lift_windows(self._model, window, **self._how)[0]
-        return pose - pose[ROOT]
+        poses = _lift_causally(self._model, past, [len(past) - 1], self._fps, **self._how)
+        return with_hip_at_zero(poses)[0]
 
 
-def _normalised(keypoints: np.ndarray, layout: str, size: tuple[int, int]) -> np.ndarray:
+def normalize(keypoints: np.ndarray, size: tuple[int, int], layout: str = "h36m") -> np.ndarray:
+    """Return a network's input (..., 17, 2), float32, of keypoints (..., points, 2 or more), px."""
     joints = to_h36m(np.asarray(keypoints, dtype=np.float64)[..., :2], layout)
     return normalize_screen_coordinates(joints, *size).astype(np.float32)
 
 
-def _causal_windows(
-    keypoints: np.ndarray, frames: np.ndarray | list[int], fps: float, length: int
+@torch.no_grad()
+def _lift_causally(
+    model: PoseFormerV2,
+    inputs: np.ndarray,
+    frames: np.ndarray | list[int],
+    fps: float,
+    *,
+    flip: bool = True,
+    device: torch.device | str,
+    precision: str,
 ) -> np.ndarray:
-    """Return (windows, length, 17, C): at 50 Hz, ending in the middle with the frames given.
+    """Return the poses (len(frames), 17, 3) of some frames of inputs (frames, 17, C) at `fps`.
 
-    What lies between two frames is interpolated linearly; the middle is repeated to the end.
+    The windows are at 50 Hz and have the frames in their middle, which is repeated to the end. What
+    lies between two frames is interpolated linearly.
     """
+    length, device = model.config.number_of_frames, torch.device(device)
     steps = np.minimum(np.arange(length) - length // 2, 0) * fps / FPS
     positions = np.maximum(np.asarray(frames)[:, None] + steps, 0)
     before = np.floor(positions + 1e-9).astype(np.int64)
-    part = np.maximum(positions - before, 0)[..., None, None].astype(keypoints.dtype)
-    after = np.minimum(before + 1, len(keypoints) - 1)
-    return (1 - part) * keypoints[before] + part * keypoints[after]
-
-
-@torch.no_grad()
-def _lift_windows(
-    model: PoseFormerV2, windows: np.ndarray, flip: bool, device: torch.device | str, precision: str
-) -> np.ndarray:
-    """Return the poses (windows, 17, 3) of the middles of windows (windows, F, 17, C)."""
-    device = torch.device(device)
-    inputs = torch.from_numpy(windows).to(device)
+    part = np.maximum(positions - before, 0)[..., None, None].astype(inputs.dtype)
+    after = np.minimum(before + 1, len(inputs) - 1)
+    windows = (1 - part) * inputs[before] + part * inputs[after]  # (len(frames), F, 17, C)
+    windows = torch.from_numpy(windows).to(device)
     if flip:
-        inputs = torch.cat([inputs, flip_keypoints(inputs)])
+        confidences = model.config.confidence_chans
+        windows = torch.cat([windows, flip_keypoints(windows, confidences)])
     with autocast(device, precision):
-        lifted = model(inputs)[:, 0].float()
+        poses = model(windows)[:, 0].float()
     if flip:
-        original, mirrored = lifted.chunk(2)
-        lifted = (original + flip_poses(mirrored)) / 2
-    return lifted.cpu().numpy()
+        original, mirrored = poses.chunk(2)
+        poses = (original + flip_poses(mirrored)) / 2
+    return poses.cpu().numpy()
