@@ -20,10 +20,16 @@ from common.camera import camera_to_world
 from common.console import DATA_DIR, ArgumentParser, InputError, non_negative_int, positive_int
 from common.figures import COLORS, INK, paper_figure, save_figure
 from common.files import check_output
-from common.h36m_cameras import CAMERA_IDS, Camera, camera_index, load_cameras
-from common.h36m_dataset import FPS, canonical_action, select_actions
+from common.h36m_cameras import CAMERA_IDS, camera_index, load_cameras
+from common.h36m_dataset import (
+    FPS,
+    SUBJECTS,
+    cameras_poses,
+    canonical_action,
+    select_actions,
+)
 from common.npz_io import read_positions_2d, read_positions_3d
-from common.skeleton import JOINT_NAMES, JOINTS_32_TO_17
+from common.skeleton import JOINT_NAMES
 from common.video import VIDEO_SUFFIXES, parse_size
 from common.visualization import Film, choose_frames, render_film
 
@@ -61,7 +67,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--dir-2d-gt", default=truth_2d, help=f"the true keypoints, {there}", **file)
     add("--dir-3d", default=Path("data_3d_h36m.npz"), help=f"the true poses, {there}", **file)
     add("--data-dir", type=Path, default=DATA_DIR, help="where npz files are looked for")
-    add("--subject", default="S1", help="whose sequence")
+    add("--subject", choices=SUBJECTS, default="S1", help="whose sequence")
     add("--action", default="Walking", help='the sequence\'s name, such as "Sitting 1"')
     add("--camera", default="55011271", help=f"{', '.join(CAMERA_IDS)}, or 0 to 3")
     output = ".mp4 or .gif (default: SUBJECT_ACTION_CAMERA.mp4 in the working directory)"
@@ -93,12 +99,9 @@ def load_film(args: argparse.Namespace, camera: int, title: str) -> Film:
         for path in [*paths, path_gt]
     )
     poses = find_sequence(path_3d, read_positions_3d(path_3d), args.subject, args.action)
-    cameras = load_cameras()
-    if args.subject not in cameras:
-        known = ", ".join(cameras)
-        raise InputError(f"no calibration for '{args.subject}'; there is one for {known}")
-    view = cameras[args.subject][camera]
-    poses = world_poses(poses, view, camera)
+    view = load_cameras()[args.subject][camera]
+    poses = cameras_poses(poses, args.subject)[camera]
+    poses = camera_to_world(poses, view.orientation, view.translation_m)
     names = (path.name for path in [*paths, path_gt, path_3d])
     lengths = dict(zip(names, map(len, [*estimates, truth, poses])))
     shortest = min(lengths.values())
@@ -142,17 +145,6 @@ def find_sequence(path: Path, positions: dict, subject: str, action: str) -> Any
         raise InputError(f"{path}: no subject '{subject}'; there are: {', '.join(positions)}")
     names = select_actions(f"{path}: {subject}", positions[subject], [action])
     return positions[subject][min(names, key=lambda name: name != canonical_action(action))]
-
-
-def world_poses(poses: np.ndarray | list[np.ndarray], view: Camera, camera: int) -> np.ndarray:
-    """Return the 17 joints (frames, 17, 3) in metres in world coordinates.
-
-    Of (frames, 32, 3) in world coordinates, or of four such arrays in camera coordinates.
-    """
-    if isinstance(poses, list):
-        joints = poses[camera][:, JOINTS_32_TO_17]
-        return camera_to_world(joints, view.orientation, view.translation_m)
-    return poses[:, JOINTS_32_TO_17]
 
 
 def panel_names(paths: list[Path]) -> list[str]:
