@@ -151,17 +151,16 @@ def write(
 ) -> None:
     """Draw and export some frames of the poses (frames, 17, 3) of a sequence."""
     placed_m, azimuth, place = place_in_world(poses_m, footage, args.up, args.as_camera)
-    truth = not args.no_ground_truth and footage.truth_m is not None
     film = Film(
         footage.title,
-        {name: pixels[frames] for name, pixels in footage.keypoints_px.items()},
+        footage.keypoints_px,
         footage.size,
         azimuth,
-        [footage.first_frame + frame for frame in frames],
+        footage.first_frame + np.arange(len(poses_m)),
         footage.fps / args.downsample,
-        placed_m[frames],
-        footage.truth_m[frames] if truth else None,
-    )
+        placed_m,
+        None if args.no_ground_truth else footage.truth_m,
+    ).at(frames)
     # The numbers of own footage's frames count the video's own frames, whatever its rate.
     recorded_fps = None if args.dataset == OWN_FOOTAGE else footage.fps
     for path in paths:

@@ -31,20 +31,14 @@ def sample(values: np.ndarray, positions: np.ndarray) -> np.ndarray:
     positions = np.clip(positions, 0, frames - 1)
     before = np.minimum(np.floor(positions).astype(np.int64), max(frames - 2, 0))
     t = positions - before
-    if frames < 3:
-        weights = np.stack([1 - t, t])
-        rows = np.stack([before, np.minimum(before + 1, frames - 1)])
-        padded = values
-    else:
-        weights = 0.5 * np.stack(
-            [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]
-        )
-        # One frame more at each end, on the parabola through the three next to it.
-        first, last = values[:3].astype(np.float64), values[-3:].astype(np.float64)
-        first = 3 * first[0] - 3 * first[1] + first[2]
-        last = 3 * last[2] - 3 * last[1] + last[0]
-        padded = np.concatenate([first[None], values, last[None]])
-        rows = before + np.arange(4)[:, None]
+    weights = 0.5 * np.stack(
+        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]
+    )
+    # One frame more at each end, on the parabola through the three next to it, or on the line.
+    a, b = values[:3].astype(np.float64), values[:-4:-1].astype(np.float64)
+    first, last = (3 * v[0] - 3 * v[1] + v[2] if frames > 2 else 2 * v[0] - v[-1] for v in (a, b))
+    padded = np.concatenate([first[None], values, last[None], last[None]])
+    rows = before + np.arange(4)[:, None]
     weights = weights.reshape(*weights.shape, *[1] * (values.ndim - 1))
     return (weights * padded[rows]).sum(axis=0).astype(values.dtype)
 

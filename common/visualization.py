@@ -6,7 +6,7 @@ changes is pasted from letters that were drawn once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,21 @@ class Film:
             panels.append(WorldPanel("Ground truth 3D", self.truth_m, view))
         return panels
 
+    def at(self, frames: Sequence[int]) -> "Film":
+        """Return a film of some of the frames."""
+
+        def chosen(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else array[frames]
+
+        return replace(
+            self,
+            keypoints_px={name: pixels[frames] for name, pixels in self.keypoints_px.items()},
+            frame_numbers=np.asarray(self.frame_numbers)[frames],
+            predicted_m=chosen(self.predicted_m),
+            truth_m=chosen(self.truth_m),
+            truth_px=chosen(self.truth_px),
+        )
+
 
 def choose_frames(length: int, skip: int, downsample: int = 1, limit: int | None = None) -> range:
     """Return which of a sequence's frames are drawn.
@@ -124,6 +139,8 @@ class Scene:
         place |= {"bottom": 22 / height, "top": 1 - 60 / height}
         self._axes = figure.subplots(1, len(panels), squeeze=False, gridspec_kw=place)[0]
         self._lines = [_attach(p, axes, animated=True) for p, axes in zip(panels, self._axes)]
+        for panel, axes in zip(panels, self._axes):
+            axes.set_title(panel.title, loc="left", size=9, color=INK, pad=5, parse_math=False)
         for axes in self._axes[1:]:  # the first panel's numbers hold for all
             axes.tick_params(labelleft=False)
         style = {"size": 10.5, "weight": "bold", "color": INK, "parse_math": False}
@@ -207,7 +224,6 @@ def _attach(panel: Panel, axes: Any, animated: bool) -> Any:
     left, right, bottom, top = equal_scales(panel.limits, aspect, image_size)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.spines[:].set(color=FRAME, linewidth=0.8)
-    axes.set_title(panel.title, loc="left", size=9, color=INK, pad=5, parse_math=False)
     panel.decorate(axes)
     # matplotlib keeps arrays of floats as they are, so the collection follows `segments`.
     style = {"linewidths": panel.strokes.widths, "colors": panel.strokes.colors}
@@ -317,28 +333,25 @@ def save_strip(output: Path | str, film: Film, columns: int = 6) -> None:
     from matplotlib.figure import Figure
 
     output = check_output(output, (".png",))
-    chosen = np.unique(np.linspace(0, len(film.predicted_m) - 1, columns).round().astype(int))
-    pixels, predicted = next(iter(film.keypoints_px.values()))[chosen], film.predicted_m[chosen]
-    truth = [] if film.truth_m is None else [film.truth_m[chosen]]
-    names = ["Input 2D", "Predicted 3D", *("Ground truth 3D" for _ in truth)]
-    height = 1.91 * len(names) + 0.37
+    chosen = np.unique(np.linspace(0, len(film.frame_numbers) - 1, columns).round().astype(int))
+    first = next(iter(film.keypoints_px.values()))
+    still = replace(film.at(chosen), keypoints_px={"Input 2D": first[chosen]}, fps=0)
+    rows = len(still.panels())
+    height = 1.91 * rows + 0.37
     figure = Figure(figsize=(1.62 * len(chosen) + 0.3, height), dpi=200, facecolor=PAPER)
-    grid = figure.subplots(len(names), len(chosen), squeeze=False)
-    view = View([predicted, *truth], film.azimuth, follow_frames=0)
-    for column, number in enumerate(np.asarray(film.frame_numbers)[chosen]):
-        panels = [
-            ImagePanel("", pixels, _centred_limits(pixels, column), film.image_size),
-            WorldPanel("", predicted, view, *truth),
-            *(WorldPanel("", t, view) for t in truth),
-        ]
-        for panel, axes, name in zip(panels, grid[:, column], [f"frame {number}", "", ""]):
+    grid = figure.subplots(rows, len(chosen), squeeze=False)
+    for column, number in enumerate(still.frame_numbers):
+        panels = still.panels()
+        panels[0].limits = _centred_limits(first[chosen], column)
+        for panel, axes in zip(panels, grid[:, column]):
             _attach(panel, axes, animated=False)
             panel.update(column)
-            axes.set_title(name or panel.reading(column), size=8, color=INK, pad=4)
+            title = f"frame {number}" if panel is panels[0] else panel.reading(column)
+            axes.set_title(title, size=8, color=INK, pad=4)
             axes.set(xticks=[], yticks=[])
-    for axes, name in zip(grid[:, 0], names):
-        axes.set_ylabel(name, size=9, color=INK)
-    _add_legend(figure, bool(truth), (0.99, 1 - 0.09 / height))
+            if column == 0:
+                axes.set_ylabel(panel.title, size=9, color=INK)
+    _add_legend(figure, film.truth_m is not None, (0.99, 1 - 0.09 / height))
     top, bottom = 1 - 0.366 / height, 0.061 / height
     figure.subplots_adjust(left=0.035, right=0.99, top=top, bottom=bottom, wspace=0.05, hspace=0.12)
     save_figure(figure, output)

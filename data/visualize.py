@@ -21,15 +21,9 @@ from common.console import DATA_DIR, ArgumentParser, InputError, non_negative_in
 from common.figures import COLORS, INK, paper_figure, save_figure
 from common.files import check_output
 from common.h36m_cameras import CAMERA_IDS, camera_index, load_cameras
-from common.h36m_dataset import (
-    FPS,
-    SUBJECTS,
-    cameras_poses,
-    canonical_action,
-    select_actions,
-)
+from common.h36m_dataset import FPS, SUBJECTS, canonical_action, select_actions
 from common.npz_io import read_positions_2d, read_positions_3d
-from common.skeleton import JOINT_NAMES
+from common.skeleton import JOINT_NAMES, JOINTS_32_TO_17
 from common.video import VIDEO_SUFFIXES, parse_size
 from common.visualization import Film, choose_frames, render_film
 
@@ -100,8 +94,9 @@ def load_film(args: argparse.Namespace, camera: int, title: str) -> Film:
     )
     poses = find_sequence(path_3d, read_positions_3d(path_3d), args.subject, args.action)
     view = load_cameras()[args.subject][camera]
-    poses = cameras_poses(poses, args.subject)[camera]
-    poses = camera_to_world(poses, view.orientation, view.translation_m)
+    if isinstance(poses, list):  # one array for each camera, in its coordinates
+        poses = camera_to_world(poses[camera], view.orientation, view.translation_m)
+    poses = poses[:, JOINTS_32_TO_17]
     names = (path.name for path in [*paths, path_gt, path_3d])
     lengths = dict(zip(names, map(len, [*estimates, truth, poses])))
     shortest = min(lengths.values())
@@ -110,17 +105,11 @@ def load_film(args: argparse.Namespace, camera: int, title: str) -> Film:
         console.warn(
             f"{args.subject} {args.action}: unequal lengths, cut to {shortest} frames ({held})"
         )
-    frames = choose_frames(shortest, args.skip, limit=args.limit)
-    return Film(
-        title,
-        {name: pixels[frames] for name, pixels in zip(panel_names(paths), estimates)},
-        (view.width, view.height),
-        view.azimuth,
-        frames,
-        args.fps,
-        truth_m=poses[frames],
-        truth_px=truth[frames],
-    )
+    keypoints = {n: px[:shortest] for n, px in zip(panel_names(paths), estimates)}
+    picture = ((view.width, view.height), view.azimuth)
+    truths = {"truth_m": poses[:shortest], "truth_px": truth[:shortest]}
+    film = Film(title, keypoints, *picture, range(shortest), args.fps, **truths)
+    return film.at(choose_frames(shortest, args.skip, limit=args.limit))
 
 
 def find_file(path: Path, data_dir: Path) -> Path:
