@@ -15,20 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from common import console, h36m_dataset
 from common.checkpoint import find_checkpoint
 from common.confidences import WITH_CONFIDENCE
-from common.console import (
-    CHECKPOINT_DIR,
-    DATA_DIR,
-    ArgumentParser,
-    InputError,
-    Kind,
-    non_negative_int,
-    positive_int,
-    run,
-    split_names,
-)
+from common.console import InputError, positive_int
 from common.device import PRECISIONS, choose_device, keep_freed_memory, resolve_precision
 from common.export import POSE_SUFFIXES, export_poses
 from common.files import check_distinct, check_output
@@ -41,15 +33,7 @@ from common.footage import (
     place_in_world,
 )
 from common.h36m_cameras import Camera, camera_index, load_cameras
-from common.h36m_dataset import (
-    FPS,
-    SUBJECTS,
-    canonical_action,
-    keypoints_path,
-    load_sequences,
-    parse_subjects,
-    positions_3d_path,
-)
+from common.h36m_dataset import FPS, keypoints_path
 from common.lift import Checkpoint, check_channels
 from common.motion import DEFAULT_CUTOFF_HZ
 from common.video import VIDEO_SUFFIXES, parse_size
@@ -69,7 +53,7 @@ def main() -> None:
     keep_freed_memory()
     device = choose_device(args.gpu)
     precision = resolve_precision(args.precision, device)
-    path = find_checkpoint(args.checkpoint, CHECKPOINT_DIR)
+    path = find_checkpoint(args.checkpoint, console.CHECKPOINT_DIR)
     checkpoint = Checkpoint.load(path, args.number_of_frames)
     if args.dataset == OWN_FOOTAGE:
         footages = own_footage(args, checkpoint)
@@ -82,8 +66,11 @@ def main() -> None:
     model = checkpoint.build_model(device, precision)
     how = {"causal": args.causal, "device": device, "precision": precision}
     how |= {"resample": not args.no_resample, "smooth_hz": args.smooth}
-    for footage, paths, frames in zip(footages, outputs, chosen):
-        write(args, footage, lift_footage(footage, model, **how), frames, paths)
+    try:
+        for footage, paths, frames in zip(footages, outputs, chosen):
+            write(args, footage, lift_footage(footage, model, **how), frames, paths)
+    except torch.OutOfMemoryError as error:
+        raise InputError("the GPU's memory is full; choose another one, or -g cpu") from error
 
 
 # What is lifted ----------------------------------------------------------------------------------
@@ -101,7 +88,7 @@ def own_footage(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Footag
     except InputError as error:
         raise InputError(f"{error}; for a sequence of the dataset add --action") from error
     check_channels(checkpoint, estimators=1, confidences=0)
-    return load_own_footage(path, args.sequences and split_names(args.sequences))
+    return load_own_footage(path, args.sequences and console.split_names(args.sequences))
 
 
 def chosen_sequence(args: argparse.Namespace, checkpoint: Checkpoint) -> Footage:
@@ -116,12 +103,12 @@ def chosen_sequence(args: argparse.Namespace, checkpoint: Checkpoint) -> Footage
     confidences = sum(name.endswith(WITH_CONFIDENCE) for name in estimators)
     check_channels(checkpoint, len(estimators), confidences)
     camera, action = camera_index(chosen["camera"]), chosen["action"]
-    path_3d = positions_3d_path(args.data_dir, args.dataset)
+    path_3d = h36m_dataset.positions_3d_path(args.data_dir, args.dataset)
     paths_2d = [keypoints_path(args.data_dir, args.dataset, name) for name in estimators]
-    takes = load_sequences(path_3d, paths_2d, [chosen["subject"]], [action])
+    takes = h36m_dataset.load_sequences(path_3d, paths_2d, [chosen["subject"]], [action])
     takes = [take for take in takes if take.camera == camera]
     # "Walking" alone is a take's whole name in some subjects' data, beside "Walking 1".
-    take = min(takes, key=lambda take: take.action != canonical_action(action))
+    take = min(takes, key=lambda take: take.action != h36m_dataset.canonical_action(action))
     return footage_of_dataset(take, estimators)
 
 
@@ -143,23 +130,19 @@ def output_paths(args: argparse.Namespace, footage: Footage, several: bool) -> l
 
 
 def write(
-    args: argparse.Namespace,
-    footage: Footage,
-    poses_m: np.ndarray,
-    frames: range,
-    paths: Sequence[Path],
+    args: argparse.Namespace, footage: Footage, poses_m: np.ndarray, frames: range, paths: list
 ) -> None:
-    """Draw and export some frames of the poses (frames, 17, 3) of a sequence."""
+    """Draw and export some frames of the poses (frames, 17, 3) of a sequence to these files."""
     placed_m, azimuth, place = place_in_world(poses_m, footage, args.up, args.as_camera)
     film = Film(
         footage.title,
         footage.keypoints_px,
         footage.size,
         azimuth,
-        footage.first_frame + np.arange(len(poses_m)),
-        footage.fps / args.downsample,
-        placed_m,
-        None if args.no_ground_truth else footage.truth_m,
+        frame_numbers=footage.first_frame + np.arange(len(poses_m)),
+        fps=footage.fps / args.downsample,
+        predicted_m=placed_m,
+        truth_m=None if args.no_ground_truth else footage.truth_m,
     ).at(frames)
     # The numbers of own footage's frames count the video's own frames, whatever its rate.
     recorded_fps = None if args.dataset == OWN_FOOTAGE else footage.fps
@@ -210,9 +193,9 @@ def _refuse(args: argparse.Namespace, names: Sequence[str], reason: str) -> None
             raise InputError(f"--{name.replace('_', '-')} {reason}")
 
 
-def make_parser() -> ArgumentParser:
+def make_parser() -> console.ArgumentParser:
     """Return the parser of the command line."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = console.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument_group("network").add_argument
     add("--checkpoint", required=True, metavar="FILE", help="ours or a published one")
     frames = "the checkpoint's receptive field, where it does not tell it"
@@ -224,9 +207,15 @@ def make_parser() -> ArgumentParser:
     add = parser.add_argument_group("keypoints").add_argument
     keypoints = "the npz file's name: of own footage, or the estimator (default: the checkpoint's)"
     add("-k", "--keypoints", metavar="NAME", help=keypoints)
-    add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder of the npz files")
+    add(
+        "--data-dir",
+        type=Path,
+        default=console.DATA_DIR,
+        metavar="DIR",
+        help="folder of the npz files",
+    )
     add("--causal", action="store_true", help="use past frames only")
-    hz = Kind(float, lambda hz: 0.1 <= hz <= 1000, "a number from 0.1 to 1000")
+    hz = console.Kind(float, lambda hz: 0.1 <= hz <= 1000, "a number from 0.1 to 1000")
     smooth = "take out motion faster than this, without a delay "
     smooth += f"({DEFAULT_CUTOFF_HZ:g} Hz if no number follows)"
     add("--smooth", type=hz, nargs="?", const=DEFAULT_CUTOFF_HZ, metavar="HZ", help=smooth)
@@ -247,7 +236,12 @@ def make_parser() -> ArgumentParser:
     add = parser.add_argument_group("a sequence of the dataset", sequence).add_argument
     default = {name: f"(default: {value})" for name, value in DEFAULT_SEQUENCE.items()}
     add("-d", "--dataset", metavar="NAME", help="read data_3d_NAME.npz (default: h36m)")
-    add("--subject", choices=SUBJECTS, metavar="S", help=f"whose sequence {default['subject']}")
+    add(
+        "--subject",
+        choices=h36m_dataset.SUBJECTS,
+        metavar="S",
+        help=f"whose sequence {default['subject']}",
+    )
     add("--action", metavar="NAME", help=f'such as "Sitting 1" {default["action"]}')
     add("--camera", metavar="ID", help=f"id of the camera, or 0 to 3 {default['camera']}")
     add("--no-ground-truth", action="store_true", help="leave out the true pose")
@@ -258,7 +252,7 @@ def make_parser() -> ArgumentParser:
     add("--output", type=Path, metavar="FILE", help=output)
     export = f"write the poses: {', '.join(POSE_SUFFIXES)}; may be given several times"
     add("--export", type=Path, action="append", metavar="FILE", help=export)
-    add("--skip", type=non_negative_int, default=0, metavar="N", help="leave out N frames")
+    add("--skip", type=console.non_negative_int, default=0, metavar="N", help="leave out N frames")
     every = "draw and export every N-th frame"
     add("--downsample", type=positive_int, default=1, metavar="N", help=every)
     add("--limit", type=positive_int, metavar="N", help="draw and export N frames at most")
@@ -276,9 +270,9 @@ def parse_camera(text: str) -> Camera:
         InputError: if there is none.
     """
     subject, _, camera = text.rpartition(":")
-    (subject,) = parse_subjects(subject or DEFAULT_SEQUENCE["subject"])[:1]
+    (subject,) = h36m_dataset.parse_subjects(subject or DEFAULT_SEQUENCE["subject"])[:1]
     return load_cameras()[subject][camera_index(camera)]
 
 
 if __name__ == "__main__":
-    run(main)
+    console.run(main)

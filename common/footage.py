@@ -26,29 +26,19 @@ _MAX_TILT = 60.0  # degrees, beyond which "auto" is hardly a camera's tilt
 class Footage:
     """One person's sequence in one camera.
 
-    Attributes:
-        name: what its files are called.
-        title: what stands above a film of it.
-        inputs: (frames, 17, C), float32, normalised: what the network takes.
-        keypoints_px: {estimator: (frames, 17, 2)}, pixels.
-        size: the picture's (width, height) in pixels.
-        fps: frames a second.
-        first_frame: number of the first of the frames in the video.
-        camera: the dataset's camera; None for own footage, as the next two.
-        hip_m: (frames, 3), metres, the true hip in camera coordinates.
-        truth_m: (frames, 17, 3), metres, the true pose in the world.
+    What only the dataset has is None for own footage: the camera, the true hip, the true pose.
     """
 
-    name: str
-    title: str
-    inputs: np.ndarray
-    keypoints_px: dict[str, np.ndarray]
-    size: tuple[int, int]
+    name: str  # of its files
+    title: str  # above a film of it
+    inputs: np.ndarray  # (frames, 17, C), float32, normalised: what the network takes
+    keypoints_px: dict[str, np.ndarray]  # {estimator: (frames, 17, 2)}, pixels
+    size: tuple[int, int]  # width and height of the picture in pixels
     fps: float
-    first_frame: int = 0
+    first_frame: int = 0  # number of the first of the frames in the video
     camera: Camera | None = None
-    hip_m: np.ndarray | None = None
-    truth_m: np.ndarray | None = None
+    hip_m: np.ndarray | None = None  # (frames, 3), metres, camera coordinates
+    truth_m: np.ndarray | None = None  # (frames, 17, 3), metres, world
 
 
 def footage_of_dataset(sequence: Sequence2d3d, estimators: Sequence[str]) -> Footage:
@@ -56,18 +46,12 @@ def footage_of_dataset(sequence: Sequence2d3d, estimators: Sequence[str]) -> Foo
     camera = load_cameras()[sequence.subject][sequence.camera]
     coordinates = np.split(sequence.keypoints[..., : 2 * len(estimators)], len(estimators), axis=-1)
     pixels = [image_coordinates(c, camera.width, camera.height) for c in coordinates]
-    truth = _at_hip(sequence.poses, sequence.root, camera)
-    return Footage(
-        f"{sequence.subject}_{sequence.action}_{camera.id}".replace(" ", "_"),
-        f"{sequence.subject} {sequence.action}, camera {camera.id}",
-        sequence.keypoints,
-        dict(zip(estimators, pixels)),
-        (camera.width, camera.height),
-        FPS,
-        camera=camera,
-        hip_m=sequence.root,
-        truth_m=truth,
-    )
+    name = f"{sequence.subject}_{sequence.action}_{camera.id}".replace(" ", "_")
+    title = f"{sequence.subject} {sequence.action}, camera {camera.id}"
+    known = {"camera": camera, "hip_m": sequence.root}
+    known["truth_m"] = _at_hip(sequence.poses, sequence.root, camera)
+    keypoints, size = dict(zip(estimators, pixels)), (camera.width, camera.height)
+    return Footage(name, title, sequence.keypoints, keypoints, size, FPS, **known)
 
 
 def load_own_footage(path: Path, names: Sequence[str] | None = None) -> list[Footage]:

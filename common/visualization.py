@@ -45,28 +45,18 @@ Panel = ImagePanel | WorldPanel
 class Film:
     """What is drawn of one sequence in one camera; all arrays hold the same frames.
 
-    Attributes:
-        title: what stands at the top.
-        keypoints_px: {panel's title: (frames, 17, 2)}, pixels, one panel for each estimator.
-        image_size: width and height of the camera's picture in pixels.
-        azimuth: direction in degrees from which the poses are seen (`Camera.azimuth`).
-        frame_numbers: (frames,), increasing, what the frames are called.
-        fps: frames a second, when shown.
-        predicted_m: (frames, 17, 3), metres, world (z up), at the place of the true root; or None.
-            The MPJPE above it is its mean distance from `truth_m`.
-        truth_m: the same of the truth.
-        truth_px: (frames, 17, 2), pixels, the true keypoints; or None.
+    The MPJPE above the predicted pose is its mean distance from the true one, at the true root.
     """
 
     title: str
-    keypoints_px: Mapping[str, np.ndarray]
-    image_size: tuple[int, int]
-    azimuth: float
-    frame_numbers: Sequence[int]
-    fps: float
-    predicted_m: np.ndarray | None = None
-    truth_m: np.ndarray | None = None
-    truth_px: np.ndarray | None = None
+    keypoints_px: Mapping[str, np.ndarray]  # {estimator: (frames, 17, 2)}, pixels, a panel each
+    image_size: tuple[int, int]  # width and height of the camera's picture in pixels
+    azimuth: float  # direction in degrees from which the poses are seen (`Camera.azimuth`)
+    frame_numbers: Sequence[int]  # what the frames are called, increasing
+    fps: float  # frames a second, when shown
+    predicted_m: np.ndarray | None = None  # (frames, 17, 3), metres, world (z up)
+    truth_m: np.ndarray | None = None  # (frames, 17, 3), metres, world
+    truth_px: np.ndarray | None = None  # (frames, 17, 2), pixels
 
     def panels(self) -> list[Panel]:
         """Return estimates of 2D over the truth, the true 2D, and the same of 3D, where given."""
@@ -85,18 +75,10 @@ class Film:
 
     def at(self, frames: Sequence[int]) -> "Film":
         """Return a film of some of the frames."""
-
-        def chosen(array: np.ndarray | None) -> np.ndarray | None:
-            return None if array is None else array[frames]
-
-        return replace(
-            self,
-            keypoints_px={name: pixels[frames] for name, pixels in self.keypoints_px.items()},
-            frame_numbers=np.asarray(self.frame_numbers)[frames],
-            predicted_m=chosen(self.predicted_m),
-            truth_m=chosen(self.truth_m),
-            truth_px=chosen(self.truth_px),
-        )
+        arrays = {n: getattr(self, n) for n in ("predicted_m", "truth_m", "truth_px")}
+        arrays = {name: a if a is None else a[frames] for name, a in arrays.items()}
+        arrays["keypoints_px"] = {name: px[frames] for name, px in self.keypoints_px.items()}
+        return replace(self, frame_numbers=np.asarray(self.frame_numbers)[frames], **arrays)
 
 
 def choose_frames(length: int, skip: int, downsample: int = 1, limit: int | None = None) -> range:
