@@ -23,10 +23,10 @@ from common.console import ArgumentParser, run
 from common.h36m_cameras import load_cameras
 from common.h36m_dataset import FPS
 from common.skeleton import JOINTS_32_TO_17
+from common.visualization import Film, render_film
 from data.synthetic.actions import perform
 from data.synthetic.actor import Arena
 from data.synthetic.body import make_body
-from data.visualize import Footage, render_estimates
 
 SIZE = (1700, 400)
 LIMIT_S = {".mp4": 15, ".gif": 30}
@@ -72,8 +72,17 @@ def measure(suffix: str, frames: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, f"walk{suffix}")
         start = time.perf_counter()
-        footage = Footage(camera, {"Estimate": truth_px + noise}, truth_px, poses_m, range(frames))
-        render_estimates(output, footage, f"S1 · Walking · camera {camera.id}", FPS, SIZE)
+        film = Film(
+            f"S1 · Walking · camera {camera.id}",
+            {"Estimate": truth_px + noise},
+            (camera.width, camera.height),
+            camera.azimuth,
+            range(frames),
+            FPS,
+            truth_m=poses_m,
+            truth_px=truth_px,
+        )
+        render_film(output, film, size=SIZE)
         seconds = time.perf_counter() - start
         file_mb = output.stat().st_size / 1e6
     return {

@@ -301,31 +301,13 @@ def network_config(
     flags["confidence_chans"] = sequences[0].confidences
     rates = {"drop_rate": recipe.dropout, "drop_path_rate": recipe.drop_path}
     if checkpoint is not None:
-        check_channels(checkpoint, flags["in_chans"], flags["confidence_chans"])
+        checkpoint.check_channels(flags["in_chans"], flags["confidence_chans"])
         check_flags(checkpoint, flags)
         return replace(checkpoint.config, **rates)
     try:
         return PoseFormerConfig(**flags, **rates)
     except ValueError as error:
         raise InputError(str(error)) from error
-
-
-def check_channels(checkpoint: Checkpoint, channels: int, confidences: int) -> None:
-    """Refuse keypoints of another number of channels than a network was trained on.
-
-    Raises:
-        InputError: naming the checkpoint's file and both numbers.
-    """
-    config = checkpoint.config
-    for there, trained, what in (
-        (channels, config.in_chans, "channels (two for each estimator, and its confidences)"),
-        (confidences, config.confidence_chans, "confidences (names that end in _w_conf)"),
-    ):
-        if there != trained:
-            raise InputError(
-                f"--keypoints: {there} {what}, but {checkpoint.path} was trained with {trained}; "
-                "give as many estimators as it was trained with"
-            )
 
 
 def check_flags(checkpoint: Checkpoint, flags: dict[str, Any]) -> None:

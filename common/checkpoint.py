@@ -98,6 +98,23 @@ class Checkpoint:
         self.load_into(model)
         return model.eval()
 
+    def check_channels(self, channels: int, confidences: int) -> None:
+        """Refuse keypoints of another number of channels than the network was trained on.
+
+        Raises:
+            InputError: naming the file and both numbers.
+        """
+        config = self.config
+        for there, trained, what in (
+            (channels, config.in_chans, "channels (two for each estimator, and its confidences)"),
+            (confidences, config.confidence_chans, "confidences (names that end in _w_conf)"),
+        ):
+            if there != trained:
+                raise InputError(
+                    f"--keypoints: {there} {what}, but {self.path} was trained with {trained}; "
+                    "give as many estimators as it was trained with"
+                )
+
     def load_into(self, model: PoseFormerV2) -> None:
         """Copy the weights into a model, every one of them.
 

@@ -4,7 +4,6 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,31 +12,11 @@ from common.console import InputError
 from common.files import atomic_output, check_output
 from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS
 
-POSE_SUFFIXES = (".npy", ".npz", ".json", ".csv", ".trc", ".bvh")
 # What the axes are, and which of them, with which sign, become x, y, z where y is up.
 _AXES = {
     "z": ("z up", (0, 2, 1), (1, 1, -1)),
     "-y": ("x right, y down, z forward", (0, 1, 2), (1, -1, -1)),
 }
-
-
-class _Recording(NamedTuple):
-    """What is exported; see `export_poses`."""
-
-    poses_m: np.ndarray
-    y_up_m: np.ndarray
-    frame_of_reference: str
-    axes: str
-    fps: float
-    numbers: np.ndarray
-    time_s: np.ndarray
-
-    def exported_fps(self, path: Path) -> float:
-        """Return the frames a second of frames that must be at equal distances."""
-        steps = np.unique(np.diff(self.numbers)) if len(self.numbers) > 1 else [1]
-        if len(steps) > 1:
-            raise InputError(f"{path}: this format has one frame rate; export every n-th frame")
-        return self.fps / float(steps[0])
 
 
 def export_poses(
@@ -80,86 +59,89 @@ def export_poses(
     output = check_output(output, POSE_SUFFIXES)
     numbers = np.arange(len(poses_m)) if frame_numbers is None else np.asarray(frame_numbers)
     axes, order, signs = _AXES[up]
-    y_up_m, time_s = poses_m[..., order] * np.float64(signs), numbers / fps
-    recording = _Recording(poses_m, y_up_m, frame_of_reference, axes, fps, numbers, time_s)
-    write = {".npy": _write_npy, ".npz": _write_npz, ".json": _write_json, ".csv": _write_csv}
-    write |= {".trc": _write_trc, ".bvh": _write_bvh}
+    about = {
+        "frame_of_reference": frame_of_reference,
+        "axes": axes,
+        "unit": "m",
+        "fps": fps,
+        "joints": JOINT_NAMES,
+        "parents": PARENTS,
+        "frames": numbers.tolist(),
+        "time_s": (numbers / fps).tolist(),
+    }
+    suffix, y_up_m = output.suffix.lower(), poses_m[..., order] * np.float64(signs)
     with atomic_output(output) as temporary:
-        write[output.suffix.lower()](temporary, output, recording)
+        if suffix in _WRITERS:
+            _WRITERS[suffix](temporary, poses_m, about)
+        elif suffix == ".bvh":
+            write_bvh(temporary, y_up_m, fps / _step(numbers, output))
+        else:
+            _write_trc(temporary, output.name, y_up_m, about, fps / _step(numbers, output))
 
 
-def _write_npy(path: Path, _: Path, recording: _Recording) -> None:
-    texts = {"frame_of_reference": recording.frame_of_reference, "axes": recording.axes}
+def _step(numbers: np.ndarray, output: Path) -> float:
+    """Return the distance of frames, which must be the same between all of them."""
+    steps = np.unique(np.diff(numbers)) if len(numbers) > 1 else [1]
+    if len(steps) > 1:
+        raise InputError(f"{output}: this format has one frame rate; export every n-th frame")
+    return float(steps[0])
+
+
+def _write_npy(path: Path, poses_m: np.ndarray, about: dict) -> None:
+    texts = {name: about[name] for name in ("frame_of_reference", "axes")}
     fields = [("frame", "<i8"), ("time_s", "<f8")]
     fields += [(name, f"<U{len(text)}") for name, text in texts.items()]
     fields += [(joint, "<f4", (3,)) for joint in JOINT_NAMES]
-    records = np.empty(len(recording.poses_m), fields)
-    columns = {"frame": recording.numbers, "time_s": recording.time_s, **texts}
-    columns |= zip(JOINT_NAMES, recording.poses_m.swapaxes(0, 1))
-    for name, column in columns.items():
+    records = np.empty(len(poses_m), fields)
+    columns = {"frame": about["frames"], "time_s": about["time_s"], **texts}
+    for name, column in (columns | dict(zip(JOINT_NAMES, poses_m.swapaxes(0, 1)))).items():
         records[name] = column
     np.save(path, records, allow_pickle=False)
 
 
-def _description(recording: _Recording) -> dict:
-    """Return what the npz and the json hold beside the positions."""
-    return {
-        "frame_of_reference": recording.frame_of_reference,
-        "axes": recording.axes,
-        "unit": "m",
-        "fps": recording.fps,
-        "joints": JOINT_NAMES,
-        "parents": PARENTS,
-        "frames": recording.numbers.tolist(),
-        "time_s": recording.time_s.tolist(),
-    }
+def _write_npz(path: Path, poses_m: np.ndarray, about: dict) -> None:
+    np.savez(path, positions_m=poses_m, **about)
 
 
-def _write_npz(path: Path, _: Path, recording: _Recording) -> None:
-    with path.open("wb") as file:
-        np.savez(file, positions_m=recording.poses_m, **_description(recording))
+def _write_json(path: Path, poses_m: np.ndarray, about: dict) -> None:
+    positions = np.round(poses_m.astype(np.float64), 6).tolist()
+    path.write_text(json.dumps(about | {"positions": positions}))
 
 
-def _write_json(path: Path, _: Path, recording: _Recording) -> None:
-    positions = np.round(recording.poses_m.astype(np.float64), 6).tolist()
-    path.write_text(json.dumps(_description(recording) | {"positions": positions}))
-
-
-def _write_csv(path: Path, _: Path, recording: _Recording) -> None:
+def _write_csv(path: Path, poses_m: np.ndarray, about: dict) -> None:
     columns = [f"{joint}_{axis}_m" for joint in JOINT_NAMES for axis in "xyz"]
-    poses = recording.poses_m.reshape(-1, 3 * NUM_JOINTS)
+    texts = about["frame_of_reference"], about["axes"]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["frame", "time_s", "frame_of_reference", "axes", *columns])
-        for number, time_s, pose in zip(recording.numbers.tolist(), recording.time_s, poses):
-            row = [number, f"{time_s:g}", recording.frame_of_reference, recording.axes]
-            writer.writerow([*row, *(f"{value:.6f}" for value in pose)])
+        for number, time_s, pose in zip(about["frames"], about["time_s"], poses_m):
+            coordinates = (f"{value:.6f}" for value in pose.ravel())
+            writer.writerow([number, f"{time_s:g}", *texts, *coordinates])
 
 
-def _write_trc(path: Path, output: Path, recording: _Recording) -> None:
+def _write_trc(path: Path, name: str, poses_m: np.ndarray, about: dict, fps: float) -> None:
     """Write the header's three lines, two lines that name the columns, an empty one, the data.
 
     The format: https://opensimconfluence.atlassian.net/wiki/spaces/OpenSim/pages/53089972
     """
-    frames, rate = len(recording.numbers), f"{recording.exported_fps(output):g}"
-    values = (rate, rate, frames, NUM_JOINTS, "mm", f"{recording.fps:g}", 1, frames)
+    frames = len(poses_m)
+    values = (f"{fps:g}", f"{fps:g}", frames, NUM_JOINTS, "mm", f"{about['fps']:g}", 1, frames)
     names = "DataRate CameraRate NumFrames NumMarkers Units OrigDataRate OrigDataStartFrame "
     coordinates = [f"{axis}{marker}" for marker in range(1, NUM_JOINTS + 1) for axis in "XYZ"]
     lines = [
-        ("PathFileType", 4, "(X/Y/Z)", output.name),
+        ("PathFileType", 4, "(X/Y/Z)", name),
         (names + "OrigNumFrames").split(),
         values,
         ("Frame#", "Time", *(f"{safe_name(joint)}\t\t" for joint in JOINT_NAMES)),
         ("", "", *coordinates),
         (),
     ]
-    poses_mm = 1000 * recording.y_up_m.reshape(frames, -1)
     with path.open("w") as file:
         file.writelines("\t".join(map(str, line)) + "\n" for line in lines)
-        for index, (time_s, pose) in enumerate(zip(recording.time_s, poses_mm), 1):
-            row = "\t".join(f"{value:.3f}" for value in pose)
+        for index, (time_s, pose) in enumerate(zip(about["time_s"], 1000 * poses_m), 1):
+            row = "\t".join(f"{value:.3f}" for value in pose.ravel())
             file.write(f"{index}\t{time_s:.6f}\t{row}\n")
 
 
-def _write_bvh(path: Path, output: Path, recording: _Recording) -> None:
-    write_bvh(path, recording.y_up_m, recording.exported_fps(output))
+_WRITERS = {".npy": _write_npy, ".npz": _write_npz, ".json": _write_json, ".csv": _write_csv}
+POSE_SUFFIXES = (*_WRITERS, ".trc", ".bvh")

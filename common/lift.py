@@ -8,27 +8,30 @@ Networks are trained at 50 frames a second, so recordings are brought to that ra
 
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from common.camera import normalize_screen_coordinates
 from common.checkpoint import Checkpoint
-from common.console import InputError
 from common.device import autocast
 from common.evaluation import predict
 from common.generators import flip_keypoints, flip_poses
 from common.h36m_dataset import FPS
 from common.layouts import to_h36m
 from common.model_poseformer import PoseFormerV2
-from common.motion import resample, resample_back
+from common.motion import resample
 from common.skeleton import ROOT
 
 _CAUSAL_BATCH = 64
 
 
 def load_lifter(
-    path: Path | str, number_of_frames: int | None = None, device: torch.device | str = "cpu"
+    path: Path | str,
+    number_of_frames: int | None = None,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
 ) -> PoseFormerV2:
     """Return the network of a checkpoint, of ours or published, ready to lift on a device.
 
@@ -38,25 +41,8 @@ def load_lifter(
         InputError: if the file is no checkpoint, or was trained on several estimators' keypoints.
     """
     checkpoint = Checkpoint.load(path, number_of_frames)
-    model = checkpoint.build_model(device, "fp32")
-    check_channels(model, 2, path)
-    return model
-
-
-def check_channels(model: PoseFormerV2, channels: int, path: Path | str) -> None:
-    """Refuse a network that was trained on keypoints of another number of channels.
-
-    Raises:
-        InputError: naming its file and both numbers.
-    """
-    confidences = model.config.confidence_chans
-    if model.config.in_chans != channels or confidences:
-        told = f" with {confidences} confidences" if confidences else ""
-        raise InputError(
-            f"{path}: takes keypoints of {model.config.in_chans} channels "
-            f"({model.config.in_chans // 2} estimators together{told}), and these have {channels}; "
-            "choose a checkpoint that was trained on as many"
-        )
+    checkpoint.check_channels(2, confidences=0)
+    return checkpoint.build_model(device, precision)
 
 
 def lift(
@@ -94,19 +80,38 @@ def lift(
     """
     model = checkpoint
     if not isinstance(model, PoseFormerV2):
-        model = load_lifter(model, device=device)
-    inputs = _normalised(keypoints, layout, size)
+        model = load_lifter(model, device=device, precision=precision)
+    inputs = normalize(keypoints, size, layout)
     how = {"flip": flip, "device": device, "precision": precision}
+    return lift_normalized(inputs, model, fps=fps, causal=causal, **how)
+
+
+def lift_normalized(
+    inputs: np.ndarray, model: PoseFormerV2, *, fps: float, causal: bool, **how: Any
+) -> np.ndarray:
+    """Estimate as `lift` does, from normalised keypoints (frames, 17, C), float32.
+
+    `how` is device, precision and flip, as in `predict`.
+    """
     if causal:
-        length = model.config.number_of_frames
-        starts = range(0, len(inputs), _CAUSAL_BATCH)
-        batches = (np.arange(len(inputs))[start : start + _CAUSAL_BATCH] for start in starts)
-        windows = (_causal_windows(inputs, frames, fps, length) for frames in batches)
-        poses = np.concatenate([_lift_windows(model, batch, **how) for batch in windows])
+        frames, starts = np.arange(len(inputs)), range(0, len(inputs), _CAUSAL_BATCH)
+        batches = (frames[start : start + _CAUSAL_BATCH] for start in starts)
+        poses = np.concatenate([_lift_causally(model, inputs, b, fps, **how) for b in batches])
     else:
         (poses,) = predict(model, [resample(inputs, fps, FPS)], **how)
-        poses = resample_back(poses, fps, FPS, len(inputs))
-    return poses - poses[:, ROOT : ROOT + 1]
+        poses = resample(poses, FPS, fps, len(inputs))
+    return with_hip_at_zero(poses)
+
+
+def with_hip_at_zero(poses: np.ndarray) -> np.ndarray:
+    """Return poses (..., 17, 3) as pictures and pose files show them.
+
+    The network gives all joints relative to the true hip, its own estimate of the hip too. That is
+    put at zero; the other joints are left as they are.
+    """
+    poses = poses.copy()
+    poses[..., ROOT, :] = 0
+    return poses
 
 
 class StreamingLifter:
@@ -132,8 +137,9 @@ class StreamingLifter:
         device: torch.device | str = "cpu",
         precision: str = "fp32",
     ) -> None:
-        is_path = not isinstance(checkpoint, PoseFormerV2)
-        self._model = load_lifter(checkpoint, device=device) if is_path else checkpoint
+        self._model = checkpoint
+        if not isinstance(checkpoint, PoseFormerV2):
+            self._model = load_lifter(checkpoint, device=device, precision=precision)
         self._size, self._fps, self._layout = size, fps, layout
         self._how = {"flip": flip, "device": device, "precision": precision}
         half = self._model.config.number_of_frames // 2
@@ -144,46 +150,48 @@ class StreamingLifter:
 
         It is float32, in metres, camera coordinates, relative to the hip, which is zero.
         """
-        self._past.append(_normalised(keypoints[None], self._layout, self._size)[0])
+        self._past.append(normalize(keypoints, self._size, self._layout))
         past = np.stack(self._past)
-        frames = self._model.config.number_of_frames
-        window = _causal_windows(past, [len(past) - 1], self._fps, frames)
-        pose = _lift_windows(self._model, window, **self._how)[0]
-        return pose - pose[ROOT]
+        poses = _lift_causally(self._model, past, [len(past) - 1], self._fps, **self._how)
+        return with_hip_at_zero(poses)[0]
 
 
-def _normalised(keypoints: np.ndarray, layout: str, size: tuple[int, int]) -> np.ndarray:
+def normalize(keypoints: np.ndarray, size: tuple[int, int], layout: str = "h36m") -> np.ndarray:
+    """Return a network's input (..., 17, 2), float32, of keypoints (..., points, 2 or more), px."""
     joints = to_h36m(np.asarray(keypoints, dtype=np.float64)[..., :2], layout)
     return normalize_screen_coordinates(joints, *size).astype(np.float32)
 
 
-def _causal_windows(
-    keypoints: np.ndarray, frames: np.ndarray | list[int], fps: float, length: int
+@torch.no_grad()
+def _lift_causally(
+    model: PoseFormerV2,
+    inputs: np.ndarray,
+    frames: np.ndarray | list[int],
+    fps: float,
+    *,
+    flip: bool = True,
+    device: torch.device | str,
+    precision: str,
 ) -> np.ndarray:
-    """Return (windows, length, 17, C): at 50 Hz, ending in the middle with the frames given.
+    """Return the poses (len(frames), 17, 3) of some frames of inputs (frames, 17, C) at `fps`.
 
-    What lies between two frames is interpolated linearly; the middle is repeated to the end.
+    The windows are at 50 Hz and have the frames in their middle, which is repeated to the end. What
+    lies between two frames is interpolated linearly.
     """
+    length, device = model.config.number_of_frames, torch.device(device)
     steps = np.minimum(np.arange(length) - length // 2, 0) * fps / FPS
     positions = np.maximum(np.asarray(frames)[:, None] + steps, 0)
     before = np.floor(positions + 1e-9).astype(np.int64)
-    part = np.maximum(positions - before, 0)[..., None, None].astype(keypoints.dtype)
-    after = np.minimum(before + 1, len(keypoints) - 1)
-    return (1 - part) * keypoints[before] + part * keypoints[after]
-
-
-@torch.no_grad()
-def _lift_windows(
-    model: PoseFormerV2, windows: np.ndarray, flip: bool, device: torch.device | str, precision: str
-) -> np.ndarray:
-    """Return the poses (windows, 17, 3) of the middles of windows (windows, F, 17, C)."""
-    device = torch.device(device)
-    inputs = torch.from_numpy(windows).to(device)
+    part = np.maximum(positions - before, 0)[..., None, None].astype(inputs.dtype)
+    after = np.minimum(before + 1, len(inputs) - 1)
+    windows = (1 - part) * inputs[before] + part * inputs[after]  # (len(frames), F, 17, C)
+    windows = torch.from_numpy(windows).to(device)
     if flip:
-        inputs = torch.cat([inputs, flip_keypoints(inputs)])
+        confidences = model.config.confidence_chans
+        windows = torch.cat([windows, flip_keypoints(windows, confidences)])
     with autocast(device, precision):
-        lifted = model(inputs)[:, 0].float()
+        poses = model(windows)[:, 0].float()
     if flip:
-        original, mirrored = lifted.chunk(2)
-        lifted = (original + flip_poses(mirrored)) / 2
-    return lifted.cpu().numpy()
+        original, mirrored = poses.chunk(2)
+        poses = (original + flip_poses(mirrored)) / 2
+    return poses.cpu().numpy()

@@ -1,7 +1,8 @@
 """What a picture of a pose consists of: strokes, and panels in 2D and in 3D that move them.
 
-A panel knows how its strokes lie in each frame; it overwrites them in place, in one array that is
-drawn in one call. What does not move is drawn once, by `decorate`.
+A panel has a `title`, `limits` (what must be visible), and `strokes`, which `update(frame)`
+overwrites in place, in one array that is drawn in one call. `decorate(axes)` draws once what does
+not move; `reading(frame)` is a figure of the frame to write beside it, or "".
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +26,7 @@ _ELEVATION = 15.0  # degrees above the horizon, as in this field's other drawing
 _VIEW_DISTANCE_M = 7.0
 _TARGET_HEIGHT_M = 0.9
 _FLOOR_RADIUS_M, _FLOOR_CELL_M = 1.0, 0.5
-FOLLOW_SECONDS = 0.5
+_GRID_LINES = int(2 * _FLOOR_RADIUS_M / _FLOOR_CELL_M)
 
 _BONES = np.array(BONES)  # (16, 2): child, parent
 
@@ -38,39 +39,30 @@ class Strokes:
 
     A group is the strokes' widths in points, and their colours (strokes, 4), RGBA from 0 to 1.
     `strokes["bones"]` is a view of one group's start and end points, (strokes, 2, 2), to be
-    overwritten for each frame.
+    overwritten for each frame; `slices` tells where each group is in the arrays of all.
     """
 
     def __init__(self, **groups: tuple[float | np.ndarray, np.ndarray]) -> None:
-        self._slices, total, widths = {}, 0, []
-        for name, (width, colors) in groups.items():
-            self._slices[name] = slice(total, total + len(colors))
-            total += len(colors)
-            widths.append(np.broadcast_to(width, len(colors)))
-        self.segments = np.zeros((total, 2, 2))
+        ends = np.cumsum([len(colors) for _, colors in groups.values()]).tolist()
+        self.slices = dict(zip(groups, map(slice, [0, *ends], ends)))
+        self.segments = np.zeros((ends[-1], 2, 2))
         self.colors = np.concatenate([colors for _, colors in groups.values()])
-        self.widths = np.concatenate(widths)
+        self.widths = np.concatenate([np.broadcast_to(w, len(c)) for w, c in groups.values()])
 
     def __getitem__(self, group: str) -> np.ndarray:
-        return self.segments[self._slices[group]]
-
-    def colors_of(self, group: str) -> np.ndarray:
-        """Return a view of one group's colours, (strokes, 4)."""
-        return self.colors[self._slices[group]]
+        return self.segments[self.slices[group]]
 
 
-def side_colors(joints: Sequence[int], strength: float = 1.0) -> np.ndarray:
+def side_colors(joints: Iterable[int], strength: float = 1.0) -> np.ndarray:
     """Return (joints, 4): the colours of the joints' sides, mixed with white below strength 1."""
-    from matplotlib.colors import to_rgba_array
-
-    colors = to_rgba_array([SIDE_COLORS[SIDES[joint]] for joint in joints])
+    colors = _rgba([SIDE_COLORS[SIDES[joint]] for joint in joints])
     return 1 - strength * (1 - colors) if strength < 1 else colors
 
 
-def _plain_colors(count: int, color: str) -> np.ndarray:
-    from matplotlib.colors import to_rgba
+def _rgba(colors: Sequence[str]) -> np.ndarray:
+    from matplotlib.colors import to_rgba_array
 
-    return np.tile(to_rgba(color), (count, 1))
+    return to_rgba_array(colors)
 
 
 def _dots(points: np.ndarray, limits: Limits) -> np.ndarray:
@@ -89,12 +81,7 @@ def _truth_group(truth: np.ndarray | None) -> dict[str, tuple[float, np.ndarray]
 class ImagePanel:
     """2D keypoints in a camera's picture, over the paler true ones where these are given.
 
-    Attributes:
-        title: what stands above the panel on the left.
-        reading: gives what stands above it on the right for a frame; None for nothing.
-        limits: what is visible, in pixels of the camera's picture.
-        image_size: width and height of that picture in pixels.
-        strokes: what `update` moves.
+    Keypoints are (frames, 17, 2), pixels; `image_size` is (width, height) of the picture.
     """
 
     def __init__(
@@ -105,17 +92,19 @@ class ImagePanel:
         image_size: tuple[int, int],
         truth_px: np.ndarray | None = None,
     ) -> None:
-        self.title, self.limits = title, limits
-        self.reading = None if truth_px is None else self._mean_error
-        self.image_size, self._keypoints, self._truth = image_size, keypoints_px, truth_px
+        self.title, self.limits, self.image_size = title, limits, image_size
+        self._keypoints, self._truth = keypoints_px, truth_px
         self.strokes = Strokes(
             **_truth_group(truth_px),
-            halos=(_HALO, _plain_colors(len(BONES), PAPER)),
+            halos=(_HALO, _rgba([PAPER] * len(BONES))),
             bones=(_BONE, side_colors(_BONES[:, 0])),
             joints=(_JOINT, side_colors(range(NUM_JOINTS))),
         )
 
-    def _mean_error(self, frame: int) -> str:
+    def reading(self, frame: int) -> str:
+        """Return the frame's mean distance from the truth."""
+        if self._truth is None:
+            return ""
         errors = np.linalg.norm(self._keypoints[frame] - self._truth[frame], axis=-1)
         return f"mean error {errors.mean():.1f} px"
 
@@ -178,9 +167,8 @@ class View:
 
     def drop(self, points_m: np.ndarray) -> np.ndarray:
         """Return (..., 3): the points' shadows on the floor."""
-        return np.concatenate(
-            [points_m[..., :2], np.full((*points_m.shape[:-1], 1), self.floor_m)], axis=-1
-        )
+        floor = np.full((*points_m.shape[:-1], 1), self.floor_m)
+        return np.concatenate([points_m[..., :2], floor], axis=-1)
 
     def floor_disc(self) -> np.ndarray:
         """Return (corners, 2): the outline of the round floor, which follows the eye."""
@@ -189,18 +177,15 @@ class View:
         return self.project(self.drop(self.targets_m[0, :2] + outline), self.targets_m[0])[0]
 
     def floor_grid(self, target_m: np.ndarray) -> np.ndarray:
-        """Return (2 × `GRID_LINES`, 2, 2): lines that stand still in the world, on the floor."""
-        lines = np.full((2, GRID_LINES, 2, 3), self.floor_m)
+        """Return (lines, 2, 2): lines that stand still in the world, on the floor."""
+        lines = np.full((2, _GRID_LINES, 2, 3), self.floor_m)
         for axis, center in enumerate(target_m[:2]):
             first = np.ceil((center - _FLOOR_RADIUS_M) / _FLOOR_CELL_M) * _FLOOR_CELL_M
-            offset = first - center + _FLOOR_CELL_M * np.arange(GRID_LINES)
+            offset = first - center + _FLOOR_CELL_M * np.arange(_GRID_LINES)
             half = np.sqrt(np.maximum(_FLOOR_RADIUS_M**2 - offset**2, 0))
             lines[axis, :, :, axis] = (center + offset)[:, None]
             lines[axis, :, :, 1 - axis] = target_m[1 - axis] + np.stack([-half, half], axis=-1)
         return self.project(lines.reshape(-1, 2, 3), target_m)[0]
-
-
-GRID_LINES = int(2 * _FLOOR_RADIUS_M / _FLOOR_CELL_M)
 
 
 def _view_rotation(azimuth: float, elevation: float) -> np.ndarray:
@@ -214,26 +199,29 @@ def _view_rotation(azimuth: float, elevation: float) -> np.ndarray:
 class WorldPanel:
     """A 3D pose on a floor, over the paler true one where that is given.
 
-    Its attributes are those of `ImagePanel`; limits are in metres at the distance of the person.
+    Poses are (frames, 17, 3), metres, world; limits are in metres at the distance of the person.
     """
 
     def __init__(
         self, title: str, poses_m: np.ndarray, view: View, truth_m: np.ndarray | None = None
     ) -> None:
         self.title, self.limits = title, view.limits
-        self.reading = None if truth_m is None else self._mpjpe
         self._poses, self._truth, self._view = poses_m, truth_m, view
         self._bone_colors = side_colors(_BONES[:, 0])
         self.strokes = Strokes(
-            grid=(_GRID_LINE, _plain_colors(2 * GRID_LINES, _GRID)),
-            shadows=(_SHADOW_BONE, _plain_colors(len(BONES), _SHADOW)),
+            grid=(_GRID_LINE, _rgba([_GRID] * 2 * _GRID_LINES)),
+            shadows=(_SHADOW_BONE, _rgba([_SHADOW] * len(BONES))),
             **_truth_group(truth_m),
             # A halo, a bone, the next halo, …: a near limb stands out from the one behind it.
-            limbs=(np.tile([_HALO, _BONE], len(BONES)), _plain_colors(2 * len(BONES), PAPER)),
+            limbs=(np.tile([_HALO, _BONE], len(BONES)), _rgba([PAPER] * 2 * len(BONES))),
             joints=(_JOINT, side_colors(range(NUM_JOINTS))),
         )
+        self._limb_colors = self.strokes.colors[self.strokes.slices["limbs"]]
 
-    def _mpjpe(self, frame: int) -> str:
+    def reading(self, frame: int) -> str:
+        """Return the frame's mean distance from the truth."""
+        if self._truth is None:
+            return ""
         errors = np.linalg.norm(self._poses[frame] - self._truth[frame], axis=-1)
         return f"MPJPE {1000 * errors.mean():.1f} mm"
 
@@ -256,7 +244,7 @@ class WorldPanel:
         order = np.argsort(nearness[_BONES].sum(axis=1))
         limbs = self.strokes["limbs"].reshape(len(BONES), 2, 2, 2)
         limbs[:] = points[_BONES[order]][:, None]
-        self.strokes.colors_of("limbs")[1::2] = self._bone_colors[order]
+        self._limb_colors[1::2] = self._bone_colors[order]
         self.strokes["joints"][:] = _dots(points, self.limits)
 
 
@@ -282,9 +270,8 @@ def equal_scales(
     """
     left, right, bottom, top = limits
     half = max(right - left, aspect * abs(top - bottom)) / 2
-    if image_size is None:
-        center, middle = (left + right) / 2, (bottom + top) / 2
-    else:
+    center, middle = (left + right) / 2, (bottom + top) / 2
+    if image_size is not None:
         center = _move_inside(left, right, half, image_size[0])
         middle = _move_inside(top, bottom, half / aspect, image_size[1])
     y = np.sign(top - bottom) * half / aspect

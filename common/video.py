@@ -1,20 +1,19 @@
-"""Writing mp4 and gif, and reading videos, through imageio-ffmpeg.
+"""Writing mp4 and gif, and reading videos, through the ffmpeg of imageio-ffmpeg.
 
 Frames go through a pipe one at a time: ffmpeg encodes in its own process while the next frame is
 drawn, so two cores are at work, and memory does not grow with the number of frames.
 """
 
 import errno
-import inspect
 import logging
-import os
 import re
-import sys
+import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -24,25 +23,24 @@ from common.files import atomic_output, check_output
 VIDEO_SUFFIXES = (".mp4", ".gif")
 # gif counts in hundredths of a second, and browsers slow down what is shown for one hundredth.
 MAX_GIF_FPS = 50
-_PIPE_BYTES = 1 << 20  # the largest that Linux grants everybody
+# How much of a frame may wait in the pipe, the most that Linux grants everybody: with the usual
+# 64 KiB drawing waits for ffmpeg, which costs a third more time.
+_PIPE_BYTES = 1 << 20
 
-# What `imageio_ffmpeg.write_frames` is told for each format. Players take an unmarked video's
-# colours for BT.601 or for BT.709, as they like. Two options more than x264's fastest preset has
-# cost little time and shrink its files by a third.
-_MP4 = {"codec": "libx264", "pix_fmt_out": "yuv420p", "quality": 6.4}  # a rate factor of 18
-_MP4["output_params"] = [
+# Players take an unmarked video's colours for BT.601 or for BT.709, as they like. Two options more
+# than x264's fastest preset has cost little time and shrink its files by a third.
+_MP4 = (
     *("-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709"),
     *("-color_primaries", "bt709", "-color_trc", "bt709", "-movflags", "+faststart"),
     *("-preset", "ultrafast", "-x264-params", "cabac=1:aq-mode=1", "-threads", "2"),
-]
+)
 # The palette is that of the first frames, so no more than these wait for it. Without dithering,
 # what does not move stays as it is and costs nothing.
 _GIF_FILTER = (
     "split[first][all];[first]trim=end_frame=8,palettegen=max_colors=128[palette];"
     "[all][palette]paletteuse=dither=none:diff_mode=rectangle"
 )
-_GIF = {"codec": "gif", "pix_fmt_out": "pal8", "quality": None}
-_GIF["output_params"] = ["-lavfi", _GIF_FILTER, "-loop", "0"]
+_GIF = ("-vcodec", "gif", "-pix_fmt", "pal8", "-lavfi", _GIF_FILTER, "-loop", "0")
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -52,10 +50,10 @@ def parse_size(text: str) -> tuple[int, int]:
         InputError: if it is not of this form, odd (mp4 stores colours for 2 × 2 pixels), smaller
             than 320x180 or larger than 7680x4320.
     """
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.lower())
+    if not match:
         raise InputError(f"size '{text}': give WIDTHxHEIGHT in pixels, such as 1700x400")
-    size = int(width), int(height)
+    size = int(match[1]), int(match[2])
     if size[0] % 2 or size[1] % 2:
         raise InputError(f"size '{text}': width and height must be even")
     if not (320 <= size[0] <= 7680 and 180 <= size[1] <= 4320):
@@ -91,50 +89,33 @@ def write_video(
     first = next(frames, None)
     if first is None:
         raise InputError(f"{path}: there are no frames to draw")
-    options = {"pix_fmt_in": "rgb0", "macro_block_size": 1, "ffmpeg_log_level": "error"}
-    options |= {"fps": float(fps), "bitrate": bitrate_kbit and f"{bitrate_kbit}k"}
-    options |= _GIF if gif else _MP4
+    rate = ("-b:v", f"{bitrate_kbit}k") if bitrate_kbit else ("-crf", "18")
+    coding = _GIF if gif else ("-vcodec", "libx264", "-pix_fmt", "yuv420p", *rate, *_MP4)
+    shape = ("-s", f"{first.shape[1]}x{first.shape[0]}", "-pix_fmt", "rgb0")
+    timing = ("-r", str(Fraction(fps).limit_denominator()))
+    command = [_imageio_ffmpeg().get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo"]
+    command += [*shape, *timing, "-i", "-", "-an", *coding]
     with atomic_output(path) as temporary, tempfile.TemporaryFile() as log:
-        size = first.shape[1], first.shape[0]
-        writer = _imageio_ffmpeg().write_frames(_url(temporary), size, **options)
-        try:
-            _start(writer, log)
-            complete = _send_all(writer, chain([first], frames))
-        finally:
-            writer.close()
+        complete = _encode([*command, _url(temporary)], chain([first], frames), log)
         log.seek(0)
         message = log.read().decode(errors="replace")
         if message or not complete:
             raise _ffmpeg_error(path, message)
 
 
-def _start(writer: Any, log: BinaryIO) -> None:
-    """Start ffmpeg, whose standard error goes to `log`, and let much of a frame wait in its pipe.
-
-    With the usual 64 KiB, drawing waits for ffmpeg, which costs a third more time.
-    """
-    standard_error = os.dup(2)
-    os.dup2(log.fileno(), 2)
-    try:
-        writer.send(None)
-    finally:
-        os.dup2(standard_error, 2)
-        os.close(standard_error)
-    process = inspect.getgeneratorlocals(writer).get("p")
-    if process and sys.platform == "linux":
-        import fcntl
-
-        fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-
-def _send_all(writer: Any, frames: Iterable[np.ndarray]) -> bool:
-    """Send frames; return whether ffmpeg took all of them."""
-    for frame in frames:
-        try:
-            writer.send(frame)
-        except OSError:  # ffmpeg has ended; its log says why
-            return False
-    return True
+def _encode(command: list[str], frames: Iterable[np.ndarray], log: Any) -> bool:
+    """Send frames to ffmpeg, which complains to `log`; return whether it took all of them."""
+    pipes = {"stdin": subprocess.PIPE, "stderr": log, "pipesize": _PIPE_BYTES, "bufsize": 0}
+    # In a session of its own, Ctrl-C does not reach it: it ends when its pipe is closed.
+    with subprocess.Popen(command, start_new_session=True, **pipes) as ffmpeg:
+        for frame in frames:
+            left = memoryview(frame).cast("B")
+            try:
+                while left:  # a signal may cut a write short
+                    left = left[ffmpeg.stdin.write(left) :]
+            except BrokenPipeError:  # it has ended; its log says why
+                return False
+    return ffmpeg.returncode == 0
 
 
 def probe_video(path: Path | str) -> tuple[tuple[int, int], float]:

@@ -5,7 +5,8 @@ drawn, all those of a panel in one call, from arrays that are overwritten in pla
 changes is pasted from letters that were drawn once.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from common.console import InputError
 from common.figures import INK, PAPER, save_figure
 from common.files import check_output
 from common.panels import (
-    FOLLOW_SECONDS,
     FRAME,
     SIDE_COLORS,
     TRUTH_STRENGTH,
@@ -32,31 +32,80 @@ from common.skeleton import SIDES
 from common.video import probe_video, read_video, write_video
 
 PANEL_WIDTH_PX, PICTURE_HEIGHT_PX = 560, 400
+_FOLLOW_SECONDS = 0.5
 _ALPHABET = "0123456789. abcdefghijklmnopqrstuvwxyzMPJE"
 # By how much a video's width / height, and its frame rate, may differ from the recording's: the
 # cameras of Human3.6M have 1000 and 1002 rows, and 29.97 frames a second are often called 30.
 _SAME_SHAPE, _SAME_RATE = 0.02, 0.01
 
+Panel = ImagePanel | WorldPanel
 
-class Scene:
-    """Panels side by side under one title, to be drawn for one frame after another.
 
-    `size` is (width, height) of the picture in pixels, None for what suits this many panels:
-    1700x400 for three; `truth` says whether the legend explains the paler strokes.
+@dataclass(frozen=True, eq=False)
+class Film:
+    """What is drawn of one sequence in one camera; all arrays hold the same frames.
+
+    The MPJPE above the predicted pose is its mean distance from the true one, at the true root.
     """
 
-    def __init__(
-        self,
-        panels: Sequence[ImagePanel | WorldPanel],
-        size: tuple[int, int] | None,
-        title: str,
-        truth: bool,
-    ) -> None:
+    title: str
+    keypoints_px: Mapping[str, np.ndarray]  # {estimator: (frames, 17, 2)}, pixels, a panel each
+    image_size: tuple[int, int]  # width and height of the camera's picture in pixels
+    azimuth: float  # direction in degrees from which the poses are seen (`Camera.azimuth`)
+    frame_numbers: Sequence[int]  # what the frames are called, increasing
+    fps: float  # frames a second, when shown
+    predicted_m: np.ndarray | None = None  # (frames, 17, 3), metres, world (z up)
+    truth_m: np.ndarray | None = None  # (frames, 17, 3), metres, world
+    truth_px: np.ndarray | None = None  # (frames, 17, 2), pixels
+
+    def panels(self) -> list[Panel]:
+        """Return estimates of 2D over the truth, the true 2D, and the same of 3D, where given."""
+        true_px = [] if self.truth_px is None else [self.truth_px]
+        poses = [poses for poses in (self.predicted_m, self.truth_m) if poses is not None]
+        limits = image_limits([*true_px, *self.keypoints_px.values()])
+        view = View(poses, self.azimuth, _FOLLOW_SECONDS * self.fps)
+        in_picture = (limits, self.image_size)
+        panels = [ImagePanel(n, p, *in_picture, *true_px) for n, p in self.keypoints_px.items()]
+        panels += [ImagePanel("Ground truth 2D", pixels, *in_picture) for pixels in true_px]
+        if self.predicted_m is not None:
+            panels.append(WorldPanel("Predicted 3D", self.predicted_m, view, self.truth_m))
+        if self.truth_m is not None:
+            panels.append(WorldPanel("Ground truth 3D", self.truth_m, view))
+        return panels
+
+    def at(self, frames: Sequence[int]) -> "Film":
+        """Return a film of some of the frames."""
+        arrays = {n: getattr(self, n) for n in ("predicted_m", "truth_m", "truth_px")}
+        arrays = {name: a if a is None else a[frames] for name, a in arrays.items()}
+        arrays["keypoints_px"] = {name: px[frames] for name, px in self.keypoints_px.items()}
+        return replace(self, frame_numbers=np.asarray(self.frame_numbers)[frames], **arrays)
+
+
+def choose_frames(length: int, skip: int, downsample: int = 1, limit: int | None = None) -> range:
+    """Return which of a sequence's frames are drawn.
+
+    Raises:
+        InputError: if none is left.
+    """
+    frames = range(skip, length, downsample)[:limit]
+    if not frames:
+        raise InputError(f"--skip {skip}: the sequence has {length} frames, so none is left")
+    return frames
+
+
+class Scene:
+    """A film's panels side by side under its title, to be drawn for one frame after another.
+
+    `size` is (width, height) of the picture in pixels, None for what suits the number of panels:
+    1700x400 for three.
+    """
+
+    def __init__(self, film: Film, size: tuple[int, int] | None = None) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        if size is None:
-            size = PANEL_WIDTH_PX * len(panels) + 20, PICTURE_HEIGHT_PX
+        panels = film.panels()
+        size = size or (PANEL_WIDTH_PX * len(panels) + 20, PICTURE_HEIGHT_PX)
         self._panels, self._size = panels, size
         # Everything scales with the picture: at 400 px of height a point is 1/72 of 100 px.
         self._unit = min(size[0] / (PANEL_WIDTH_PX * len(panels)), size[1] / PICTURE_HEIGHT_PX)
@@ -72,34 +121,32 @@ class Scene:
         place |= {"bottom": 22 / height, "top": 1 - 60 / height}
         self._axes = figure.subplots(1, len(panels), squeeze=False, gridspec_kw=place)[0]
         self._lines = [_attach(p, axes, animated=True) for p, axes in zip(panels, self._axes)]
+        for panel, axes in zip(panels, self._axes):
+            axes.set_title(panel.title, loc="left", size=9, color=INK, pad=5, parse_math=False)
         for axes in self._axes[1:]:  # the first panel's numbers hold for all
             axes.tick_params(labelleft=False)
         style = {"size": 10.5, "weight": "bold", "color": INK, "parse_math": False}
-        figure.text(16 / width, 1 - 24 / height, title, **style)
-        _add_legend(figure, truth, (1 - 120 / width, 1 - 20 / height))
+        figure.text(16 / width, 1 - 24 / height, film.title, **style)
+        _add_legend(figure, film.truth_m is not None, (1 - 120 / width, 1 - 20 / height))
         canvas.draw()
+        # Top left and bottom right of what the 2D panels show of the camera's picture, in its px.
+        corners = np.stack([self._axes[0].get_xlim(), self._axes[0].get_ylim()[::-1]], axis=-1)
+        self._shown_px = np.clip(corners, 0, film.image_size)
         self._renderer = canvas.get_renderer()
         self._buffer = np.asarray(canvas.buffer_rgba())
         self._background = self._buffer.copy()
         self._letters = _draw_letters(12.5 * self._unit)
 
-    def picture_part(self) -> tuple[tuple[float, ...], tuple[int, int]]:
+    def picture_part(self, image_size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
         """Return which part of the camera's picture the 2D panels show, and how large.
 
         Returns:
             (left, top, right, bottom) as shares of the picture; (width, height) in pixels of the
             scene, the size of the `picture` that `draw` takes.
         """
-        (low, high), image_size = self._picture_corners(0)
-        corners = self._axes[0].transData.transform([low, high])
-        width, height = np.rint(np.abs(corners[1] - corners[0])).astype(int)
-        return (*(low / image_size), *(high / image_size)), (int(width), int(height))
-
-    def _picture_corners(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the top left and bottom right pixel that a 2D panel shows, and the image size."""
-        axes, image_size = self._axes[index], np.array(self._panels[index].image_size)
-        corners = np.stack([axes.get_xlim(), axes.get_ylim()[::-1]], axis=-1)
-        return np.clip(corners, 0, image_size), image_size
+        low, high = self._axes[0].transData.transform(self._shown_px)
+        width, height = np.rint(np.abs(high - low)).astype(int).tolist()
+        return (self._shown_px / image_size).ravel(), (width, height)
 
     def draw(self, frame: int, label: str, picture: np.ndarray | None = None) -> np.ndarray:
         """Draw one of the panels' frames, with a label at the top right.
@@ -111,27 +158,28 @@ class Scene:
             (height, width, 4), uint8, RGBA; overwritten by the next call.
         """
         self._buffer[:] = self._background
-        for index, (panel, axes, lines) in enumerate(zip(self._panels, self._axes, self._lines)):
+        for panel, axes, lines in zip(self._panels, self._axes, self._lines):
             if picture is not None and isinstance(panel, ImagePanel):
-                top_left = self._picture_corners(index)[0][0]
-                x, y = np.rint(axes.transData.transform(top_left)).astype(int)
+                x, y = np.rint(axes.transData.transform(self._shown_px[0])).astype(int)
                 row = self._size[1] - y
                 self._buffer[row : row + len(picture), x : x + picture.shape[1], :3] = picture
             panel.update(frame)
             lines.set_color(panel.strokes.colors)
             lines.draw(self._renderer)
-            if panel.reading is not None:
-                bottom = self._size[1] - axes.bbox.y1 - 4 * self._unit
-                self._write(panel.reading(frame), axes.bbox.x1, bottom)
+            bottom = self._size[1] - axes.bbox.y1 - 4 * self._unit
+            self._write(panel.reading(frame), axes.bbox.x1, bottom)
         self._write(label, self._size[0] - 16 * self._unit, 27 * self._unit)
         return self._buffer
 
     def _write(self, text: str, right: float, bottom: float) -> None:
-        """Write `text` so that it ends at (right, bottom)."""
-        letters = np.concatenate([self._letters[letter] for letter in text], axis=1)
-        height, width = letters.shape[:2]
-        right, top = round(right), round(bottom) - height
-        self._buffer[top : top + height, right - width : right, :3] = letters
+        """Write `text`, from its last letter to its first, so that it ends at (right, bottom)."""
+        right, bottom = round(right), round(bottom)
+        for letter in reversed(text):
+            height, width = self._letters[letter].shape[:2]
+            self._buffer[bottom - height : bottom, right - width : right, :3] = self._letters[
+                letter
+            ]
+            right -= width
 
 
 def _draw_letters(size_px: float) -> dict[str, np.ndarray]:
@@ -143,14 +191,13 @@ def _draw_letters(size_px: float) -> dict[str, np.ndarray]:
     ascent, descent = font.getmetrics()
     pictures = {}
     for letter in _ALPHABET:
-        size = round(font.getlength(letter)), ascent + descent
-        picture = Image.new("RGB", size, PAPER)
+        picture = Image.new("RGB", (round(font.getlength(letter)), ascent + descent), PAPER)
         ImageDraw.Draw(picture).text((0, ascent), letter, fill=INK, font=font, anchor="ls")
         pictures[letter] = np.asarray(picture)
     return pictures
 
 
-def _attach(panel: ImagePanel | WorldPanel, axes: Any, animated: bool) -> Any:
+def _attach(panel: Panel, axes: Any, animated: bool) -> Any:
     """Put a panel on matplotlib's axes; return the collection that draws its strokes."""
     from matplotlib.collections import LineCollection
 
@@ -159,7 +206,6 @@ def _attach(panel: ImagePanel | WorldPanel, axes: Any, animated: bool) -> Any:
     left, right, bottom, top = equal_scales(panel.limits, aspect, image_size)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.spines[:].set(color=FRAME, linewidth=0.8)
-    axes.set_title(panel.title, loc="left", size=9, color=INK, pad=5, parse_math=False)
     panel.decorate(axes)
     # matplotlib keeps arrays of floats as they are, so the collection follows `segments`.
     style = {"linewidths": panel.strokes.widths, "colors": panel.strokes.colors}
@@ -187,107 +233,62 @@ def _add_legend(figure: Any, truth: bool, position: tuple[float, float]) -> None
 # Videos ------------------------------------------------------------------------------------------
 
 
-def render_prediction(
+def render_film(
     output: Path | str,
-    keypoints_px: Mapping[str, np.ndarray],
-    predicted_m: np.ndarray,
-    truth_m: np.ndarray | None = None,
+    film: Film,
     *,
-    azimuth: float,
-    image_size: tuple[int, int],
-    title: str,
-    fps: float,
     size: tuple[int, int] | None = None,
     bitrate_kbit: int | None = None,
-    frame_numbers: Sequence[int] | None = None,
     video: Path | str | None = None,
     recorded_fps: float | None = None,
 ) -> None:
-    """Write a video of the input 2D, the predicted 3D over the true one, and the true 3D.
-
-    The MPJPE above the prediction is the mean distance of `predicted_m` from `truth_m`, so both
-    must have the same root for it to be the usual, root-relative figure.
+    """Write a video of a film's panels.
 
     Args:
         output: the mp4 or gif.
-        keypoints_px: {panel's title: (frames, 17, 2)}, pixels, one panel for each estimator.
-        predicted_m: (frames, 17, 3), metres, world (z up), at the place of the true root.
-        truth_m: the same of the truth; None to leave it out.
-        azimuth: direction in degrees from which the poses are seen (`Camera.azimuth`).
-        image_size: width and height of the camera's picture in pixels.
-        title: what stands at the top.
-        fps: frames a second, when shown.
+        film: what is drawn.
         size: (width, height) of the video in pixels; None for what suits the panels.
         bitrate_kbit: average rate of an mp4 in kbit/s; None for constant quality.
-        frame_numbers: (frames,), increasing, what the frames are called, and which frames of
-            `video` belong to them; None for 0, 1, ….
         video: the camera's video, of any size, whose frames are shown under the 2D keypoints.
-        recorded_fps: frames a second of the recording that `frame_numbers` count, for a `video`
+        recorded_fps: frames a second of the recording that the film's numbers count, for a `video`
             of another frame rate; None where the numbers count the video's own frames.
 
     Raises:
         InputError: as `write_video`, if `size` is too small for the panels, and if `video` cannot
-            be read, has another shape than `image_size`, or is too short.
+            be read, has another shape than the camera's picture, or is too short.
         OSError: as `write_video`.
     """
-    limits = image_limits(keypoints_px.values())
-    truth = [] if truth_m is None else [truth_m]
-    view = View([predicted_m, *truth], azimuth, FOLLOW_SECONDS * fps)
-    panels = [
-        *(ImagePanel(name, px, limits, image_size) for name, px in keypoints_px.items()),
-        WorldPanel("Predicted 3D", predicted_m, view, truth_m),
-        *(WorldPanel("Ground truth 3D", t, view) for t in truth),
-    ]
-    scene = Scene(panels, size, title, truth=truth_m is not None)
-    numbers = range(len(predicted_m)) if frame_numbers is None else frame_numbers
+    numbers = film.frame_numbers
+    scene = Scene(film, size)
     pictures = repeat(None)
     if video is not None:
-        pictures = _read_pictures(Path(video), scene, image_size, numbers, recorded_fps)
-    render_panels(output, scene, numbers, fps=fps, bitrate_kbit=bitrate_kbit, pictures=pictures)
-
-
-def render_panels(
-    output: Path | str,
-    scene: Scene,
-    numbers: Sequence[int],
-    *,
-    fps: float,
-    bitrate_kbit: int | None = None,
-    pictures: Iterable[np.ndarray | None] = repeat(None),
-) -> None:
-    """Write a scene's frames, which are called `numbers`, as `write_video` does; raises the same.
-
-    `pictures` are what lies under each frame's 2D keypoints, as `Scene.draw` takes it.
-    """
+        pictures = _read_pictures(Path(video), scene, film, recorded_fps)
     frames = (
         scene.draw(frame, f"frame {number}", picture)
         for frame, (number, picture) in enumerate(zip(numbers, pictures))
     )
-    write_video(output, frames, fps=fps, total=len(numbers), bitrate_kbit=bitrate_kbit)
+    write_video(output, frames, fps=film.fps, total=len(numbers), bitrate_kbit=bitrate_kbit)
 
 
 def _read_pictures(
-    video: Path,
-    scene: Scene,
-    image_size: tuple[int, int],
-    numbers: Sequence[int],
-    recorded_fps: float | None,
+    video: Path, scene: Scene, film: Film, recorded_fps: float | None
 ) -> Iterator[np.ndarray]:
-    """Yield the pictures of a video that belong to these frames, fit for the scene."""
+    """Yield the pictures of a video that belong to a film's frames, fit for the scene."""
     (width, height), fps = probe_video(video)
-    if abs(width * image_size[1] / (height * image_size[0]) - 1) > _SAME_SHAPE:
+    expected_width, expected_height = film.image_size
+    if abs(width * expected_height / (height * expected_width) - 1) > _SAME_SHAPE:
         raise InputError(
             f"{video}: its frames are {width}x{height} pixels, the keypoints' picture is "
-            f"{image_size[0]}x{image_size[1]}; give the video that the keypoints were found in"
+            f"{expected_width}x{expected_height}; give the video that the keypoints were found in"
         )
-    part, shown = scene.picture_part()
+    part, shown = scene.picture_part(film.image_size)
     if 0 in shown:
         raise InputError(f"{video}: no keypoint lies in its picture; check the picture's size")
     rate = fps / recorded_fps if fps and recorded_fps else 1.0
     rate = 1.0 if abs(rate - 1) < _SAME_RATE else rate
     pictures = enumerate(read_video(video, part, shown))
     index, picture = -1, None
-    for number in numbers:
+    for number in film.frame_numbers:
         wanted = int(number * rate + 1e-6)
         while index < wanted:
             index, picture = next(pictures, (wanted, None))
@@ -301,21 +302,11 @@ def _read_pictures(
 # Strips ------------------------------------------------------------------------------------------
 
 
-def save_prediction_strip(
-    output: Path | str,
-    keypoints_px: np.ndarray,
-    predicted_m: np.ndarray,
-    truth_m: np.ndarray | None = None,
-    *,
-    azimuth: float,
-    image_size: tuple[int, int],
-    columns: int = 6,
-    frame_numbers: Sequence[int] | None = None,
-) -> None:
+def save_strip(output: Path | str, film: Film, columns: int = 6) -> None:
     """Write a PNG with a column for each of some frames: input 2D, predicted 3D, true 3D.
 
-    There are `columns` frames at even distances. `keypoints_px` is (frames, 17, 2), pixels; the
-    other arguments are those of `render_prediction`.
+    There are `columns` frames of the film at even distances; of several estimators' keypoints, the
+    first are drawn.
 
     Raises:
         InputError: if the suffix is not .png or the folder is missing.
@@ -324,30 +315,25 @@ def save_prediction_strip(
     from matplotlib.figure import Figure
 
     output = check_output(output, (".png",))
-    chosen = np.unique(np.linspace(0, len(predicted_m) - 1, columns).round().astype(int))
-    numbers = np.arange(len(predicted_m)) if frame_numbers is None else np.asarray(frame_numbers)
-    pixels, predicted = keypoints_px[chosen], predicted_m[chosen]
-    truth = [] if truth_m is None else [truth_m[chosen]]
-    names = ["Input 2D", "Predicted 3D", *("Ground truth 3D" for _ in truth)]
-    height = 1.91 * len(names) + 0.37
+    chosen = np.unique(np.linspace(0, len(film.frame_numbers) - 1, columns).round().astype(int))
+    first = next(iter(film.keypoints_px.values()))
+    still = replace(film.at(chosen), keypoints_px={"Input 2D": first[chosen]}, fps=0)
+    rows = len(still.panels())
+    height = 1.91 * rows + 0.37
     figure = Figure(figsize=(1.62 * len(chosen) + 0.3, height), dpi=200, facecolor=PAPER)
-    grid = figure.subplots(len(names), len(chosen), squeeze=False)
-    view = View([predicted, *truth], azimuth, follow_frames=0)
-    for column, number in enumerate(numbers[chosen]):
-        panels = [
-            ImagePanel("", pixels, _centred_limits(pixels, column), image_size),
-            WorldPanel("", predicted, view, *truth),
-            *(WorldPanel("", t, view) for t in truth),
-        ]
-        for panel, axes, name in zip(panels, grid[:, column], [f"frame {number}", "", ""]):
+    grid = figure.subplots(rows, len(chosen), squeeze=False)
+    for column, number in enumerate(still.frame_numbers):
+        panels = still.panels()
+        panels[0].limits = _centred_limits(first[chosen], column)
+        for panel, axes in zip(panels, grid[:, column]):
             _attach(panel, axes, animated=False)
             panel.update(column)
-            reading = panel.reading(column) if panel.reading else ""
-            axes.set_title(name or reading, size=8, color=INK, pad=4)
+            title = f"frame {number}" if panel is panels[0] else panel.reading(column)
+            axes.set_title(title, size=8, color=INK, pad=4)
             axes.set(xticks=[], yticks=[])
-    for axes, name in zip(grid[:, 0], names):
-        axes.set_ylabel(name, size=9, color=INK)
-    _add_legend(figure, bool(truth), (0.99, 1 - 0.09 / height))
+            if column == 0:
+                axes.set_ylabel(panel.title, size=9, color=INK)
+    _add_legend(figure, film.truth_m is not None, (0.99, 1 - 0.09 / height))
     top, bottom = 1 - 0.366 / height, 0.061 / height
     figure.subplots_adjust(left=0.035, right=0.99, top=top, bottom=bottom, wspace=0.05, hspace=0.12)
     save_figure(figure, output)

@@ -55,7 +55,8 @@ def moving(frames, seed=0):
 
 
 def hip_at_zero(poses):
-    return poses - poses[:, :1]
+    """The other joints stay where the network puts them."""
+    return np.concatenate([0 * poses[:, :1], poses[:, 1:]], axis=1)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 40])

@@ -1,24 +1,26 @@
-"""Own footage through the main script: from data_2d_custom_NAME.npz to measures, films, files."""
+"""lift.py: own footage and the dataset's sequences, to measures, films, pose files."""
 
 import json
 import re
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 from raw_trees import assert_one_line_error, call, untouched
 from test_lift import SIZE, moving, random_model
 
-import run_poseformer
-from common.camera import quaternion_rotate
-from common.checkpoint import (
-    save_checkpoint,
-)
-from common.footage import stand
+import lift as script
+from common.camera import project, quaternion_rotate, world_to_camera
+from common.checkpoint import save_checkpoint
+from common.console import InputError
+from common.footage import footage_of_dataset, load_own_footage, place_in_world
 from common.h36m_cameras import load_cameras
-from common.lift import lift
-from common.motion import on_floor, smooth
-from common.npz_io import write_custom_2d, write_npz
+from common.h36m_dataset import load_sequences
+from common.lift import lift, lift_normalized
+from common.motion import lowpass, place_on_floor
+from common.npz_io import write_custom_2d, write_npz, write_positions_2d, write_positions_3d
+from common.skeleton import JOINTS_32_TO_17
 from common.video import count_frames, write_video
 
 FRAMES = 30
@@ -31,7 +33,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
-    """A checkpoint, a file of one sequence at 50 frames a second, one of two at 30."""
+    """A checkpoint; own footage: `dance` at 50 frames a second, `pair` at 30; S9 walking."""
     folder = tmp_path_factory.mktemp("own")
     state = {"model_pos": model.state_dict(), "config": asdict(model.config), "epoch": 1}
     save_checkpoint(folder / "random.bin", state)
@@ -47,143 +49,168 @@ def folder(model, tmp_path_factory):
 
     write("dance", 50, dance=0)
     write("pair", 30, pair_person1=0, pair_person2=4)
+    body = np.random.default_rng(0).uniform((-0.4, -0.4, 0.1), (0.4, 0.4, 1.7), (32, 3))
+    world = body + np.linspace(0, 0.5, FRAMES)[:, None, None] * [1, 0, 0]
+    pixels = [
+        project(
+            world_to_camera(world[:, JOINTS_32_TO_17], c.orientation, c.translation_m), c.intrinsics
+        ).astype(np.float32)
+        for c in load_cameras()["S9"]
+    ]
+    takes = ("Walking", "Walking 1")
+    for name in ("vitpose", "pct"):
+        keypoints = {"S9": dict.fromkeys(takes, pixels)}
+        write_positions_2d(folder / f"data_2d_h36m_{name}.npz", keypoints)
+    poses = {"S9": dict.fromkeys(takes, world.astype(np.float32))}
+    write_positions_3d(folder / "data_3d_h36m.npz", poses)
     return folder
 
 
 @pytest.fixture
-def lift_file(folder, tmp_path):
-    def run(*arguments, keypoints="dance"):
-        fixed = ("-d", "custom", "-k", keypoints, "--data-dir", folder, "-g", "cpu")
-        fixed += ("--evaluate", folder / "random.bin", "--precision", "fp32")
-        return call(run_poseformer.main, *fixed, *arguments)
+def run_lift(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        fixed = ("--data-dir", folder, "-g", "cpu", "--precision", "fp32")
+        return call(script.main, *fixed, "--checkpoint", folder / "random.bin", *arguments)
 
     return run
 
 
-def exported(lift_file, tmp_path, *arguments, **keywords):
-    """Return the exported positions; the small strip beside them is the fastest picture."""
-    paths = ("--viz-output", tmp_path / "strip.png", "--viz-export", tmp_path / "poses.npz")
-    result = lift_file("--render", *paths, *arguments, **keywords)
+def exported(run_lift, *arguments, keypoints="dance"):
+    """Return the exported arrays, and the run's result."""
+    result = run_lift("-k", keypoints, "--export", "poses.npz", *arguments)
     assert result.status == 0, result.stderr
-    assert (tmp_path / "strip.png").is_file()
-    with np.load(tmp_path / "poses.npz") as arrays:
+    with np.load("poses.npz") as arrays:
         return dict(arrays), result
 
 
-def test_without_truth_there_are_measures_and_no_metric(lift_file):
-    result = lift_file()
-    assert result.status == 0, result.stderr
+def level_on_floor(poses, fps):
+    return place_on_floor(poses.astype(np.float64)[..., [0, 2, 1]] * [1, 1, -1], fps)
+
+
+def test_what_is_exported_is_the_lifted_pose_upright_on_the_floor(run_lift, model, folder):
+    arrays, result = exported(run_lift)
     measures = (
         r"dance: 30 frames at 50 fps; bones vary by \d+\.\d%, jitter \d+\.\d m/s³, \d+\.\d px"
     )
     assert re.search(measures, result.stdout)
-    assert "MPJPE" not in result.stdout
-
-
-def test_what_is_exported_is_the_lifted_pose_upright_on_the_floor(lift_file, model, tmp_path):
-    arrays, _ = exported(lift_file, tmp_path)
     poses = lift(moving(FRAMES).astype(np.float32), model, size=SIZE)
-    expected, _ = stand(poses, 50, "auto", None)
+    (footage,) = load_own_footage(folder / "data_2d_custom_dance.npz")
+    expected, _, _ = place_in_world(poses, footage)
     np.testing.assert_allclose(arrays["positions_m"], expected, atol=1e-5)
     assert arrays["fps"] == 50 and arrays["axes"] == "z up"
     assert arrays["frames"].tolist() == list(range(FRAMES))
 
 
-def test_a_cameras_orientation_or_a_level_one_may_be_given(lift_file, model, tmp_path):
+def test_a_cameras_orientation_or_a_level_one_may_be_given(run_lift, model):
     poses = lift(moving(FRAMES).astype(np.float32), model, size=SIZE).astype(np.float64)
-    camera = load_cameras()["S9"][2]
-    arrays, _ = exported(lift_file, tmp_path, "--viz-camera", "58860488")
-    expected = on_floor(quaternion_rotate(camera.orientation, poses), 50)
-    np.testing.assert_allclose(arrays["positions_m"], expected, atol=1e-5)
-    arrays, _ = exported(lift_file, tmp_path, "--up", "level")
-    expected = on_floor(poses[..., [0, 2, 1]] * [1, 1, -1], 50)
-    np.testing.assert_allclose(arrays["positions_m"], expected, atol=1e-5)
-
-
-def test_other_rates_are_resampled_unless_told_not_to(lift_file, model, tmp_path):
-    pixels = moving(FRAMES).astype(np.float32)
-    arguments = ("-a", "pair_person1", "--up", "level")
-    for flags, fps in ((), 30), (("--no-resample",), 50):
-        arrays, _ = exported(lift_file, tmp_path, *arguments, *flags, keypoints="pair")
-        poses = lift(pixels, model, size=SIZE, fps=fps).astype(np.float64)
-        expected = on_floor(poses[..., [0, 2, 1]] * [1, 1, -1], 30)
+    for flag, subject in (("58860488", "S9"), ("S11:2", "S11")):
+        camera = load_cameras()[subject][2]
+        arrays, _ = exported(run_lift, "--as-camera", flag)
+        expected = place_on_floor(quaternion_rotate(camera.orientation, poses), 50)
         np.testing.assert_allclose(arrays["positions_m"], expected, atol=1e-5)
+    arrays, _ = exported(run_lift, "--up", "level")
+    np.testing.assert_allclose(arrays["positions_m"], level_on_floor(poses, 50), atol=1e-5)
+
+
+def test_other_rates_are_resampled_unless_told_not_to(run_lift, model):
+    pixels = moving(FRAMES).astype(np.float32)
+    arguments = ("--sequences", "pair_person1", "--up", "level")
+    for flags, fps in ((), 30), (("--no-resample",), 50):
+        arrays, _ = exported(run_lift, *arguments, *flags, keypoints="pair")
+        poses = lift(pixels, model, size=SIZE, fps=fps)
+        np.testing.assert_allclose(arrays["positions_m"], level_on_floor(poses, 30), atol=1e-5)
         assert arrays["fps"] == 30
 
 
-def test_causal_and_smoothed(lift_file, model, tmp_path):
-    arguments = ("--up", "level", "--causal", "--smooth", "5")
-    arrays, result = exported(lift_file, tmp_path, *arguments)
+def test_causal_and_smoothed(run_lift, model):
+    arrays, result = exported(run_lift, "--up", "level", "--causal", "--smooth", "5")
     poses = lift(moving(FRAMES).astype(np.float32), model, size=SIZE, causal=True)
-    smoothed = smooth(poses, 50, 5).astype(np.float64)
-    expected = on_floor(smoothed[..., [0, 2, 1]] * [1, 1, -1], 50)
+    expected = level_on_floor(lowpass(poses, 50, 5), 50)
     np.testing.assert_allclose(arrays["positions_m"], expected, atol=1e-5)
     jitters = [float(j) for j in re.findall(r"jitter (\d+\.\d)", result.stdout)]
     assert len(jitters) == 2 and jitters[1] < jitters[0]
     assert re.search(r"smoothed at 5 Hz: .* joints moved by \d+\.\d mm on average", result.stdout)
-    assert "smoothed at 6 Hz" in lift_file("--smooth").stdout
+    assert "smoothed at 6 Hz" in exported(run_lift, "--smooth")[1].stdout
 
 
-def test_every_sequence_gets_a_film_and_a_file(lift_file, tmp_path):
-    outputs = ("--viz-output", tmp_path / "film.mp4", "--viz-export", tmp_path / "poses.json")
-    result = lift_file("--render", *outputs, "--viz-downsample", "10", keypoints="pair")
+def test_every_sequence_gets_a_film_and_every_file(run_lift, tmp_path):
+    files = ("--output", "film.mp4", "--export", "poses.json", "--export", "poses.bvh")
+    result = run_lift("-k", "pair", *files, "--downsample", "10")
     assert result.status == 0, result.stderr
     for person, first in (("person1", 0), ("person2", 4)):
         assert count_frames(tmp_path / f"film_pair_{person}.mp4") == 3
         content = json.loads((tmp_path / f"poses_pair_{person}.json").read_text())
         assert content["frames"] == [first, first + 10, first + 20]
-
-
-def test_one_sequence_is_chosen(lift_file):
-    result = lift_file("-a", "pair_person2", keypoints="pair")
+        assert (tmp_path / f"poses_pair_{person}.bvh").read_text().startswith("HIERARCHY")
+    result = run_lift("-k", "pair", "--sequences", "pair_person2", "--limit", "2")
     assert result.stdout.count("bones vary") == 1 and "pair_person2:" in result.stdout
-    result = lift_file("-a", "Walking", keypoints="pair")
-    assert_one_line_error(result, "no sequence 'Walking'", "pair_person1, pair_person2")
+    assert count_frames(tmp_path / "pair_person2_3d.mp4") == 2
 
 
-def test_the_video_lies_under_the_keypoints_from_the_sequences_first_frame(lift_file, tmp_path):
-    video = tmp_path / "own.mp4"
+def test_the_video_lies_under_the_keypoints_from_the_sequences_first_frame(run_lift, tmp_path):
     pictures = [np.full((SIZE[1], SIZE[0], 4), 200, np.uint8)] * (FRAMES + 4)
-    write_video(video, pictures, fps=30)
-    arguments = ("--render", "--viz-downsample", "7", "--viz-video", video, "-a", "pair_person2")
-    arguments += ("--up", "level")
-    output = ("--viz-output", tmp_path / "film.mp4")
-    result = lift_file(*arguments, *output, keypoints="pair")
+    write_video("own.mp4", pictures, fps=30)
+    arguments = ("-k", "pair", "--sequences", "pair_person2", "--downsample", "7")
+    arguments += ("--video", "own.mp4", "--output", "film.mp4")
+    result = run_lift(*arguments)
     assert result.status == 0, result.stderr
-    write_video(video, pictures[:30], fps=30)  # four frames less than the sequence needs
+    write_video("own.mp4", pictures[:30], fps=30)  # four frames less than the sequence needs
     with untouched(tmp_path):
-        assert_one_line_error(lift_file(*arguments, *output, keypoints="pair"), video)
+        assert_one_line_error(run_lift(*arguments, "--up", "level"), "own.mp4: ends before frame")
 
 
-def test_the_users_video_is_not_drawn_over(lift_file, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_users_video_is_not_drawn_over(run_lift, tmp_path):
     for name in ("dance.mp4", "dance_3d.mp4"):  # the second is the default output's name
-        write_video(tmp_path / name, [np.zeros((480, 640, 4), np.uint8)] * FRAMES, fps=50)
+        write_video(name, [np.zeros((480, 640, 4), np.uint8)] * FRAMES, fps=50)
     (tmp_path / "link.mp4").symlink_to("dance.mp4")
     for flags in (
-        ("--viz-video", "dance.mp4", "--viz-output", "dance.mp4"),
-        ("--viz-video", "dance.mp4", "--viz-output", "link.mp4"),
-        ("--viz-video", "dance_3d.mp4", "--up", "level"),
+        ("--video", "dance.mp4", "--output", "dance.mp4"),
+        ("--video", "dance.mp4", "--output", "link.mp4"),
+        ("--video", "dance_3d.mp4"),
     ):
         with untouched(tmp_path):
-            assert_one_line_error(lift_file("--render", *flags), "is the same file as")
+            assert_one_line_error(run_lift("-k", "dance", *flags), "is the same file as")
 
 
-def test_a_bvh_and_a_trc_come_out(lift_file, tmp_path):
-    for suffix, start in ((".bvh", "HIERARCHY"), (".trc", "PathFileType")):
-        path = tmp_path / f"poses{suffix}"
-        outputs = ("--viz-output", tmp_path / "strip.png", "--viz-export", path)
-        assert lift_file("--render", *outputs).status == 0
-        assert path.read_text().startswith(start)
+# ---- the dataset ----
 
 
-def test_a_file_without_a_frame_rate_is_taken_for_50(lift_file, folder):
-    metadata = {"layout_name": "h36m", "video_metadata": {"old": {"w": 640, "h": 480}}}
-    positions = {"old": {"custom": [moving(5).astype(np.float32)]}}
-    write_npz(folder / "data_2d_custom_old.npz", positions_2d=positions, metadata=metadata)
-    result = lift_file(keypoints="old")
-    assert "old: 5 frames at 50 fps" in result.stdout
-    assert "does not tell its frame rate" in result.stderr
+def test_a_sequence_of_the_dataset_is_drawn_and_exported_at_the_true_hip(run_lift, folder):
+    result = run_lift(
+        *("-k", "vitpose", "--subject", "S9", "--action", "Walking 1", "--camera", "2"),
+        *("--skip", "4", "--downsample", "2", "--limit", "5"),
+        *("--output", "out.mp4", "--export", "poses.json"),
+    )
+    assert result.status == 0, result.stderr
+    assert count_frames("out.mp4") == 5
+    poses = json.loads(Path("poses.json").read_text())
+    assert poses["frames"] == [4, 6, 8, 10, 12]
+    with np.load(folder / "data_3d_h36m.npz", allow_pickle=True) as arrays:
+        hip = arrays["positions_3d"].item()["S9"]["Walking 1"][4:13:2, 0]
+    np.testing.assert_allclose(np.array(poses["positions"])[:, 0], hip, atol=1e-5)
+
+
+def test_the_defaults_of_a_sequence_and_a_strip(run_lift, tmp_path):
+    assert run_lift("--action", "Walking", "--limit", "2").status == 0
+    assert count_frames(tmp_path / "S9_Walking_55011271.mp4") == 2
+    result = run_lift("-d", "h36m", "--output", "strip.png", "--no-ground-truth")
+    assert result.status == 0 and (tmp_path / "strip.png").is_file()
+
+
+def test_own_footage_and_the_dataset_give_the_same_poses(model, folder):
+    paths = folder / "data_3d_h36m.npz", [folder / "data_2d_h36m_vitpose.npz"]
+    sequence = load_sequences(*paths, ["S9"], ["Walking 1"])[1]
+    of_dataset = footage_of_dataset(sequence, ["vitpose"])
+    camera, pixels = of_dataset.camera, of_dataset.keypoints_px["vitpose"]
+    own = lift(pixels, model, size=(camera.width, camera.height))
+    how = {"fps": 50, "causal": False, "device": "cpu"}
+    poses = lift_normalized(of_dataset.inputs, model, **how)
+    np.testing.assert_allclose(poses, own, atol=1e-5)
+    in_world, _, _ = place_in_world(poses, of_dataset)
+    seen = world_to_camera(in_world, camera.orientation, camera.translation_m)
+    np.testing.assert_allclose(seen - seen[:, :1], own, atol=1e-5)
 
 
 # ---- wrong usage ----
@@ -192,63 +219,69 @@ def test_a_file_without_a_frame_rate_is_taken_for_50(lift_file, folder):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--by-subject",), "--by-subject is not for -d custom"),
-        (("--report", "a.json"), "--report is not for -d custom"),
-        (("--downsample", "2"), "--downsample is not for -d custom"),
-        (("--std", "5"), "--std is not for -d custom"),
-        (("--up", "level", "--viz-camera", "0"), "--up and --viz-camera"),
-        (("--smooth", "0"), "--smooth"),
-        (("--smooth", "-3"), "--smooth"),
-        (("--viz-output", "a.mp4"), "--viz-output goes with --render"),
-        (("-k", "dance+pair"), "one file's keypoints"),
-        (("-k", "nothing"), "there are: dance"),
-        (("--render", "--viz-skip", "30"), "none is left"),
-        (("--render", "--viz-output", "a.avi"), "a.avi"),
+        ((), "nothing to lift"),
+        (("-k", "vitpose"), "there are: dance, pair .*for a sequence of the dataset add --action"),
+        (("-k", "dance", "--no-ground-truth"), "--no-ground-truth is for a sequence of the data"),
+        (("-d", "custom", "--action", "Walking"), "--action is for a sequence of the dataset"),
+        (("--action", "Walking", "--up", "level"), "--up is for own footage"),
+        (("--action", "Walking", "--sequences", "a"), "--sequences is for own footage"),
+        (("-k", "vitpose+pct", "--action", "Walking"), "random.bin: takes keypoints of 2 .* 4;"),
+        (("--action", "Walk"), "no action 'Walk'; there are: Walking, Walking 1"),
+        (("--subject", "S11"), "lacks S11; it holds S9"),
+        (("--camera", "5"), "no camera '5'"),
+        (("-k", "pair", "--sequences", "Walking"), "no sequence 'Walking'.*person1, pair_person2"),
+        (("-k", "dance", "--up", "level", "--as-camera", "0"), "--as-camera: not allowed with"),
+        (("-k", "dance", "--as-camera", "S10:0"), "no subject 'S10'"),
+        (("-k", "dance", "--smooth", "0"), "--smooth"),
+        (("-k", "dance", "--skip", "30"), "--skip 30: the sequence has 30 frames"),
+        (("-k", "dance", "--limit", "9" * 20), "is too large a number"),
+        (("-k", "dance", "--output", "a.avi"), "a.avi: the ending must be .mp4"),
+        (("-k", "dance", "--export", "no/a.csv"), "no: no such folder"),
+        (("-k", "dance", "--output", "a.png", "--video", "a.mp4"), "--video is for videos"),
+        (("-k", "dance", "--export", "a.bvh", "--size", "800x400"), "--size is for videos"),
+        (("-k", "dance", "--output", "a.gif", "--bitrate", "9"), "--bitrate is for mp4"),
+        (("-k", "dance", "--export", "a.npy", "--export", "a.npy"), "is the same file as"),
+        (("-k", "dance", "--checkpoint", "none.bin"), "none.bin: no such checkpoint"),
     ],
 )
-def test_wrong_usage_is_named(lift_file, tmp_path, arguments, says):
+def test_wrong_usage_is_named(run_lift, tmp_path, arguments, says):
     with untouched(tmp_path):
-        assert_one_line_error(lift_file(*arguments), says)
+        result = run_lift(*arguments)
+    assert_one_line_error(result)
+    assert re.search(says, result.stderr), result.stderr
 
 
-def test_flags_of_own_footage_need_its_dataset(folder):
-    for flag in ("--causal", "--no-resample", "--smooth"):
-        result = call(run_poseformer.main, "--evaluate", "x.bin", flag)
-        assert_one_line_error(result, f"{flag} goes with -d custom")
-    result = call(run_poseformer.main, "-d", "custom", "-k", "dance", "--data-dir", folder)
-    assert_one_line_error(result, "no true 3D to train on")
-
-
-def test_a_checkpoint_of_several_estimators_is_refused(lift_file, tmp_path):
+def test_a_checkpoint_of_several_estimators_is_refused(run_lift, tmp_path):
     model = random_model(number_of_frames=9, in_chans=6)
     state = {"model_pos": model.state_dict(), "config": asdict(model.config)}
     save_checkpoint(tmp_path / "three.bin", state)
-    result = lift_file("--evaluate", tmp_path / "three.bin")
-    assert_one_line_error(result, "2 channels", "three.bin", "6")
+    result = run_lift("-k", "dance", "--checkpoint", "three.bin")
+    assert_one_line_error(result, "three.bin: takes keypoints of 6 channels (3 estimators")
 
 
-def test_keypoints_of_another_layout_are_refused(lift_file, folder):
-    metadata = {"layout_name": "coco", "video_metadata": {"a": {"w": 640, "h": 480}}}
+def custom_file(path, layout="h36m", **about):
+    metadata = {"layout_name": layout, "video_metadata": {"a": {"w": 640, "h": 480, **about}}}
     positions = {"a": {"custom": [moving(5).astype(np.float32)]}}
-    write_npz(folder / "data_2d_custom_coco.npz", positions_2d=positions, metadata=metadata)
-    assert_one_line_error(lift_file(keypoints="coco"), "data_2d_custom_coco.npz", "layout")
+    write_npz(path, positions_2d=positions, metadata=metadata)
+    return path
+
+
+def test_a_file_without_a_frame_rate_is_taken_for_50(tmp_path, capsys):
+    (footage,) = load_own_footage(custom_file(tmp_path / "old.npz"))
+    assert (footage.fps, footage.first_frame) == (50, 0)
+    assert "does not tell its frame rate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
+        ("layout", "coco", "layout"),
         *(("first_frame", value, "first frame") for value in ("x", None, [1], -5, 1.5, 10**30)),
         *(("fps", value, "frame rate") for value in (1e-9, 1e9, True, "30", float("nan"), 0)),
         *(("w", value, "width") for value in (1e-300, 1e300, True, None)),
     ],
 )
-def test_what_a_file_says_of_its_video_is_checked(lift_file, folder, tmp_path, key, value, says):
-    metadata = {
-        "layout_name": "h36m",
-        "video_metadata": {"a": {"w": 640, "h": 480, "fps": 50, key: value}},
-    }
-    positions = {"a": {"custom": [moving(5).astype(np.float32)]}}
-    write_npz(folder / "data_2d_custom_strange.npz", positions_2d=positions, metadata=metadata)
-    with untouched(tmp_path):
-        result = lift_file("--render", "--viz-export", tmp_path / "a.json", keypoints="strange")
-    assert_one_line_error(result, "data_2d_custom_strange.npz", says)
+def test_what_a_file_says_of_its_video_is_checked(tmp_path, key, value, says):
+    path = custom_file(tmp_path / "strange.npz", **{key: value})
+    with pytest.raises(InputError, match=rf"strange\.npz.*{says}"):
+        load_own_footage(path)

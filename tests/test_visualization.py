@@ -5,16 +5,15 @@ import pytest
 from PIL import Image
 from test_video import decode, decode_gif
 
-from common import run_log
 from common.camera import project, world_to_camera
 from common.console import InputError
 from common.h36m_cameras import load_cameras
-from common.panels import SIDE_COLORS, ImagePanel, View, WorldPanel, equal_scales, image_limits
+from common.panels import SIDE_COLORS, View, equal_scales, image_limits
 from common.run_log import save_training_curves
 from common.skeleton import JOINT_NAMES, LEFT_JOINTS, RIGHT_JOINTS, SIDES
 from common.video import write_video
-from common.visualization import Scene, render_prediction, save_prediction_strip
-from data.visualize import Footage, render_estimates, save_errors
+from common.visualization import Film, Scene, choose_frames, render_film, save_strip
+from data.visualize import save_errors
 
 CAMERA = load_cameras()["S9"][1]
 IMAGE_SIZE = (CAMERA.width, CAMERA.height)
@@ -87,17 +86,31 @@ def nearest_side(picture, x, y):
     return side, distances[side]
 
 
-def render(path, walk, shift=0.0):
+def film_of(walk, estimates=None, numbers=None, **settings):
+    """What `visualize.py` draws with `truth_px`, and `lift.py` without."""
     world, pixels = walk
-    footage = Footage(CAMERA, {"ViTPose": pixels + shift}, pixels, world, range(len(world)))
-    render_estimates(path, footage, "S9 · Walking", fps=25)
+    estimates = estimates or {"ViTPose": pixels}
+    numbers = range(len(world)) if numbers is None else numbers
+    how = {"azimuth": CAMERA.azimuth, "frame_numbers": numbers, "fps": 25, "truth_m": world}
+    return Film("S9 · Walking", estimates, IMAGE_SIZE, **how | settings)
+
+
+@pytest.fixture(scope="module")
+def drawn(walk, tmp_path_factory):
+    """A film of keypoints that are 6 px off, as mp4 and as gif."""
+    folder = tmp_path_factory.mktemp("film")
+    for suffix in (".mp4", ".gif"):
+        film = film_of(walk, {"ViTPose": walk[1] + 6}, truth_px=walk[1])
+        render_film(folder / f"walk{suffix}", film)
+    return {
+        ".mp4": decode(folder / "walk.mp4", (1700, 400)),
+        ".gif": decode_gif(folder / "walk.gif")[0],
+    }
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
-def test_joints_of_each_side_lie_where_the_keypoints_are(walk, tmp_path, suffix):
-    output = tmp_path / f"walk{suffix}"
-    render(output, walk, shift=6.0)
-    frames = decode(output, (1700, 400)) if suffix == ".mp4" else decode_gif(output)[0]
+def test_joints_of_each_side_lie_where_the_keypoints_are(walk, drawn, suffix):
+    frames = drawn[suffix]
     assert frames.shape == (20, 400, 1700, 3)
     pixels = walk[1]
     limits = image_limits([pixels, pixels + 6])
@@ -117,23 +130,8 @@ def coloured(picture, box, side):
     return np.stack([columns, rows], axis=-1)
 
 
-def test_scales_are_equal_and_y_points_down(walk, tmp_path):
-    render(tmp_path / "walk.mp4", walk)
-    picture, keypoints = decode(tmp_path / "walk.mp4", (1700, 400))[10], walk[1][10]
-    box = panels_of(picture)[1]
-    found = {side: coloured(picture, box, side) for side in ("left", "right")}
-    # The left wrist is the highest, the right foot the lowest point of its colour.
-    wrist = found["left"][found["left"][:, 1].argmin()]
-    foot = found["right"][found["right"][:, 1].argmax()]
-    drawn = foot - wrist
-    true = keypoints[JOINT_NAMES.index("RFoot")] - keypoints[JOINT_NAMES.index("LWrist")]
-    assert drawn[1] > 0
-    assert abs(drawn[0] / drawn[1] - true[0] / true[1]) < 0.04
-
-
-def test_the_3d_panel_is_upright_and_has_left_and_right_as_the_camera_sees_them(walk, tmp_path):
-    render(tmp_path / "walk.mp4", walk)
-    picture = decode(tmp_path / "walk.mp4", (1700, 400))[10]
+def test_the_3d_panel_is_upright_and_has_left_and_right_as_the_camera_sees_them(walk, drawn):
+    picture = drawn[".mp4"][10]
     box = panels_of(picture)[2]
     x = {side: coloured(picture, box, side)[:, 0].mean() for side in ("left", "right")}
     keypoints = walk[1][10]
@@ -177,34 +175,21 @@ def test_the_view_follows_smoothly_and_the_floor_stands_still(walk):
     )
 
 
-def test_all_that_moves_stays_in_the_panels(walk, tmp_path):
+def test_all_that_moves_stays_in_the_panels(walk):
     world, pixels = walk
-    stray = pixels.copy()
-    stray[10, ::2] += 5000
-    stray[10, 1::2] -= 5000
-    limits = image_limits([pixels])
+    stray = np.where(np.arange(20)[:, None, None] == 10, 5000, 0)
     far = world + np.where(np.arange(20) == 10, 40, 0)[:, None, None]
-    scene = Scene(
-        [
-            ImagePanel("a", stray, limits, IMAGE_SIZE, pixels),
-            WorldPanel("b", far, View([world], CAMERA.azimuth, 5), world),
-        ],
-        (1140, 400),
-        "title",
-        truth=True,
-    )
+    scene = Scene(film_of(walk, {"a": pixels + stray}, predicted_m=far, truth_px=pixels))
     before, after = (scene.draw(f, "frame")[..., :3].astype(int) for f in (0, 10))
     changed = np.any(before != after, axis=-1)
     boxes = panels_of(scene._background[..., :3].astype(int))
     for left, top, right, bottom in boxes:
         assert changed[top : bottom + 1, left : right + 1].any()
         changed[top : bottom + 1, left : right + 1] = False
-    top = boxes[0][1]
-    assert not changed[top:].any()
+    assert not changed[boxes[0][1] :].any()
     # Above the panels, only the grey letters of the errors change.
-    rows, columns = np.nonzero(changed)
-    assert np.ptp(after[rows, columns], axis=-1).max() <= 3
-    assert np.ptp(before[rows, columns], axis=-1).max() <= 3
+    for picture in (before, after):
+        assert np.ptp(picture[changed], axis=-1).max() <= 3
 
 
 def test_readings_are_the_mean_distances(walk):
@@ -212,12 +197,18 @@ def test_readings_are_the_mean_distances(walk):
     rng = np.random.default_rng(1)
     noisy_px = pixels + rng.normal(0, 5, pixels.shape)
     noisy_m = world + rng.normal(0, 0.02, world.shape)
-    image = ImagePanel("", noisy_px, image_limits([pixels]), IMAGE_SIZE, pixels)
-    panel = WorldPanel("", noisy_m, View([world], 70, 5), world)
+    film = film_of(walk, {"a": noisy_px}, predicted_m=noisy_m, truth_px=pixels)
     px = sum(np.hypot(*(noisy_px[3, j] - pixels[3, j])) for j in range(17)) / 17
     mm = sum(1000 * np.sqrt(np.sum((noisy_m[3, j] - world[3, j]) ** 2)) for j in range(17)) / 17
-    assert image.reading(3) == f"mean error {px:.1f} px"
-    assert panel.reading(3) == f"MPJPE {mm:.1f} mm"
+    readings = [panel.reading(3) for panel in film.panels()]
+    assert readings == [f"mean error {px:.1f} px", "", f"MPJPE {mm:.1f} mm", ""]
+
+
+def test_the_choice_of_frames():
+    assert list(choose_frames(10, 2, 3)) == [2, 5, 8]
+    assert list(choose_frames(10, 0, 4, limit=2)) == [0, 4]
+    with pytest.raises(InputError, match="--skip 10: the sequence has 10 frames"):
+        choose_frames(10, 10)
 
 
 def make_footage(path, colors, size=IMAGE_SIZE, fps=50):
@@ -235,22 +226,10 @@ def make_footage(path, colors, size=IMAGE_SIZE, fps=50):
 
 def render_over(walk, tmp_path, numbers, recorded_fps=None, footage="footage.mp4"):
     """Draw frames of the walk over a video; return them, (frames, 400, 1200, 3)."""
-    world, pixels = walk
-    chosen = list(range(len(numbers)))
-    render_prediction(
-        tmp_path / "out.mp4",
-        {"input": pixels[chosen]},
-        world[chosen],
-        world[chosen],
-        azimuth=CAMERA.azimuth,
-        image_size=IMAGE_SIZE,
-        title="S9 Walking",
-        fps=25,
-        frame_numbers=numbers,
-        video=tmp_path / footage,
-        recorded_fps=recorded_fps,
-        size=(1200, 400),
-    )
+    shown = [array[: len(numbers)] for array in walk]
+    video = {"video": tmp_path / footage, "recorded_fps": recorded_fps}
+    film = film_of(shown, predicted_m=shown[0], numbers=numbers)
+    render_film(tmp_path / "out.mp4", film, size=(1200, 400), **video)
     return decode(tmp_path / "out.mp4", (1200, 400))
 
 
@@ -270,7 +249,8 @@ def test_prediction_over_the_frames_of_a_video(walk, tmp_path, size, fps, record
     frames = render_over(walk, tmp_path, [2, 5, 8, 9], recorded_fps)
     assert len(frames) == 4
     limits = image_limits([walk[1][:4]])
-    first = panels_of(blank(walk[1][:4], walk[0][:4], (1200, 400)))[0]
+    blank = Scene(film_of([array[:4] for array in walk], predicted_m=walk[0][:4]), (1200, 400))
+    first = panels_of(blank._background[..., :3].astype(int))[0]
     for frame, number in zip(frames, shown):
         for x, color in ((480, colors[number][0]), (520, colors[number][1])):
             column, _ = expected_pixel((x, 0), limits, first)
@@ -305,17 +285,6 @@ def test_a_view_shows_the_picture_rather_than_what_lies_beyond_it():
     assert equal_scales((900, 1100, 700, 300), 2, (1000, 1000)) == (300, 1100, 700, 300)
     # A view larger than the picture shows the whole picture.
     assert equal_scales((900, 950, 900, 0), 2, (1000, 1000)) == (0, 1800, 900, 0)
-
-
-def blank(pixels, world, size):
-    """Return a prediction's scene before anything that moves is drawn."""
-    view = View([world], CAMERA.azimuth, 5)
-    panels = [
-        ImagePanel("input", pixels, image_limits([pixels]), IMAGE_SIZE),
-        WorldPanel("", world, view, world),
-        WorldPanel("", world, view),
-    ]
-    return Scene(panels, size, "", truth=True)._background[..., :3].astype(int)
 
 
 def read_png(path):
@@ -366,36 +335,17 @@ def test_training_curves_without_validation_and_from_bad_logs(tmp_path):
     assert not output.exists()
 
 
-def test_epochs_are_whole_numbers_on_the_curves(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(run_log, "save_figure", lambda figure, _: figures.append(figure))
-    for epochs in (1, 2, 30):
-        write_log(tmp_path / "log.jsonl", [50.0] * epochs)
-        save_training_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
-        ticks = figures[-1].axes[0].get_xticks()
-        np.testing.assert_array_equal(ticks, np.round(ticks))
-
-
 def test_strip_and_errors_are_drawn(walk, tmp_path):
     world, pixels = walk
-    save_prediction_strip(
-        tmp_path / "strip.png",
-        pixels,
-        world + 0.01,
-        world,
-        azimuth=CAMERA.azimuth,
-        image_size=IMAGE_SIZE,
-        columns=4,
-    )
+    save_strip(tmp_path / "strip.png", film_of(walk, predicted_m=world + 0.01), columns=4)
     strip = read_png(tmp_path / "strip.png")
     quarters = np.array_split(strip[:, int(0.035 * strip.shape[1]) :], 4, axis=1)
     for quarter in quarters:
         for row in np.array_split(quarter[int(0.06 * len(quarter)) :], 3):
             for rgb in RGB.values():
                 assert (np.linalg.norm(row - rgb, axis=-1) < 30).sum() > 100
-    estimates = {"a": pixels + [3, 0], "b": pixels - [0, 6]}
-    footage = Footage(CAMERA, estimates, pixels, world, range(20))
-    save_errors(tmp_path / "errors.png", footage, "S9")
+    film = film_of(walk, {"a": pixels + [3, 0], "b": pixels - [0, 6]}, truth_px=pixels)
+    save_errors(tmp_path / "errors.png", film)
     picture = read_png(tmp_path / "errors.png")[:, : 2200 // 2]
     rows = {}
     for name, side in (("a", "left"), ("b", "right")):
