@@ -12,8 +12,8 @@ import run_poseformer
 from common.architecture import (
     infer_config,
 )
+from common.confidences import scale_logits
 from common.console import InputError
-from common.fusion import weights_from_logits
 from common.generators import WindowGenerator, flip_keypoints, with_noise
 from common.h36m_dataset import load_sequences
 from common.lift import load_lifter
@@ -63,7 +63,7 @@ def test_coordinates_come_first_and_logits_are_scaled_as_in_the_merge(confident)
         for n in ("vitpose", "pct")
     )
     np.testing.assert_array_equal(found.keypoints[..., 6], vitpose)
-    np.testing.assert_array_equal(found.keypoints[..., 7], weights_from_logits(pct))
+    np.testing.assert_array_equal(found.keypoints[..., 7], scale_logits(pct))
     assert found.keypoints[..., 6:].min() == 0
     assert found.keypoints[..., 6:].max() == 1
 
