@@ -63,7 +63,7 @@ class FittedMixture:
 
     estimators: tuple[str, ...]  # their names
     confident: tuple[bool, ...]  # for each, whether its variance is a function of confidence
-    degrees_of_freedom: float  # Student's v; infinite for least squares
+    degrees_of_freedom: float  # Student's v
     motion: np.ndarray  # (17,), q; infinite for no smoothing
     bias: np.ndarray  # (E, 17, 2), mean of estimate - truth
     knots: np.ndarray  # (E, 17, K), confidences in rising order
@@ -93,14 +93,12 @@ def mix_fitted(
         lengths = np.array([len(view[0]) for view in some])
         keypoints, confidences = stack_estimates(some, mixture.confident)
         sizes = np.repeat(person_sizes(keypoints, lengths), lengths)[:, None, None]
-        variances = noise_variances(mixture.knots, mixture.variances, confidences)
-        mixed, variance = best_unbiased(
-            keypoints / sizes - mixture.bias[:, None],
-            variances,
-            mixture.correlation,
-            mixture.degrees_of_freedom,
+        unbiased = keypoints / sizes - mixture.bias[:, None]
+        noise = noise_variances(mixture.knots, mixture.variances, confidences)
+        mixed, variances = best_unbiased(
+            unbiased, noise, mixture.correlation, mixture.degrees_of_freedom
         )
-        mixed = rts_smooth(mixed, variance, lengths, mixture.motion)
+        mixed = rts_smooth(mixed, variances, lengths, mixture.motion)
         mixed = (mixed + apply_layout(mixture.layout, mixed)) * sizes
         yield from np.split(mixed.astype(np.float32), np.cumsum(lengths)[:-1])
 
@@ -149,27 +147,21 @@ def noise_variances(
 
 
 def best_unbiased(
-    keypoints: np.ndarray,
-    variances: np.ndarray,
-    correlation: np.ndarray,
-    degrees_of_freedom: float = np.inf,
+    keypoints: np.ndarray, variances: np.ndarray, correlation: np.ndarray, v: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mix keypoints (E, frames, joints, 2), without bias, with the weights of least variance.
 
     The noise has variances (E, frames, joints) in x, or in y; correlation (joints, E, E), which is
-    invertible; and Student's v `degrees_of_freedom`, infinite for plain least squares.
+    invertible; and Student's v degrees of freedom.
 
     Returns:
         The mixture (frames, joints, 2) and its variance (frames, joints).
     """
     precision = np.linalg.inv(correlation)
-    robust = np.isfinite(degrees_of_freedom)
-    trust = np.ones_like(variances)
-    mixed = np.median(keypoints, axis=0) if robust else None
-    for _ in range(_ROBUST_ITERATIONS if robust else 1):
-        if robust:
-            v, squared = degrees_of_freedom, np.square(keypoints - mixed).sum(axis=-1)
-            trust = (v + 2) / (v + squared / variances)
+    mixed = np.median(keypoints, axis=0)
+    for _ in range(_ROBUST_ITERATIONS):
+        squared = np.square(keypoints - mixed).sum(axis=-1)
+        trust = (v + 2) / (v + squared / variances)
         scale = np.sqrt(trust / variances)  # D⁻¹
         weights = scale * np.einsum("jef,ftj->etj", precision, scale, optimize=True)  # C⁻¹ 1
         total = weights.sum(axis=0)

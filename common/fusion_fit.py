@@ -122,12 +122,9 @@ class _Training:
     def mix(self, model: tuple[np.ndarray, ...], rows: np.ndarray, freedom: float) -> tuple:
         """Mix these frames; returns the mixture and its variance."""
         bias, knots, variances, correlation = model
-        return fusion.best_unbiased(
-            self.keypoints[:, rows] - bias[:, None],
-            fusion.noise_variances(knots, variances, self._confidences[:, rows]),
-            correlation,
-            freedom,
-        )
+        unbiased = self.keypoints[:, rows] - bias[:, None]
+        noise = fusion.noise_variances(knots, variances, self._confidences[:, rows])
+        return fusion.best_unbiased(unbiased, noise, correlation, freedom)
 
 
 def _fit_variances(noise: np.ndarray, confidences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.confidences import WITH_CONFIDENCE
-from common.console import InputError
+from common.console import InputError, listing
 from common.h36m_cameras import CAMERA_IDS
 from common.h36m_dataset import action_class, keypoints_names, keypoints_path
 from common.npz_io import Positions2d
@@ -66,25 +66,29 @@ def list_views(path: Path, positions: Positions2d, subjects: Iterable[str]) -> l
 
 
 def view_arrays(
-    path: Path, positions: Positions2d, views: Sequence[View], lengths: Sequence[int]
+    path: Path,
+    positions: Positions2d,
+    views: Sequence[View],
+    lengths: Sequence[int] | None = None,
 ) -> list[np.ndarray]:
-    """Return each view's frames, (frames, 17, 2 or 3), cut to `lengths`, as training cuts them.
+    """Return each view's frames, (frames, 17, 2 or 3), cut to `lengths` where these are given.
 
     Raises:
-        InputError: if a view is missing or has fewer frames.
+        InputError: if views are missing, or one has fewer frames.
     """
-    arrays = []
-    for (subject, action, camera), length in zip(views, lengths):
-        if action not in positions.get(subject, {}):
-            raise InputError(f"{path}: lacks {subject} {action}, which gt has")
-        array = positions[subject][action][camera]
+    missing = [f"{s} {a}" for s, a, _ in views if a not in positions.get(s, {})]
+    if missing:
+        raise InputError(
+            f"{path}: lacks {listing(dict.fromkeys(missing))}, which the other files have"
+        )
+    arrays = [positions[subject][action][camera] for subject, action, camera in views]
+    for (subject, action, camera), array, length in zip(views, arrays, lengths or ()):
         if len(array) < length:
             raise InputError(
                 f"{path}: {subject} {action}, camera {CAMERA_IDS[camera]}: "
                 f"{len(array)} frames, but gt has {length}"
             )
-        arrays.append(array[:length])
-    return arrays
+    return [array[:length] for array, length in zip(arrays, lengths or map(len, arrays))]
 
 
 def measure(
@@ -116,7 +120,8 @@ def measure(
     bias = (bias / frames).astype(np.float32)
     confidence = None
     if estimates[0].shape[-1] == 3:
-        sampled = np.concatenate([e[:: _step(frames), :, 2] for e in estimates])
+        step = max(1, frames // _SAMPLED_FRAMES)
+        sampled = np.concatenate([e[::step, :, 2] for e in estimates])
         errors = _lengths(sample_differences(estimates, truths) - bias)
         confidence = _measure_confidence(sampled, errors)
     with ThreadPoolExecutor() as pool:
@@ -188,12 +193,8 @@ def _figures(errors: _Errors) -> dict[str, float | None]:
 
 def sample_differences(estimates: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> np.ndarray:
     """Return estimate - truth (frames, 17, 2), pixels, of about 20,000 frames of all views."""
-    step = _step(sum(map(len, truths)))
+    step = max(1, sum(map(len, truths)) // _SAMPLED_FRAMES)
     return np.concatenate([e[::step, :, :2] - t[::step] for e, t in zip(estimates, truths)])
-
-
-def _step(frames: int) -> int:
-    return max(1, frames // _SAMPLED_FRAMES)
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:
@@ -205,18 +206,14 @@ def _measure_confidence(confidence: np.ndarray, errors: np.ndarray) -> dict[str,
     by_joint = dict(zip(JOINT_NAMES, map(rank_correlation, confidence.T, errors.T)))
     known = [value for value in by_joint.values() if value is not None]
     order = np.argsort(confidence, axis=None, kind="stable")
-    bins = [
-        {
-            "confidence": float(confidence.flat[part].mean(dtype=np.float64)),
-            "error_px": float(errors.flat[part].mean(dtype=np.float64)),
-        }
-        for part in np.array_split(order, CALIBRATION_BINS)
-        if len(part)
-    ]
+    values = {"confidence": confidence, "error_px": errors}
     return {
         "rank_correlation": float(np.mean(known)) if known else None,
         "by_joint": by_joint,
-        "calibration": bins,
+        "calibration": [
+            {name: float(array.flat[part].mean(dtype=np.float64)) for name, array in values.items()}
+            for part in np.array_split(order, CALIBRATION_BINS)
+        ],
     }
 
 

@@ -1,9 +1,10 @@
 """Several estimators' data_2d_h36m_<detector>.npz to one, data_2d_h36m_merge_<strategy>.npz.
 
 manual takes some joints of one estimator from others; average is the plain mean of several;
-weighted_average weights each joint of each frame by the estimators' confidences. Two strategies
-learn from gt on the training subjects: best_joint takes each joint from the estimator that is best
-for it; fitted is the best linear unbiased mixture, smoothed over time (common/fusion.py).
+weighted_average weights each joint of each frame by the confidences in the _w_conf files. Two
+strategies learn from gt on the training subjects: best_joint takes each joint from the estimator
+that is best for it; fitted is the best linear unbiased mixture, smoothed over time
+(common/fusion.py), and takes confidences where there are any.
 """
 
 import argparse
@@ -27,8 +28,8 @@ from common.files import check_distinct
 from common.fusion import FittedMixture, cut_to_shortest, mix_fitted, weighted_mean
 from common.fusion_fit import fit_mixture, read_mixture, write_mixture
 from common.h36m_cameras import CAMERA_IDS
-from common.h36m_dataset import TRAIN_SUBJECTS, each_sequence, keypoints_path
-from common.keypoint_errors import View, estimates_path, list_estimators, list_views
+from common.h36m_dataset import TRAIN_SUBJECTS, keypoints_path
+from common.keypoint_errors import View, estimates_path, list_estimators, list_views, view_arrays
 from common.npz_io import Positions2d, npz_path, read_positions_2d, write_positions_2d
 from common.skeleton import JOINT_NAMES
 from common.tables import format_table
@@ -41,7 +42,7 @@ DETECTORS = {
 LEARNED = ("best_joint", "fitted")
 STRATEGY_OF_FLAG = {"replace": "manual", "logits": "weighted_average", "weights": "fitted"}
 MANUAL_REPLACE = ("2,8,10,14=pct",)
-LOGITS_DETECTORS = "pct"
+LOGITS_DETECTOR = "pct"
 WEIGHTS = "merge_fitted.json"
 
 
@@ -63,14 +64,15 @@ def main() -> None:
     weights = [data_dir / WEIGHTS] if strategy == "fitted" and learns else []
     check_distinct([output, *weights], [*paths.values(), *truth_paths])
 
-    estimators = read_estimators(paths)
-    for i, (name, positions) in enumerate(estimators.items()):
-        if strategy == "weighted_average" or (mixture and mixture.confident[i]):
-            check_channel(paths[name], positions)
-        if strategy == "weighted_average" and name not in logits:
-            warn_of_logits(paths[name], name, positions)
-    views = list_views(paths[name], positions, positions)
-    estimates = [[e[s][a][camera] for e in estimators.values()] for s, a, camera in views]
+    estimators = {name: read_positions_2d(path) for name, path in paths.items()}
+    views, estimates = align(paths, estimators)
+    weighted = strategy == "weighted_average"
+    for i, (name, path) in enumerate(paths.items()):
+        print(f"read {path} ({sum(map(len, estimators[name].values()))} sequences)")
+        if weighted or (mixture and mixture.confident[i]):
+            check_channel(path, estimators[name])
+        if weighted and name not in logits:
+            warn_of_logits(path, name, estimators[name])
     report_cuts(detectors, views, estimates)
     if learns:
         training = training_views(truth_paths[0], views, estimates)
@@ -98,9 +100,7 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__)
     add = parser.add_argument
-    text = "weighted_average reads the files that end in _w_conf, and so does fitted where there "
-    text += "are any"
-    add("--strategy", required=True, choices=(*DETECTORS, *LEARNED), help=text)
+    add("--strategy", required=True, choices=(*DETECTORS, *LEARNED), help="how to mix, see above")
     text = "the estimators; for manual, whose joints are replaced (default: all that there are "
     text += f"for {' and '.join(LEARNED)}; {DETECTORS['manual']} for manual, else "
     text += f"{DETECTORS['average']})"
@@ -109,7 +109,7 @@ def parse_arguments() -> argparse.Namespace:
     text += f"(default: {' '.join(MANUAL_REPLACE)})"
     add("--replace", nargs="+", metavar="JOINTS=NAME", help=text)
     text = "weighted_average alone: estimators whose confidences are logits, which are divided "
-    text += f"by their maximum over the sequence (default: {LOGITS_DETECTORS})"
+    text += f"by their maximum over the sequence (default: {LOGITS_DETECTOR})"
     add("--logits", metavar="A,B,…", help=text)
     text = f"fitted alone: apply an earlier fit, {WEIGHTS}, instead of learning from gt"
     add("--weights", type=Path, metavar="FILE", help=text)
@@ -190,48 +190,34 @@ def choose_logits(given: str | None, detectors: list[str]) -> list[str]:
     Raises:
         InputError: if one that is given is not among the estimators.
     """
-    logits = split_names(LOGITS_DETECTORS if given is None else given)
-    unknown = [name for name in logits if name not in detectors]
-    if given is not None and unknown:
-        there, others = ", ".join(detectors), ", ".join(unknown)
-        raise InputError(f"--logits {given}: {others} is not among {there}")
+    if given is None:
+        return [LOGITS_DETECTOR]
+    logits = split_names(given)
+    unknown = ", ".join(name for name in logits if name not in detectors)
+    if unknown:
+        raise InputError(f"--logits {given}: {unknown} is not among {', '.join(detectors)}")
     return logits
 
 
 def input_path(data_dir: Path, strategy: str, name: str) -> Path:
-    """Return an estimator's file, with confidences where the strategy takes them.
-
-    Raises:
-        InputError: if there is none.
-    """
+    """Return an estimator's file, with confidences where the strategy takes them."""
     if strategy == "fitted":
         return estimates_path(data_dir, name)
     suffix = WITH_CONFIDENCE if strategy == "weighted_average" else ""
     return keypoints_path(data_dir, "h36m", name + suffix)
 
 
-def read_estimators(paths: dict[str, Path]) -> dict[str, Positions2d]:
-    """Read {estimator: positions}, all of the same subjects and actions, from {estimator: file}.
+def align(
+    paths: dict[str, Path], estimators: dict[str, Positions2d]
+) -> tuple[list[View], list[Sequence[np.ndarray]]]:
+    """Return the views, and for each the estimators' arrays (frames, 17, 2 or 3), uncut.
 
     Raises:
-        InputError: if a file is bad, or lacks a sequence that another has.
+        InputError: if one of the files lacks a sequence that another has.
     """
-    estimators = {name: read_positions_2d(path) for name, path in paths.items()}
-    sequences = {
-        name: {f"{subject} {action}" for subject, action, _ in each_sequence(positions)}
-        for name, positions in estimators.items()
-    }
-    everything = set().union(*sequences.values())
-    problems = [
-        f"{paths[name]} lacks {', '.join(sorted(everything - found))}"
-        for name, found in sequences.items()
-        if found != everything
-    ]
-    if problems:
-        raise InputError(f"{'; '.join(problems)}. Files of one mixture hold the same sequences")
-    for name, path in paths.items():
-        print(f"read {path} ({len(sequences[name])} sequences)")
-    return estimators
+    pairs = [(paths[name], positions) for name, positions in estimators.items()]
+    views = list(dict.fromkeys(view for pair in pairs for view in list_views(*pair, pair[1])))
+    return views, list(zip(*(view_arrays(*pair, views) for pair in pairs)))
 
 
 def warn_of_logits(path: Path, name: str, positions: Positions2d) -> None:
@@ -241,7 +227,9 @@ def warn_of_logits(path: Path, name: str, positions: Positions2d) -> None:
         warn(f"{path}: confidences reach {largest:.3g}; if they are logits, add {name} to --logits")
 
 
-def report_cuts(detectors: list[str], views: list[View], estimates: list[list[np.ndarray]]) -> None:
+def report_cuts(
+    detectors: list[str], views: list[View], estimates: list[Sequence[np.ndarray]]
+) -> None:
     """Say how many views have estimates of unequal length, and which differ the most."""
     lengths = [list(map(len, arrays)) for arrays in estimates]
     surplus = [max(of_view) - min(of_view) for of_view in lengths]
@@ -286,33 +274,27 @@ def mix(
 
 # For each view the estimators' arrays (frames, 17, 2 or 3), the truth (frames, 17, 2), in pixels,
 # and the subject.
-Training = tuple[list[list[np.ndarray]], list[np.ndarray], list[str]]
+Training = tuple[list[Sequence[np.ndarray]], list[np.ndarray], list[str]]
 
 
 def training_views(
-    truth_path: Path, views: list[View], estimates: list[list[np.ndarray]]
+    truth_path: Path, views: list[View], estimates: list[Sequence[np.ndarray]]
 ) -> Training:
     """Return what there is to learn from: the training subjects' views, cut to the shortest.
 
     Raises:
         InputError: if the truth is bad or lacks a sequence, or there is no training subject.
     """
-    truth = read_positions_2d(truth_path)
-    training = []
-    for (subject, action, camera), arrays in zip(views, estimates):
-        if subject not in TRAIN_SUBJECTS:
-            continue
-        if action not in truth.get(subject, {}):
-            raise InputError(f"{truth_path}: lacks {subject} {action}, which the estimators have")
-        true, *arrays = cut_to_shortest([truth[subject][action][camera][..., :2], *arrays])
-        training.append((arrays, true, subject))
-    if not training:
+    chosen = [i for i, view in enumerate(views) if view.subject in TRAIN_SUBJECTS]
+    if not chosen:
         raise InputError(
             f"{truth_path.parent}: the estimators' files hold none of {', '.join(TRAIN_SUBJECTS)}, "
             "from whom the mixture is learned; prepare these, or give fitted an earlier fit by "
             "--weights"
         )
-    return tuple(map(list, zip(*training)))
+    truths = view_arrays(truth_path, read_positions_2d(truth_path), [views[i] for i in chosen])
+    cut = [cut_to_shortest([t[..., :2], *estimates[i]]) for i, t in zip(chosen, truths)]
+    return [a[1:] for a in cut], [a[0] for a in cut], [views[i].subject for i in chosen]
 
 
 def choose_joints(detectors: list[str], training: Training) -> dict[int, str]:

@@ -66,7 +66,7 @@ def test_weights_are_those_of_aitken():
     covariance = factor @ factor.mT
     deviation = np.sqrt(np.einsum("jee->je", covariance))
     correlation = covariance / deviation[:, :, None] / deviation[:, None]
-    mixed, variance = best_unbiased(keypoints, variances, correlation)
+    mixed, variance = best_unbiased(keypoints, variances, correlation, 1e15)
     for t, j in np.ndindex(4, 2):
         d = np.diag(np.sqrt(variances[:, t, j]))
         precision = np.linalg.inv(d @ correlation[j] @ d)
@@ -81,7 +81,7 @@ def test_an_estimator_far_from_the_others_hardly_counts():
     keypoints[1] += 300
     unit = (np.ones((3, 50, 1)), np.eye(3)[None])
     robust, _ = best_unbiased(keypoints, *unit, 4.0)
-    plain, _ = best_unbiased(keypoints, *unit)
+    plain, _ = best_unbiased(keypoints, *unit, 1e15)
     assert np.abs(robust).max() < 4
     assert plain.min() > 90
 
