@@ -18,19 +18,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common import keypoint_errors
 from common.console import DATA_DIR, ArgumentParser, InputError, progress, run
 from common.files import atomic_output, check_output
 from common.h36m_dataset import TEST_SUBJECTS, keypoints_path, parse_subjects
-from common.keypoint_errors import (
-    PCK_SHARES,
-    error_correlation,
-    estimates_path,
-    list_estimators,
-    list_views,
-    measure,
-    sample_differences,
-    view_arrays,
-)
+from common.keypoint_errors import PCK_SHARES, estimates_path, list_estimators
 from common.npz_io import read_positions_2d
 from common.skeleton import JOINT_NAMES
 from common.tables import format_table
@@ -116,16 +108,16 @@ def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str
         InputError: if a file is bad, or lacks a sequence or a frame that gt has.
     """
     truth = read_positions_2d(truth_path)
-    views = list_views(truth_path, truth, subjects)
+    views = keypoint_errors.list_views(truth_path, truth, subjects)
     truths = [truth[s][a][camera][..., :2] for s, a, camera in views]
     lengths = list(map(len, truths))
     summaries, sampled = {}, []
     for name, path in progress(paths.items(), desc="measuring", unit="file"):
-        estimates = view_arrays(path, read_positions_2d(path), views, lengths)
-        summaries[name] = measure(estimates, truths, views)
-        sampled.append(sample_differences(estimates, truths))
+        estimates = keypoint_errors.view_arrays(path, read_positions_2d(path), views, lengths)
+        summaries[name] = keypoint_errors.measure(estimates, truths, views)
+        sampled.append(keypoint_errors.sample_differences(estimates, truths))
         del estimates  # before the next file is read
-    correlation = error_correlation(sampled)
+    correlation = keypoint_errors.error_correlation(sampled)
 
     def best(joint: str, figure: str) -> str:
         return min(summaries, key=lambda name: summaries[name]["by_joint"][joint][figure])
