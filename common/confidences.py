@@ -5,13 +5,22 @@ from pathlib import Path
 import numpy as np
 
 from common.console import InputError
-from common.fusion import weights_from_logits
 from common.npz_io import Positions2d, read_positions_2d
 
 # Names of 2D files that hold confidences end in it.
 WITH_CONFIDENCE = "_w_conf"
 # A heat map's peak can pass 1 by a little; confidences beyond this are no probabilities.
 LARGEST_PROBABILITY = 1.5
+
+
+def scale_logits(logits: np.ndarray) -> np.ndarray:
+    """Divide one sequence's logits by their maximum; negative ones become zero.
+
+    It puts an estimator like PCT, whose confidences are logits, on the scale of those whose
+    confidences are probabilities (Mehraban, Qin and Taati, FG 2024): (frames, joints), in [0, 1].
+    """
+    largest = logits.max()
+    return np.maximum(logits, 0) / largest if largest > 0 else np.zeros_like(logits)
 
 
 def largest_confidence(positions: Positions2d) -> float:
@@ -40,8 +49,7 @@ def read_estimates(path: Path) -> Positions2d:
 
     Returns:
         {subject: {action: [four arrays (frames, 17, channels)]}}: pixels, and a third channel,
-        from 0 to 1, if the file's name ends in `_w_conf`. Logits are scaled as in `merge.py`, by
-        the maximum over the sequence.
+        from 0 to 1, if the file's name ends in `_w_conf`. Logits are scaled by `scale_logits`.
 
     Raises:
         InputError: if the file is bad, or its name promises confidences that it does not hold.
@@ -55,8 +63,7 @@ def read_estimates(path: Path) -> Positions2d:
     def channels(view: np.ndarray) -> np.ndarray:
         if not confident:
             return view[..., :2]
-        told = view[..., 2]
-        scaled = weights_from_logits(told) if logits else np.clip(told, 0, 1)
+        scaled = scale_logits(view[..., 2]) if logits else np.clip(view[..., 2], 0, 1)
         return np.concatenate([view[..., :2], scaled[..., None]], axis=-1)
 
     return {

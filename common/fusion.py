@@ -25,7 +25,7 @@ function of the mixed pose, is taken out.
 Lengths are in units of the person's size in the view, so that a fit applies to other footage.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,25 +35,14 @@ from common.skeleton import BONES, NUM_JOINTS
 _ROBUST_ITERATIONS = 3
 # A start from almost no knowledge of the velocity: a person's size in a frame.
 _START_VELOCITY_VARIANCE = 1.0
-# Frames mixed at a time, which bounds the memory.
-_FRAMES_AT_A_TIME = 100_000
+# Views mixed at a time, which bounds the memory.
+_VIEWS_AT_A_TIME = 40
 
 
 def cut_to_shortest(views: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Cut arrays (frames, …) to the length of the shortest."""
     frames = min(map(len, views))
     return [view[:frames] for view in views]
-
-
-def replace_joints(base: np.ndarray, sources: Mapping[int, np.ndarray]) -> np.ndarray:
-    """Return a copy of `base` (frames, 17, channels), with some joints from other such arrays.
-
-    `sources` is {joint: the array to take it from}.
-    """
-    mixture = base.copy()
-    for joint, source in sources.items():
-        mixture[:, joint] = source[:, joint]
-    return mixture
 
 
 def weighted_mean(keypoints: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
@@ -68,34 +57,18 @@ def weighted_mean(keypoints: Sequence[np.ndarray], weights: Sequence[np.ndarray]
     return np.einsum("efj,efjc->fjc", weights, np.stack(keypoints).astype(np.float64))
 
 
-def weights_from_logits(logits: np.ndarray) -> np.ndarray:
-    """Divide one sequence's logits by their maximum; negative ones weigh nothing.
-
-    It puts an estimator like PCT, whose confidences are logits, on the scale of those whose
-    confidences are probabilities (Mehraban, Qin and Taati, FG 2024): (frames, joints), in [0, 1].
-    """
-    largest = logits.max()
-    return np.maximum(logits, 0) / largest if largest > 0 else np.zeros_like(logits)
-
-
-def best_joints(errors: Mapping[str, np.ndarray]) -> dict[int, str]:
-    """Return {joint: the estimator with the lowest error} of {estimator: (17,) errors}."""
-    return {j: min(errors, key=lambda name: errors[name][j]) for j in range(NUM_JOINTS)}
-
-
 @dataclass(frozen=True, eq=False)
 class FittedMixture:
     """What `mix_fitted` needs to know, E estimators; lengths in units of the person's size."""
 
     estimators: tuple[str, ...]  # their names
     confident: tuple[bool, ...]  # for each, whether its variance is a function of confidence
+    degrees_of_freedom: float  # Student's v
+    motion: np.ndarray  # (17,), q; infinite for no smoothing
     bias: np.ndarray  # (E, 17, 2), mean of estimate - truth
     knots: np.ndarray  # (E, 17, K), confidences in rising order
     variances: np.ndarray  # (E, 17, K), variance of the noise in x, or in y, at the knots
     correlation: np.ndarray  # (17, E, E), of the estimators' noise
-    degrees_of_freedom: float  # Student's v; infinite for least squares
-    # (17,), q: growth of the velocity's variance in a frame; infinite for no smoothing.
-    motion: np.ndarray
     # (19, 17), for each joint how truth - mixture depends on the 17 joints' places relative to
     # their centre, and its constants in x and y.
     layout: np.ndarray
@@ -115,30 +88,19 @@ def mix_fitted(
     Yields:
         For each view (frames, 17, 2), float32, pixels.
     """
-    for some in _batches(views):
+    for first in range(0, len(views), _VIEWS_AT_A_TIME):
+        some = views[first : first + _VIEWS_AT_A_TIME]
         lengths = np.array([len(view[0]) for view in some])
         keypoints, confidences = stack_estimates(some, mixture.confident)
         sizes = np.repeat(person_sizes(keypoints, lengths), lengths)[:, None, None]
-        variances = noise_variances(mixture.knots, mixture.variances, confidences)
-        mixed, variance = best_unbiased(
-            keypoints / sizes - mixture.bias[:, None],
-            variances,
-            mixture.correlation,
-            mixture.degrees_of_freedom,
+        unbiased = keypoints / sizes - mixture.bias[:, None]
+        noise = noise_variances(mixture.knots, mixture.variances, confidences)
+        mixed, variances = best_unbiased(
+            unbiased, noise, mixture.correlation, mixture.degrees_of_freedom
         )
-        mixed = smooth(mixed, variance, lengths, mixture.motion)
+        mixed = rts_smooth(mixed, variances, lengths, mixture.motion)
         mixed = (mixed + apply_layout(mixture.layout, mixed)) * sizes
         yield from np.split(mixed.astype(np.float32), np.cumsum(lengths)[:-1])
-
-
-def _batches(views: Sequence[Sequence[np.ndarray]]) -> Iterator[Sequence[Sequence[np.ndarray]]]:
-    """Cut the views into runs of about `_FRAMES_AT_A_TIME` frames."""
-    first, frames = 0, 0
-    for i, view in enumerate(views):
-        frames += len(view[0])
-        if frames >= _FRAMES_AT_A_TIME or i == len(views) - 1:
-            yield views[first : i + 1]
-            first, frames = i + 1, 0
 
 
 def stack_estimates(
@@ -150,13 +112,12 @@ def stack_estimates(
         keypoints (E, frames, 17, 2), pixels, and confidences (E, frames, 17), zero for an estimator
         that is not `confident`; float64.
     """
-    by_estimator = [np.concatenate(arrays) for arrays in zip(*views)]
-    keypoints = np.stack([array[..., :2] for array in by_estimator]).astype(np.float64)
-    confidences = np.zeros(keypoints.shape[:-1])
-    for e, array in enumerate(by_estimator):
-        if confident[e]:
-            confidences[e] = array[..., 2]
-    return keypoints, confidences
+    arrays = [np.concatenate(parts) for parts in zip(*views)]
+    keypoints = np.stack([array[..., :2] for array in arrays])
+    confidences = np.stack(
+        [a[..., 2] if known else np.zeros(a.shape[:2]) for a, known in zip(arrays, confident)]
+    )
+    return keypoints.astype(np.float64), confidences.astype(np.float64)
 
 
 def person_sizes(keypoints: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -186,27 +147,21 @@ def noise_variances(
 
 
 def best_unbiased(
-    keypoints: np.ndarray,
-    variances: np.ndarray,
-    correlation: np.ndarray,
-    degrees_of_freedom: float = np.inf,
+    keypoints: np.ndarray, variances: np.ndarray, correlation: np.ndarray, v: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mix keypoints (E, frames, joints, 2), without bias, with the weights of least variance.
 
     The noise has variances (E, frames, joints) in x, or in y; correlation (joints, E, E), which is
-    invertible; and Student's v `degrees_of_freedom`, infinite for plain least squares.
+    invertible; and Student's v degrees of freedom.
 
     Returns:
         The mixture (frames, joints, 2) and its variance (frames, joints).
     """
     precision = np.linalg.inv(correlation)
-    robust = np.isfinite(degrees_of_freedom)
-    trust = np.ones_like(variances)
-    mixed = np.median(keypoints, axis=0) if robust else None
-    for _ in range(_ROBUST_ITERATIONS if robust else 1):
-        if robust:
-            v, squared = degrees_of_freedom, np.square(keypoints - mixed).sum(axis=-1)
-            trust = (v + 2) / (v + squared / variances)
+    mixed = np.median(keypoints, axis=0)
+    for _ in range(_ROBUST_ITERATIONS):
+        squared = np.square(keypoints - mixed).sum(axis=-1)
+        trust = (v + 2) / (v + squared / variances)
         scale = np.sqrt(trust / variances)  # D⁻¹
         weights = scale * np.einsum("jef,ftj->etj", precision, scale, optimize=True)  # C⁻¹ 1
         total = weights.sum(axis=0)
@@ -214,10 +169,10 @@ def best_unbiased(
     return mixed, 1 / total
 
 
-def smooth(
+def rts_smooth(
     positions: np.ndarray, variances: np.ndarray, lengths: np.ndarray, motion: np.ndarray
 ) -> np.ndarray:
-    """Smooth every joint over its view's time, forward and backward: Rauch-Tung-Striebel.
+    """Smooth every joint over time, view by view, forward and backward: Rauch-Tung-Striebel.
 
     The state is (position, velocity), in x and y alike; from frame to frame it becomes
     F = [[1, 1], [0, 1]] times itself plus noise of covariance q [[1/3, 1/2], [1/2, 1]].

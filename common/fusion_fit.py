@@ -5,6 +5,7 @@ Every choice among values is made by leaving out one group (subject) at a time a
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from common.files import atomic_output
 from common.fusion import FittedMixture
 from common.skeleton import NUM_JOINTS
 
-# Fewer frames do not give variances; more than the second number change nothing and take time.
-LEAST_FRAMES, _MOST_FRAMES = 200, 40_000
+# Fewer frames give no variances; more than the second number change nothing and take time.
+_LEAST_FRAMES, _MOST_FRAMES = 200, 40_000
 # Where confidence is cut into bins, each with a variance: finer where it is low, as it is there
 # that it tells most.
 _LEVELS = (0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.3, 0.45, 0.6, 0.75, 0.9, 1)
@@ -36,7 +37,6 @@ _RIDGES = tuple(10.0**-k for k in range(1, 8))
 
 def fit_mixture(
     estimators: Sequence[str],
-    confident: Sequence[bool],
     views: Sequence[Sequence[np.ndarray]],
     truths: Sequence[np.ndarray],
     groups: Sequence[str],
@@ -45,8 +45,8 @@ def fit_mixture(
 
     Args:
         estimators: E names.
-        confident: for each, whether it has confidences.
-        views: for each view the estimators' arrays (frames, 17, 2 or 3), of equal lengths, pixels.
+        views: for each view the estimators' arrays (frames, 17, 2 or 3), of equal lengths, pixels;
+            the third channel is the confidence.
         truths: for each view (frames, 17, 2), pixels.
         groups: for each view whose it is; what is chosen is chosen on groups that were left out.
             Where all views are one group's, every second view is another's.
@@ -57,32 +57,30 @@ def fit_mixture(
     Raises:
         InputError: if there are too few frames or views.
     """
-    views, truths = _middle_frames(views), _middle_frames([[truth] for truth in truths])
-    frames = sum(len(view[0]) for view in views)
-    if frames < LEAST_FRAMES or len(views) < 2:
+    most = _MOST_FRAMES // len(views)
+    views = [[_middle(array, most) for array in arrays] for arrays in views]
+    truths = [_middle(truth, most) for truth in truths]
+    frames = sum(map(len, truths))
+    if frames < _LEAST_FRAMES or len(views) < 2:
         raise InputError(
             f"{frames} frames in {len(views)} views with truth to fit a mixture to; it takes "
-            f"{LEAST_FRAMES} in two views at least. Prepare more sequences, or take "
+            f"{_LEAST_FRAMES} in two views at least. Prepare more sequences, or take "
             "--strategy average"
         )
     groups = np.array(groups)
     if len(set(groups)) == 1:
         groups = np.arange(len(views)) % 2
+    confident = tuple(array.shape[-1] == 3 for array in views[0])
     data = _Training(views, truths, groups, confident)
     freedom, mixed, variances = _choose_freedom(data)
     motion = _choose_motion(data, mixed, variances)
-    layout = _fit_layout(data, fusion.smooth(mixed, variances, data.lengths, motion))
-    names, confident = tuple(estimators), tuple(map(bool, confident))
-    model = data.noise_model(slice(None))
-    return FittedMixture(names, confident, *model, freedom, motion, layout)
+    layout = _fit_layout(data, fusion.rts_smooth(mixed, variances, data.lengths, motion))
+    noise = data.noise_model(slice(None))
+    return FittedMixture(tuple(estimators), confident, freedom, motion, *noise, layout)
 
 
-def _middle_frames(views: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
-    """Keep of each view so many frames of its middle that all together are not too many."""
-    most = max(1, _MOST_FRAMES // len(views))
-    return [
-        [array[max(0, (len(array) - most) // 2) :][:most] for array in arrays] for arrays in views
-    ]
+def _middle(frames: np.ndarray, most: int) -> np.ndarray:
+    return frames[max(0, (len(frames) - most) // 2) :][:most]
 
 
 class _Training:
@@ -90,21 +88,23 @@ class _Training:
 
     def __init__(
         self,
-        views: list[list[np.ndarray]],
-        truths: list[list[np.ndarray]],
+        views: Sequence[Sequence[np.ndarray]],
+        truths: Sequence[np.ndarray],
         groups: np.ndarray,
         confident: Sequence[bool],
     ) -> None:
-        self.lengths = np.array([len(view[0]) for view in views])  # (views,)
-        self.groups = np.repeat(groups, self.lengths)  # (frames,)
+        self.lengths = np.array(list(map(len, truths)))  # (views,)
+        groups = np.repeat(groups, self.lengths)
+        # For each group, which of the frames are its own.
+        self.folds = [groups == group for group in np.unique(groups)]
         keypoints, self._confidences = fusion.stack_estimates(views, confident)
         sizes = np.repeat(fusion.person_sizes(keypoints, self.lengths), self.lengths)[:, None, None]
         self.keypoints = keypoints / sizes  # (E, frames, 17, 2)
-        self.truth = np.concatenate([truth for (truth,) in truths]) / sizes  # (frames, 17, 2)
+        self.truth = np.concatenate(truths) / sizes  # (frames, 17, 2)
         # Regressed on the truth, which has no noise, and common to all estimators: what one has
         # of its own is its noise.
         difference = np.mean(self.keypoints, axis=0) - self.truth
-        shared = _regress(self.truth, difference, slice(None), min(_RIDGES))
+        shared = _regress(self.truth, difference, min(_RIDGES))
         shared[NUM_JOINTS:] = 0
         # The truth as the estimators' layout has it, a(x) added, (frames, 17, 2).
         self.target = self.truth + fusion.apply_layout(shared, self.truth)
@@ -122,12 +122,9 @@ class _Training:
     def mix(self, model: tuple[np.ndarray, ...], rows: np.ndarray, freedom: float) -> tuple:
         """Mix these frames; returns the mixture and its variance."""
         bias, knots, variances, correlation = model
-        return fusion.best_unbiased(
-            self.keypoints[:, rows] - bias[:, None],
-            fusion.noise_variances(knots, variances, self._confidences[:, rows]),
-            correlation,
-            freedom,
-        )
+        unbiased = self.keypoints[:, rows] - bias[:, None]
+        noise = fusion.noise_variances(knots, variances, self._confidences[:, rows])
+        return fusion.best_unbiased(unbiased, noise, correlation, freedom)
 
 
 def _fit_variances(noise: np.ndarray, confidences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -172,15 +169,14 @@ def _fit_correlation(noise: np.ndarray) -> np.ndarray:
 def _choose_freedom(data: _Training) -> tuple[float, np.ndarray, np.ndarray]:
     """Return the best degrees of freedom, and the mixture and its variance of groups left out."""
     errors = np.zeros(len(_DEGREES_OF_FREEDOM))
-    folds = [data.groups == group for group in np.unique(data.groups)]
-    models = [data.noise_model(~fold) for fold in folds]
-    for fold, model in zip(folds, models):
+    models = [data.noise_model(~fold) for fold in data.folds]
+    for fold, model in zip(data.folds, models):
         for i, freedom in enumerate(_DEGREES_OF_FREEDOM):
             mixed, _ = data.mix(model, fold, freedom)
             errors[i] += np.linalg.norm(mixed - data.target[fold], axis=-1).sum()
     best = _DEGREES_OF_FREEDOM[int(errors.argmin())]
     mixed, variances = np.empty_like(data.truth), np.empty(data.truth.shape[:-1])
-    for fold, model in zip(folds, models):
+    for fold, model in zip(data.folds, models):
         mixed[fold], variances[fold] = data.mix(model, fold, best)
     return best, mixed, variances
 
@@ -189,7 +185,7 @@ def _choose_motion(data: _Training, mixed: np.ndarray, variances: np.ndarray) ->
     """Return for each joint the q with the lowest mean error, (17,)."""
     errors = []
     for q in _MOTIONS:
-        smoothed = fusion.smooth(mixed, variances, data.lengths, np.full(NUM_JOINTS, q))
+        smoothed = fusion.rts_smooth(mixed, variances, data.lengths, np.full(NUM_JOINTS, q))
         errors.append(np.linalg.norm(smoothed - data.target, axis=-1).mean(axis=0))
     return np.array(_MOTIONS)[np.argmin(errors, axis=0)]
 
@@ -198,58 +194,39 @@ def _fit_layout(data: _Training, mixed: np.ndarray) -> np.ndarray:
     """Return how truth - mixture depends on the mixture, (19, 17)."""
     missing = data.truth - mixed
     errors = np.zeros(len(_RIDGES))
-    for group in np.unique(data.groups):
-        fold = data.groups == group
+    for fold in data.folds:
         for i, ridge in enumerate(_RIDGES):
-            layout = _regress(mixed, missing, ~fold, ridge)
+            layout = _regress(mixed[~fold], missing[~fold], ridge)
             left = missing[fold] - fusion.apply_layout(layout, mixed[fold])
             errors[i] += np.linalg.norm(left, axis=-1).sum()
-    return _regress(mixed, missing, slice(None), _RIDGES[int(errors.argmin())])
+    return _regress(mixed, missing, _RIDGES[int(errors.argmin())])
 
 
-def _regress(
-    poses: np.ndarray, target: np.ndarray, rows: np.ndarray | slice, ridge: float
-) -> np.ndarray:
+def _regress(poses: np.ndarray, target: np.ndarray, ridge: float) -> np.ndarray:
     """Fit a layout (19, 17) that gives `target` (frames, 17, 2) from poses; ridge regression.
 
     x and y have the same coefficients, so that the fit knows no direction, and a constant each.
     The ridge is relative to the mean square of the poses.
     """
-    relative = poses[rows] - poses[rows].mean(axis=1, keepdims=True)
+    relative = poses - poses.mean(axis=1, keepdims=True)
     constants = np.broadcast_to(np.eye(2), (len(relative), 2, 2))
     inputs = np.concatenate([relative, constants], axis=1)  # (frames, 19, 2)
     normal = np.einsum("fac,fbc->ab", inputs, inputs, optimize=True) / len(inputs)
-    right = np.einsum("fac,fjc->aj", inputs, target[rows], optimize=True) / len(inputs)
+    right = np.einsum("fac,fjc->aj", inputs, target, optimize=True) / len(inputs)
     joints = np.arange(NUM_JOINTS)
     normal[joints, joints] += ridge * max(normal[joints, joints].mean(), 1e-9 / NUM_JOINTS)
     return np.linalg.solve(normal, right)
 
 
 def write_mixture(path: Path, mixture: FittedMixture) -> None:
-    """Write a mixture as JSON, atomically; infinite numbers as null."""
-    freedom, *motion = (
-        value if np.isfinite(value) else None
-        for value in (mixture.degrees_of_freedom, *mixture.motion.tolist())
-    )
+    """Write a mixture as JSON, atomically; infinite `motion` as null, which JSON has."""
     contents = {
-        "estimators": mixture.estimators,
-        "confident": mixture.confident,
-        "degrees_of_freedom": freedom,
-        "motion": motion,
-        **{name: getattr(mixture, name).tolist() for name in _shapes(0, 0)},
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in vars(mixture).items()
     }
+    contents["motion"] = [q if np.isfinite(q) else None for q in contents["motion"]]
     with atomic_output(path) as temporary:
         temporary.write_text(json.dumps(contents) + "\n")
-
-
-def _shapes(estimators: int, knots: int) -> dict[str, tuple[int, ...]]:
-    return {
-        "bias": (estimators, NUM_JOINTS, 2),
-        "knots": (estimators, NUM_JOINTS, knots),
-        "variances": (estimators, NUM_JOINTS, knots),
-        "correlation": (NUM_JOINTS, estimators, estimators),
-        "layout": (NUM_JOINTS + 2, NUM_JOINTS),
-    }
 
 
 def read_mixture(path: Path) -> FittedMixture:
@@ -262,29 +239,22 @@ def read_mixture(path: Path) -> FittedMixture:
         raise InputError(f"{path}: no such file (merge.py --strategy fitted writes it)")
     try:
         contents = json.loads(path.read_text())
-        names = tuple(map(str, contents["estimators"]))
-        confident = tuple(map(bool, contents["confident"]))
-        freedom, *motion = (
-            np.inf if value is None else float(value)
-            for value in (contents["degrees_of_freedom"], *contents["motion"])
-        )
-        motion = np.array(motion).reshape(NUM_JOINTS)
-        knots = len(contents["knots"][0][0])
-        arrays = {
-            name: np.array(contents[name], dtype=np.float64).reshape(shape)
-            for name, shape in _shapes(len(names), knots).items()
-        }
-        np.linalg.cholesky(arrays["correlation"])  # positive definite, or there is no least
-        numbers = np.concatenate([array.ravel() for array in arrays.values()])
-        positive = [freedom, motion.min(), arrays["variances"].min()]
-        if not (np.isfinite(numbers).all() and min(positive) > 0 and len(confident) == len(names)):
-            raise ValueError("some numbers are out of range")
-    except (
-        *(ValueError, KeyError, IndexError, TypeError, OverflowError),
-        *(RecursionError, np.linalg.LinAlgError),
-    ) as error:
+        names, confident, freedom, *numbers = (contents[f.name] for f in fields(FittedMixture))
+        motion, *arrays = (np.array(value, dtype=np.float64) for value in numbers)
+        motion[np.isnan(motion)] = np.inf
+        mixture = FittedMixture(tuple(names), tuple(confident), float(freedom), motion, *arrays)
+        e, j, k = len(names), NUM_JOINTS, mixture.knots.shape[-1]
+        shapes = [(e,), (j,), (e, j, 2), (e, j, k), (e, j, k), (j, e, e), (j + 2, j)]
+        if [array.shape for array in (np.array(confident), motion, *arrays)] != shapes:
+            raise ValueError("the shapes of its arrays do not match")
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise ValueError("a number is not finite")
+        if min(mixture.degrees_of_freedom, motion.min(), mixture.variances.min()) <= 0:
+            raise ValueError("a variance, 'motion' or 'degrees_of_freedom' is not positive")
+        np.linalg.cholesky(mixture.correlation)  # must be positive definite
+    except (ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"{path}: not a fitted mixture ({error}); write it again with merge.py "
             "--strategy fitted"
         ) from error
-    return FittedMixture(names, confident, **arrays, degrees_of_freedom=freedom, motion=motion)
+    return mixture

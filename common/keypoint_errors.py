@@ -1,29 +1,43 @@
-"""How far 2D estimates lie from the truth: per joint and group; bias, noise, confidence."""
+"""2D estimates beside the truth: the same views, and how far apart they are."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.console import InputError
+from common.confidences import WITH_CONFIDENCE
+from common.console import InputError, listing
 from common.h36m_cameras import CAMERA_IDS
-from common.h36m_dataset import action_class
+from common.h36m_dataset import action_class, keypoints_names, keypoints_path
 from common.npz_io import Positions2d
 from common.skeleton import JOINT_NAMES
 
-# Shares of the person's size, for PCK.
+# Shares of the person's size, for PCK, in rising order.
 PCK_SHARES = (0.02, 0.05, 0.1)
 CALIBRATION_BINS = 10
 # Thresholds of the cumulative error, in pixels.
 CUMULATIVE_PX = tuple(range(0, 41))
 # Ranks and correlations are taken of about so many frames, evenly spread; more change nothing.
 _SAMPLED_FRAMES = 20_000
-# Errors are counted in bins of log2(1 + error in px), so that a percentile is known to
-# (1 + error) / 500 px, whatever the number of frames.
-_BINS_PER_OCTAVE, _BINS = 350, 350 * 13
+
+
+def list_estimators(data_dir: Path) -> list[str]:
+    """Return the names of the estimators and mixtures that have Human3.6M files in a folder."""
+    names = (n.removesuffix(WITH_CONFIDENCE) for n in keypoints_names(data_dir, "h36m"))
+    return [name for name in dict.fromkeys(names) if name != "gt"]
+
+
+def estimates_path(data_dir: Path, name: str) -> Path:
+    """Return an estimator's file, the one with confidences where there is one.
+
+    Raises:
+        InputError: if there is none.
+    """
+    confident = name + WITH_CONFIDENCE
+    there_is = confident in keypoints_names(data_dir, "h36m")
+    return keypoints_path(data_dir, "h36m", confident if there_is else name)
 
 
 class View(NamedTuple):
@@ -34,43 +48,47 @@ class View(NamedTuple):
     camera: int
 
 
-def list_views(path: Path, truth: Positions2d, subjects: Sequence[str]) -> list[View]:
+def list_views(path: Path, positions: Positions2d, subjects: Iterable[str]) -> list[View]:
     """Return the views of these subjects in the order of the file.
 
     Raises:
         InputError: if the file lacks a subject.
     """
-    missing = [subject for subject in subjects if subject not in truth]
+    missing = [subject for subject in subjects if subject not in positions]
     if missing:
-        raise InputError(f"{path}: lacks {', '.join(missing)}; it holds {', '.join(truth)}")
+        raise InputError(f"{path}: lacks {', '.join(missing)}; it holds {', '.join(positions)}")
     return [
         View(subject, action, camera)
         for subject in subjects
-        for action, cameras in truth[subject].items()
+        for action, cameras in positions[subject].items()
         for camera in range(len(cameras))
     ]
 
 
 def view_arrays(
-    path: Path, positions: Positions2d, views: Sequence[View], lengths: Sequence[int]
+    path: Path,
+    positions: Positions2d,
+    views: Sequence[View],
+    lengths: Sequence[int] | None = None,
 ) -> list[np.ndarray]:
-    """Return each view's frames, (frames, 17, 2 or 3), cut to `lengths`, as training cuts them.
+    """Return each view's frames, (frames, 17, 2 or 3), cut to `lengths` where these are given.
 
     Raises:
-        InputError: if a view is missing or has fewer frames.
+        InputError: if views are missing, or one has fewer frames.
     """
-    arrays = []
-    for (subject, action, camera), length in zip(views, lengths):
-        if action not in positions.get(subject, {}):
-            raise InputError(f"{path}: lacks {subject} {action}, which gt has")
-        array = positions[subject][action][camera]
+    missing = [f"{s} {a}" for s, a, _ in views if a not in positions.get(s, {})]
+    if missing:
+        raise InputError(
+            f"{path}: lacks {listing(dict.fromkeys(missing))}, which the other files have"
+        )
+    arrays = [positions[subject][action][camera] for subject, action, camera in views]
+    for (subject, action, camera), array, length in zip(views, arrays, lengths or ()):
         if len(array) < length:
             raise InputError(
                 f"{path}: {subject} {action}, camera {CAMERA_IDS[camera]}: "
                 f"{len(array)} frames, but gt has {length}"
             )
-        arrays.append(array[:length])
-    return arrays
+    return [array[:length] for array, length in zip(arrays, lengths or map(len, arrays))]
 
 
 def measure(
@@ -100,115 +118,83 @@ def measure(
     frames = sum(map(len, truths))
     bias = sum((e[..., :2] - t).sum(axis=0, dtype=np.float64) for e, t in zip(estimates, truths))
     bias = (bias / frames).astype(np.float32)
-    with ThreadPoolExecutor() as pool:
-        by_view = list(pool.map(lambda e, t: _view_sums(e, t, bias), estimates, truths))
-    total = _Sums.of(by_view)
     confidence = None
     if estimates[0].shape[-1] == 3:
-        sampled = np.concatenate([e[:: _step(frames), :, 2] for e in estimates])
+        step = max(1, frames // _SAMPLED_FRAMES)
+        sampled = np.concatenate([e[::step, :, 2] for e in estimates])
         errors = _lengths(sample_differences(estimates, truths) - bias)
         confidence = _measure_confidence(sampled, errors)
-    return {
-        **total.figures(),
-        "by_joint": {
-            joint: total.joint(j).figures() | {"bias_px": bias[j].tolist()}
-            for j, joint in enumerate(JOINT_NAMES)
-        },
-        "by_action": _by(by_view, views, lambda view: action_class(view.action)),
-        "by_camera": _by(by_view, views, lambda view: CAMERA_IDS[view.camera]),
-        "by_subject": _by(by_view, views, lambda view: view.subject),
-        "cumulative": [100 * total.share_below(px) for px in CUMULATIVE_PX],
-        "confidence": confidence,
-    }
+    with ThreadPoolExecutor() as pool:
+        by_view = list(pool.map(lambda e, t: _view_errors(e, t, bias), estimates, truths))
+        total = _join(by_view)
+        joints = zip(*(np.ascontiguousarray(array.T) for array in total))
+        joints = pool.map(lambda arrays: _figures(_Errors(*arrays)), joints)
 
+        def by(key: Callable[[View], str]) -> dict[str, dict[str, float | None]]:
+            groups: dict[str, list[_Errors]] = {}
+            for view, errors in zip(views, by_view):
+                groups.setdefault(key(view), []).append(errors)
+            figures = pool.map(lambda parts: _figures(_join(parts)), groups.values())
+            return dict(zip(groups, figures))
 
-@dataclass(frozen=True, eq=False)
-class _Sums:
-    """Sums over frames, J joints each, from which all figures follow."""
-
-    frames: int
-    second_differences: int  # of how many the jitter is
-    error: np.ndarray  # (J,), pixels, as are the next two
-    bias_free: np.ndarray
-    jitter: np.ndarray
-    near: np.ndarray  # (J, shares), keypoints within `PCK_SHARES`
-    counts: np.ndarray  # (J, _BINS), keypoints with an error in this bin
-
-    @classmethod
-    def of(cls, parts: Iterable["_Sums"]) -> "_Sums":
-        first, *others = parts
-        sums = dict(vars(first))
-        for part in others:
-            for name, value in vars(part).items():
-                sums[name] = sums[name] + value
-        return cls(**sums)
-
-    def joint(self, j: int) -> "_Sums":
-        one = {name: value[j : j + 1] for name, value in vars(self).items() if np.ndim(value)}
-        return _Sums(self.frames, self.second_differences, **one)
-
-    def figures(self) -> dict[str, float | None]:
-        keypoints, seconds = self.frames * len(self.error), self.second_differences
-        near = 100 * self.near.sum(axis=0) / keypoints
+        ordered = np.sort(total.error, axis=None)
+        below = np.searchsorted(ordered, CUMULATIVE_PX, side="right") / ordered.size
         return {
-            "mean_px": float(self.error.sum() / keypoints),
-            "median_px": self.percentile(50),
-            "p95_px": self.percentile(95),
-            "bias_free_px": float(self.bias_free.sum() / keypoints),
-            **{f"pck_{share:g}": float(x) for share, x in zip(PCK_SHARES, near)},
-            "jitter_px": float(self.jitter.mean() / seconds) if seconds else None,
+            **_figures(total),
+            "by_joint": {
+                joint: figures | {"bias_px": xy}
+                for joint, figures, xy in zip(JOINT_NAMES, joints, bias.tolist())
+            },
+            "by_action": by(lambda view: action_class(view.action)),
+            "by_camera": by(lambda view: CAMERA_IDS[view.camera]),
+            "by_subject": by(lambda view: view.subject),
+            "cumulative": (100 * below).tolist(),
+            "confidence": confidence,
         }
 
-    def percentile(self, percent: float) -> float:
-        shares = np.cumsum(self.counts.sum(axis=0)) / self.counts.sum()
-        edges = np.arange(1, _BINS + 1)
-        return float(np.exp2(np.interp(percent / 100, shares, edges) / _BINS_PER_OCTAVE) - 1)
 
-    def share_below(self, px: float) -> float:
-        below = np.concatenate([[0], np.cumsum(self.counts.sum(axis=0))])
-        edge = np.log2(1 + px) * _BINS_PER_OCTAVE
-        return float(np.interp(edge, np.arange(_BINS + 1), below) / below[-1])
+class _Errors(NamedTuple):
+    """Of every keypoint of one view or of several; J joints, pixels."""
+
+    error: np.ndarray  # (frames, J)
+    bias_free: np.ndarray  # (frames, J)
+    within: np.ndarray  # (frames, J), how many of `PCK_SHARES` it is within
+    jitter: np.ndarray  # (frames - 2 of each view, J)
 
 
-def _view_sums(estimate: np.ndarray, truth: np.ndarray, bias: np.ndarray) -> _Sums:
-    """Return one view's sums; arrays (frames, 17, 2 or 3), (frames, 17, 2) and (17, 2)."""
+def _view_errors(estimate: np.ndarray, truth: np.ndarray, bias: np.ndarray) -> _Errors:
+    """Return one view's errors; arrays (frames, 17, 2 or 3), (frames, 17, 2) and (17, 2)."""
     difference = estimate[..., :2] - truth
-    errors, bias_free = _lengths(difference), _lengths(difference - bias)
+    error = _lengths(difference)
+    by_joint = np.ascontiguousarray(truth.swapaxes(0, 1))  # which is faster to reduce
+    size = (by_joint.max(axis=0) - by_joint.min(axis=0)).max(axis=1, keepdims=True)
+    within = np.sum([error < share * size for share in PCK_SHARES], axis=0, dtype=np.uint8)
     jitter = _lengths(np.diff(difference, n=2, axis=0))
-    sizes = (truth.max(axis=1) - truth.min(axis=1)).max(axis=1)
-    near = [(errors < share * sizes[:, None]).sum(axis=0) for share in PCK_SHARES]
-    bins = (np.log2(1 + errors) * _BINS_PER_OCTAVE).astype(np.int64)
-    bins = np.minimum(bins, _BINS - 1) + _BINS * np.arange(errors.shape[1])
-    counts = np.bincount(bins.ravel(), minlength=_BINS * errors.shape[1])
-    return _Sums(
-        frames=len(errors),
-        second_differences=len(jitter),
-        error=errors.sum(axis=0, dtype=np.float64),
-        bias_free=bias_free.sum(axis=0, dtype=np.float64),
-        jitter=jitter.sum(axis=0, dtype=np.float64),
-        near=np.stack(near, axis=1),
-        counts=counts.reshape(-1, _BINS).astype(np.int32),
-    )
+    return _Errors(error, _lengths(difference - bias), within, jitter)
 
 
-def _by(
-    by_view: Sequence[_Sums], views: Sequence[View], key: Callable[[View], str]
-) -> dict[str, dict[str, float | None]]:
-    """Return {key of the view: figures}, in the order in which the keys first occur."""
-    groups: dict[str, list[_Sums]] = {}
-    for view, sums in zip(views, by_view):
-        groups.setdefault(key(view), []).append(sums)
-    return {name: _Sums.of(parts).figures() for name, parts in groups.items()}
+def _join(views: Sequence[_Errors]) -> _Errors:
+    return _Errors(*map(np.concatenate, zip(*views)))
+
+
+def _figures(errors: _Errors) -> dict[str, float | None]:
+    error, bias_free, within, jitter = errors
+    median, p95 = np.percentile(error, (50, 95))
+    near = [np.count_nonzero(within > i) for i in range(len(PCK_SHARES))]
+    return {
+        "mean_px": float(error.mean(dtype=np.float64)),
+        "median_px": float(median),
+        "p95_px": float(p95),
+        "bias_free_px": float(bias_free.mean(dtype=np.float64)),
+        **{f"pck_{share:g}": 100 * n / error.size for share, n in zip(PCK_SHARES, near[::-1])},
+        "jitter_px": float(jitter.mean(dtype=np.float64)) if jitter.size else None,
+    }
 
 
 def sample_differences(estimates: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> np.ndarray:
     """Return estimate - truth (frames, 17, 2), pixels, of about 20,000 frames of all views."""
-    step = _step(sum(map(len, truths)))
+    step = max(1, sum(map(len, truths)) // _SAMPLED_FRAMES)
     return np.concatenate([e[::step, :, :2] - t[::step] for e, t in zip(estimates, truths)])
-
-
-def _step(frames: int) -> int:
-    return max(1, frames // _SAMPLED_FRAMES)
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:
@@ -220,18 +206,14 @@ def _measure_confidence(confidence: np.ndarray, errors: np.ndarray) -> dict[str,
     by_joint = dict(zip(JOINT_NAMES, map(rank_correlation, confidence.T, errors.T)))
     known = [value for value in by_joint.values() if value is not None]
     order = np.argsort(confidence, axis=None, kind="stable")
-    bins = [
-        {
-            "confidence": float(confidence.flat[part].mean(dtype=np.float64)),
-            "error_px": float(errors.flat[part].mean(dtype=np.float64)),
-        }
-        for part in np.array_split(order, CALIBRATION_BINS)
-        if len(part)
-    ]
+    values = {"confidence": confidence, "error_px": errors}
     return {
         "rank_correlation": float(np.mean(known)) if known else None,
         "by_joint": by_joint,
-        "calibration": bins,
+        "calibration": [
+            {name: float(array.flat[part].mean(dtype=np.float64)) for name, array in values.items()}
+            for part in np.array_split(order, CALIBRATION_BINS)
+        ],
     }
 
 
@@ -245,9 +227,8 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """Return the ranks (n,) of values (n,), from 0; equal values share the mean of their ranks."""
-    ordered = np.sort(values)
-    first = np.searchsorted(ordered, values, side="left")
-    return (first + np.searchsorted(ordered, values, side="right") - 1) / 2
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count + 1) / 2)[place]
 
 
 def error_correlation(differences: Sequence[np.ndarray]) -> np.ndarray:
@@ -262,11 +243,3 @@ def error_correlation(differences: Sequence[np.ndarray]) -> np.ndarray:
     deviation = np.sqrt(np.einsum("jaa->ja", covariance))
     with np.errstate(invalid="ignore", divide="ignore"):
         return covariance / (deviation[:, :, None] * deviation[:, None])
-
-
-def best_by_joint(summaries: Mapping[str, Mapping[str, Any]], figure: str) -> dict[str, str]:
-    """Return {joint: the estimator with the lowest `figure`} of results of `measure`."""
-    return {
-        joint: min(summaries, key=lambda name: summaries[name]["by_joint"][joint][figure])
-        for joint in JOINT_NAMES
-    }

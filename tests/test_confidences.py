@@ -9,11 +9,9 @@ from raw_trees import assert_one_line_error, call
 from test_run_poseformer import EXTENDABLE, data_dir, load, train  # noqa: F401
 
 import run_poseformer
-from common.architecture import (
-    infer_config,
-)
+from common.architecture import infer_config
+from common.confidences import scale_logits
 from common.console import InputError
-from common.fusion import weights_from_logits
 from common.generators import WindowGenerator, flip_keypoints, with_noise
 from common.h36m_dataset import load_sequences
 from common.lift import load_lifter
@@ -21,29 +19,22 @@ from common.npz_io import read_positions_2d, write_positions_2d
 from common.skeleton import LEFT_JOINTS, RIGHT_JOINTS
 from run_poseformer import noisy
 
-LARGEST = {"vitpose": 1.0, "pct": 9.0}
-
 
 @pytest.fixture
 def confident(data_dir):
     """The small data set's files with confidences; pct's are logits, some of them negative."""
     random = np.random.default_rng(5)
-    for name, largest in LARGEST.items():
-        low = -2.0 if name == "pct" else 0.0
-        bare = read_positions_2d(data_dir / f"data_2d_h36m_{name}.npz")
-        told = {
-            s: {
-                a: [
-                    np.concatenate(
-                        [v, random.uniform(low, largest, (*v.shape[:2], 1)).astype(np.float32)], -1
-                    )
-                    for v in views
-                ]
-                for a, views in actions.items()
-            }
-            for s, actions in bare.items()
-        }
-        write_positions_2d(data_dir / f"data_2d_h36m_{name}_w_conf.npz", told)
+
+    def told(view, low, high):
+        confidence = random.uniform(low, high, (*view.shape[:2], 1)).astype(np.float32)
+        return np.concatenate([view, confidence], axis=-1)
+
+    for name, limits in (("vitpose", (0.0, 1.0)), ("pct", (-2.0, 9.0))):
+        positions = read_positions_2d(data_dir / f"data_2d_h36m_{name}.npz")
+        for actions in positions.values():
+            for views in actions.values():
+                views[:] = [told(view, *limits) for view in views]
+        write_positions_2d(data_dir / f"data_2d_h36m_{name}_w_conf.npz", positions)
     return data_dir
 
 
@@ -53,8 +44,11 @@ def sequences(folder, *names):
 
 
 def test_coordinates_come_first_and_logits_are_scaled_as_in_the_merge(confident):
-    found = sequences(confident, "vitpose_w_conf", "gt", "pct_w_conf")[1]
-    plain = sequences(confident, "vitpose", "gt", "pct")[1]
+    other = confident / "data_2d_h36m_other.npz"  # has confidences, which its name does not say
+    other.write_bytes((confident / "data_2d_h36m_vitpose_w_conf.npz").read_bytes())
+    found = sequences(confident, "vitpose_w_conf", "other", "pct_w_conf")[1]
+    other.unlink()
+    plain = sequences(confident, "vitpose", "vitpose", "pct")[1]
     assert found.keypoints.shape[1:] == (17, 8)
     assert found.keypoints.dtype == np.float32
     np.testing.assert_array_equal(found.keypoints[..., :6], plain.keypoints)
@@ -63,16 +57,9 @@ def test_coordinates_come_first_and_logits_are_scaled_as_in_the_merge(confident)
         for n in ("vitpose", "pct")
     )
     np.testing.assert_array_equal(found.keypoints[..., 6], vitpose)
-    np.testing.assert_array_equal(found.keypoints[..., 7], weights_from_logits(pct))
+    np.testing.assert_array_equal(found.keypoints[..., 7], scale_logits(pct))
     assert found.keypoints[..., 6:].min() == 0
     assert found.keypoints[..., 6:].max() == 1
-
-
-def test_a_name_without_the_ending_gives_no_confidence(confident):
-    other = confident / "data_2d_h36m_other.npz"
-    other.write_bytes((confident / "data_2d_h36m_vitpose_w_conf.npz").read_bytes())
-    assert sequences(confident, "other")[0].keypoints.shape[1:] == (17, 2)
-    other.unlink()
 
 
 def test_mirroring_leaves_confidence_alone():
@@ -107,15 +94,10 @@ def evaluate(data_dir, folder, *arguments):
 
 @pytest.mark.parametrize(
     ("keypoints", "channels", "confidences"),
-    [("vitpose_w_conf", 3, 1), ("vitpose_w_conf+pct", 5, 1), ("vitpose_w_conf+pct_w_conf", 6, 2)],
+    [("vitpose_w_conf", 3, 1), ("vitpose_w_conf+pct_w_conf", 6, 2)],
 )
 def test_a_checkpoint_remembers_its_confidences(
-    train,
-    confident,
-    tmp_path,
-    keypoints,
-    channels,
-    confidences,
+    train, confident, tmp_path, keypoints, channels, confidences
 ):
     result, folder = train("-e", "1", "--keypoints", keypoints, *EXTENDABLE)
     assert result.status == 0, result.stderr
@@ -131,17 +113,10 @@ def test_a_checkpoint_remembers_its_confidences(
     found = json.loads(report.read_text())
     assert found["keypoints"] == keypoints
     assert found["average_over_actions"]["mpjpe_mm"] == pytest.approx(valid, rel=1e-5)
-    strip = tmp_path / "strip.png"
-    arguments = ("--render", "--viz-action", "Sitting", "--viz-output", strip)
-    result = evaluate(confident, folder, *arguments)
-    assert result.status == 0, result.stderr
-
-
-def test_other_channels_are_refused(train, confident):
-    _, folder = train("-e", "1", "--keypoints", "vitpose_w_conf+pct_w_conf")
-    for keypoints in ("vitpose+pct+moganet", "vitpose_w_conf"):
-        result = evaluate(confident, folder, "--keypoints", keypoints)
-        assert_one_line_error(result, "last_epoch.bin", "was trained with")
+    strip = ("--render", "--viz-action", "Sitting", "--viz-output", tmp_path / "strip.png")
+    assert evaluate(confident, folder, *strip).status == 0
+    result = evaluate(confident, folder, "--keypoints", "vitpose_w_conf+pct")
+    assert_one_line_error(result, "last_epoch.bin", "was trained with")
 
 
 def test_a_checkpoint_from_before_is_read(train):
