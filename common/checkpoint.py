@@ -4,7 +4,7 @@ Ours hold tensors and plain types only: `model_pos` (the state dict), `config` (
 `PoseFormerConfig`), `epoch`, `optimizer` and whatever training adds. Published ones hold `epoch`,
 `lr`, `random_state`, `optimizer`, `model_pos`, `min_loss` and `wandb_id`; `random_state` is a
 pickled NumPy `RandomState`, and every key of `model_pos` starts with `module.` where the training
-ran on a GPU. Both are read by `common.torch_file`, which runs no code from the file.
+ran on a GPU. Both are read by `common.safe_load`, which runs no code from the file.
 """
 
 import io
@@ -31,7 +31,7 @@ from common.console import (
 from common.files import atomic_output
 from common.model_poseformer import NUM_JOINTS, PoseFormerV2
 from common.run_log import checked_record
-from common.torch_file import read_torch_file
+from common.safe_load import read_torch_file
 from common.train_step import load_optimizer_state
 from common.training import TrainingState
 

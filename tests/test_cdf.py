@@ -11,7 +11,7 @@ import pytest
 from cdflib.cdfwrite import CDF
 from raw_trees import CDF_DOUBLE, CDF_REAL4, world_poses, write_cdf
 
-from data.cdf import read_variable
+from data.prepare_data_h36m import read_variable
 
 POSE = world_poses(3).reshape(3, 96)
 

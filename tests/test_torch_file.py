@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from common.console import InputError
-from common.stand_ins import Ignored
-from common.torch_file import read_torch_file
+from common.safe_load import read_torch_file
 
 FORMATS = {"zip": True, "legacy": False}
 both_formats = pytest.mark.parametrize("zip_format", FORMATS.values(), ids=FORMATS)
