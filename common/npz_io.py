@@ -211,7 +211,10 @@ def as_array(value: Any) -> np.ndarray:
     Raises:
         ValueError: if it holds anything else, or lists that differ in length.
     """
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError("lists that differ in length") from error
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{array.dtype} {array.shape}")
     return array

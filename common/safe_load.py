@@ -107,13 +107,16 @@ def _readable(path: Path, expected: str) -> Iterator[None]:
 
 
 def _check_members(archive: zipfile.ZipFile) -> None:
-    """Refuse folders, in whose place PyTorch reads noise, and members that inflate too much."""
+    """Refuse members that inflate too much, and a damaged directory where nothing else shows it.
+
+    In the place of a folder PyTorch reads noise; a comment may hide the entries behind it.
+    """
     for member in archive.infolist():
         name, packed, size = member.filename[:80], member.compress_size, member.file_size
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"the member {name} is neither stored nor deflated; save it again")
-        if member.is_dir() or member.external_attr & IS_FOLDER:
-            raise ValueError(f"the member {name} is a folder")
+        if member.is_dir() or member.external_attr & IS_FOLDER or member.comment:
+            raise ValueError(f"the directory contradicts the member {name}")
         if size > max(ALWAYS_ALLOWED_BYTES, MAX_DEFLATION * packed):
             raise ValueError(f"the member {name} would inflate from {packed:,} to {size:,} bytes")
 

@@ -163,7 +163,8 @@ def read_variable(path: Path, name: str) -> np.ndarray:
         raise InputError(
             f"{path}: damaged or not a CDF file ({reason}); extract it again"
         ) from error
-    raise InputError(f"{path}: no variable {name}; it holds {listing(names) or 'none'}")
+    held = listing(names) or "none, so it may be truncated"
+    raise InputError(f"{path}: no variable {name}; it holds {held}")
 
 
 def write_both(
