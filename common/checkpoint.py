@@ -33,7 +33,7 @@ from common.device import build_network
 from common.model_poseformer import NUM_JOINTS, PoseFormerConfig, PoseFormerV2
 from common.optimizer import load_optimizer_state
 from common.recipe import Recipe
-from common.torch_file import read_torch_file
+from common.safe_load import read_torch_file
 from common.training import TrainingState
 
 _DATA_PARALLEL_PREFIX = "module."

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import errno
-import numbers
 import os
 import reprlib
 import signal
@@ -63,21 +62,14 @@ def split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-class _Shortener(reprlib.Repr):
-    """Shows a value from a file in part of a line, however large, deep or circular it is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxlist, self.maxtuple, self.maxdict, self.maxstring = 1, 5, 5, 5, 60
-
-    def repr_instance(self, x: Any, level: int) -> str:
-        is_short = x is None or isinstance(x, numbers.Number)
-        return repr(x) if is_short else f"<{type(x).__name__}>"
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxlist, _short.maxtuple, _short.maxdict = 1, 5, 5, 5
+_short.maxstring = _short.maxother = 60
 
 
 def shown(value: Any) -> str:
-    """Return how a value is written in a message: in part of a line, whatever it holds."""
-    return _Shortener().repr(value)
+    """Return how a value from a file is written in a message: in part of a line, however large."""
+    return " ".join(_short.repr(value).split())
 
 
 def listing(names: Iterable[Any]) -> str:
@@ -102,7 +94,7 @@ class _PatientStream:
     """A text stream that loses what cannot be written: its reader is gone, or the disk is full."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream = stream
+        self._stream = stream or Path(os.devnull).open("w")  # noqa: SIM115
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):
@@ -120,11 +112,9 @@ class _PatientStream:
 def never_fail_to_print() -> None:
     """Let standard output and error lose what cannot be written, in place of raising an OSError.
 
-    For work that is worth more than what it prints, and whose results are elsewhere.
+    For a training, which is worth more than what it prints, and whose results are in files.
     """
-    nowhere = Path(os.devnull).open("w")  # noqa: SIM115  (stays open as long as the process)
-    sys.stdout = _PatientStream(sys.stdout or nowhere)
-    sys.stderr = _PatientStream(sys.stderr or nowhere)
+    sys.stdout, sys.stderr = _PatientStream(sys.stdout), _PatientStream(sys.stderr)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -210,17 +200,10 @@ yes_or_no = Kind(bool, lambda _: True, "True or False")
 
 
 def describe_os_error(error: OSError) -> str:
-    """Return one sentence that names the file and says what to do about `error`."""
+    """Return one sentence that names the file and the reason."""
     advice = {
         errno.ENOSPC: "the disk is full; free some space and run again",
-        errno.EDQUOT: "the disk quota is used up; free some space and run again",
         errno.EROFS: "the file system is read-only; choose another folder",
-        errno.EACCES: "permission denied; choose another folder or change its permissions",
-        errno.EEXIST: "something of this name is in the way; choose another",
-        errno.EPERM: "operation not permitted; choose another folder or change its permissions",
-        errno.ENOENT: "no such file or folder",
-        errno.ENOTDIR: "a part of this path is a file, not a folder",
-        errno.EISDIR: "this is a folder, not a file",
     }
     what = advice.get(error.errno or 0, error.strerror or str(error))
     where = error.filename2 or error.filename
@@ -242,25 +225,25 @@ def progress(
     try:
         from tqdm import tqdm
     except ImportError:  # training and evaluation need NumPy and PyTorch alone
-        return _SilentBar(iterable, initial)
+        return _NoBar(iterable)
     look = {"desc": desc, "unit": unit, "dynamic_ncols": True}
     hidden = not sys.stderr.isatty()
     return tqdm(iterable, total=total, initial=initial, disable=hidden, **look)
 
 
-class _SilentBar(contextlib.nullcontext):
-    """The part of tqdm's interface that this project uses, doing nothing."""
+class _NoBar(contextlib.nullcontext):
+    """What this project uses of a tqdm bar, showing nothing."""
 
-    def __init__(self, iterable: Iterable | None, initial: int) -> None:
+    n = 0
+
+    def __init__(self, iterable: Iterable | None) -> None:
         super().__init__(self)
-        self._iterable = iterable if iterable is not None else ()
-        self.n = initial
+        self._iterable = iterable
 
     def __iter__(self) -> Any:
         return iter(self._iterable)
 
-    def update(self, n: int = 1) -> None:
-        self.n += n
-
-    def set_postfix_str(self, *_: Any, **__: Any) -> None:
+    def update(self, _: Any) -> None:
         pass
+
+    set_postfix_str = update

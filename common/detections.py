@@ -153,7 +153,7 @@ def _stack(poses: list, frames: np.ndarray, people: tuple[int, ...] = ()) -> np.
 def _numbers(value: Any, shapes: Sequence[tuple[int, ...]], message: str) -> np.ndarray:
     """Return an array, or nested lists of numbers, of one of `shapes`, or say what it is."""
     try:
-        array = as_array(value, max_dims=len(shapes[0]))
+        array = as_array(value)
     except ValueError as error:
         raise ValueError(message.format(error)) from error
     if array.shape not in shapes:

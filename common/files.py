@@ -3,18 +3,15 @@
 import contextlib
 import glob
 import os
-import tempfile
+import secrets
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.console import InputError
 
-try:
-    import fcntl
-except ImportError:  # Windows, where what a killed process leaves is not removed
-    fcntl = None
-
 TEMPORARY_MARK = ".unfinished"
+SECONDS_PER_DAY = 24 * 60 * 60
 
 
 def find_folder(name: Path | str, parents: Iterable[Path], advice: str) -> Path:
@@ -72,8 +69,8 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
     """Give a temporary path beside `path`, which replaces `path` once the block has succeeded.
 
     If the block fails, the temporary file is removed and an earlier `path` stays as it was. What
-    a killed process left of the same output is removed; that of a running one is locked by it.
-    The temporary path has the same suffix; its folder is created where it is missing.
+    a killed process left of the same output is removed after a day. The temporary path has the
+    same suffix; its folder is created where it is missing.
 
     Raises:
         InputError: if `path` is a folder.
@@ -82,28 +79,21 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     _check_no_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished(path)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{TEMPORARY_MARK}{path.suffix}")
     try:
-        with _locked_folder(path.parent):
-            _remove_unfinished(path)
-            descriptor, name = tempfile.mkstemp(
-                dir=path.parent, prefix=f".{path.stem}.", suffix=TEMPORARY_MARK + path.suffix
-            )
-            _lock(descriptor)
-    except OSError as error:  # name the output, not the temporary file
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    temporary = Path(name)
-    try:
+        temporary.touch()
         yield temporary
-        _flush_to_disk(temporary)
-        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # renamed before that, a power cut would leave it empty
         temporary.replace(path)
     except OSError as error:
-        if error.filename is None or str(error.filename) == name:
+        if error.filename is None or str(error.filename) == str(temporary):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
-        os.close(descriptor)
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _check_no_folder(path: Path) -> None:
@@ -112,47 +102,9 @@ def _check_no_folder(path: Path) -> None:
 
 
 def _remove_unfinished(path: Path) -> None:
-    """Remove the temporary files of `path` that no running process holds locked."""
-    if fcntl is None:
-        return
-    pattern = f".{glob.escape(path.stem)}.*{TEMPORARY_MARK}{glob.escape(path.suffix)}"
-    for stale in path.parent.glob(pattern):
-        with contextlib.suppress(OSError), stale.open("rb+") as file:
-            if _lock(file.fileno()):
-                stale.unlink()
-
-
-@contextlib.contextmanager
-def _locked_folder(folder: Path) -> Iterator[None]:
-    """Let no other process look for unfinished files until this one's is locked."""
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock an open file until it is closed, or its process ends; tell whether that was possible."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (OSError, AttributeError):
-        return False
-    return True
-
-
-def _flush_to_disk(path: Path) -> None:
-    """Wait until the file is on the disk: renamed before that, a power cut would leave it empty."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    """Remove the temporary files of `path` that nobody has written to for a day."""
+    name = f".{glob.escape(path.stem)}.*{TEMPORARY_MARK}{glob.escape(path.suffix)}"
+    for temporary in path.parent.glob(name):
+        with contextlib.suppress(OSError):
+            if time.time() - temporary.stat().st_mtime > SECONDS_PER_DAY:
+                temporary.unlink()

@@ -1,83 +1,34 @@
-"""The schema of the 2D and 3D files, and reading npz and npy without running code from them."""
+"""The schema of the 2D and 3D files: reading them with its checks, and writing them."""
 
-import math
-import re
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.archive import read_members, readable
 from common.console import InputError, listing, shown
 from common.files import atomic_output
-from common.safe_pickle import PickleReader
-from common.stand_ins import plain_dtype
+from common.safe_load import read_npy as read_npy
+from common.safe_load import read_npz
 
 NUM_CAMERAS = 4
-MAX_NAME = 100
-MAX_LISTED_NUMBERS = 10_000_000
-# Of a video: pixels a side, frames a second, number of the first frame.
-MAX_SIDE, FPS_RANGE, MAX_FIRST_FRAME = 99_999, (0.1, 1000), 100_000_000
+FPS_RANGE = (0.1, 1000)  # frames a second
+_VIDEO_RANGES = {
+    "w": ("width", 1, 99_999),
+    "h": ("height", 1, 99_999),
+    "fps": ("frame rate", *FPS_RANGE),
+    "first_frame": ("first frame", 0, 100_000_000),
+}
 KEYPOINTS_METADATA = {
     "num_joints": 17,
     "keypoints_symmetry": [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]],
 }
-
-_EXPECTED = "file of arrays and plain containers"
-_HEADER_FIELDS = (
-    r"""['"]descr['"]: *['"]([^'"]*)['"]""",
-    r"""['"]fortran_order['"]: *(True|False)""",
-    r"""['"]shape['"]: *\(([\d, L]*)\)""",
-)
 
 # {subject: {action: [four arrays (frames, 17, 2 or 3), float32, pixels]}}
 Positions2d = dict[str, dict[str, list[np.ndarray]]]
 # {subject: {action: (frames, 32, 3), float32, metres, world}}, or with a list of four arrays in
 # camera coordinates in the place of the array
 Positions3d = dict[str, dict[str, Any]]
-
-
-def read_npy(path: Path | str) -> Any:
-    """Read the array of an npy file, or the object in one, without running code from it.
-
-    Raises:
-        InputError: if the file is missing, damaged, or holds anything but arrays and containers.
-    """
-    path = Path(path)
-    with readable(path, _EXPECTED):
-        return _parse_npy(path.read_bytes())
-
-
-def read_npz(path: Path | str) -> dict[str, Any]:
-    """Read {name: what `read_npy` gives} from an npz file; raises what `read_npy` does."""
-    path = Path(path)
-    with readable(path, _EXPECTED):
-        return {n.removesuffix(".npy"): _parse_npy(content) for n, content in read_members(path)}
-
-
-def _parse_npy(content: bytes) -> Any:
-    """Parse the npy format (NEP 1), unpickling objects with the restricted reader."""
-    length_form = {b"\x01\0": "<H", b"\x02\0": "<I", b"\x03\0": "<I"}.get(content[6:8])
-    if content[:6] != b"\x93NUMPY" or length_form is None:
-        raise ValueError("it does not begin as an npy file")
-    start = 8 + struct.calcsize(length_form)
-    end = start + int.from_bytes(content[8:start], "little")
-    header = content[start:end].decode("latin1")[:1000]
-    (name,), (is_fortran,), (sizes,) = (re.findall(field, header) for field in _HEADER_FIELDS)
-    dtype = plain_dtype(name)
-    shape = tuple(int(size[:20].strip(" L")) for size in sizes.split(",") if size.strip())
-    if dtype.hasobject:
-        array = PickleReader(content, end).load()
-        if not isinstance(array, np.ndarray) or array.shape != shape:
-            raise ValueError("the pickled array does not have the shape that the header announces")
-        return array.item() if array.shape == () else array
-    expected = math.prod(shape) * dtype.itemsize
-    if len(content) - end != expected:
-        raise ValueError(f"it holds {len(content) - end} of {expected} bytes")
-    order = "F" if is_fortran == "True" else "C"
-    return np.ndarray(shape, dtype, content, offset=end, order=order).copy(order="K")
 
 
 def write_npz(path: Path | str, **arrays: Any) -> None:
@@ -166,8 +117,8 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
     if not {"positions_2d", "metadata"} <= arrays.keys():
         raise InputError(f"{path}: holds {listing(arrays)}, but no 'positions_2d' and 'metadata'")
     content = arrays["metadata"] if isinstance(arrays["metadata"], dict) else {}
-    layout, videos = content.get("layout_name"), content.get("video_metadata")
-    if not (isinstance(layout, str) and layout == "h36m" and isinstance(videos, dict)):
+    videos = content.get("video_metadata")
+    if str(content.get("layout_name")) != "h36m" or not isinstance(videos, dict):
         raise InputError(
             f"{path}: its metadata does not tell of joints in Human3.6M's layout and of videos; "
             "data/prepare_2d_custom.py writes such files"
@@ -183,19 +134,12 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
         info = videos.get(video)
         if not isinstance(info, dict) or not {"w", "h"} <= info.keys():
             raise InputError(f"{path}: its metadata does not tell the size of {video}")
-        for key, what, low, high in (
-            ("w", "width", 1, MAX_SIDE),
-            ("h", "height", 1, MAX_SIDE),
-            ("fps", "frame rate", *FPS_RANGE),
-            ("first_frame", "first frame", 0, MAX_FIRST_FRAME),
-        ):
+        for key, (what, low, high) in _VIDEO_RANGES.items():
             if key in info and not _is_between(info[key], low, high):
                 raise InputError(
                     f"{path}: the {what} of {video} is {shown(info[key])}, not a number from "
                     f"{low} to {high}"
                 )
-        if not isinstance(info.get("first_frame", 0), int | np.integer):
-            raise InputError(f"{path}: the first frame of {video} is {shown(info['first_frame'])}")
         for action, keypoints in actions.items():
             name = video if len(actions) == 1 else f"{video} {action}"
             positions[name], metadata[name] = keypoints, info
@@ -203,8 +147,7 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
 
 
 def _is_between(value: Any, low: float, high: float) -> bool:
-    is_number = isinstance(value, int | float | np.integer | np.floating)
-    return is_number and not isinstance(value, bool) and bool(low <= value <= high)
+    return isinstance(value, int | float | np.integer | np.floating) and bool(low <= value <= high)
 
 
 def write_custom_2d(
@@ -225,22 +168,18 @@ def _map_actions(path: Path | str, positions: Any, check: Callable[[str, Any], A
     """Return {subject: {action: check(where, value)}}, or say why `positions` is no such dict."""
     if not isinstance(positions, dict) or not positions:
         raise InputError(f"{path}: expected a dict of subjects")
-    checked = {}
     for subject, actions in positions.items():
-        where = f"{path}: {_checked_name(path, subject, 'a subject')}"
         if not isinstance(actions, dict) or not actions:
-            raise InputError(f"{where} is not a dict of actions")
-        checked[subject] = {
-            action: check(f"{where}, {_checked_name(path, action, 'an action')}", value)
+            raise InputError(f"{path}: {shown(subject)} is not a dict of actions")
+        if not all(isinstance(name, str) for name in (subject, *actions)):
+            raise InputError(f"{path}: {shown(subject)} or an action of it has no text as its name")
+    return {
+        subject: {
+            action: check(f"{path}: {subject}, {action}", value)
             for action, value in actions.items()
         }
-    return checked
-
-
-def _checked_name(path: Path | str, name: Any, what: str) -> str:
-    if not isinstance(name, str) or not name.isprintable() or len(name) > MAX_NAME:
-        raise InputError(f"{path}: {shown(name)} is not the name of {what}")
-    return name
+        for subject, actions in positions.items()
+    }
 
 
 def _read_member(path: Path | str, member: str) -> Any:
@@ -266,27 +205,16 @@ def _check_cameras(
     ]
 
 
-def as_array(value: Any, max_dims: int) -> np.ndarray:
-    """Return an array, or numbers in nested lists, as an array.
-
-    Args:
-        value: from a file; a list in it may occur several times, and contain itself.
-        max_dims: how deep lists may nest.
+def as_array(value: Any) -> np.ndarray:
+    """Return an array, or numbers in nested lists, as an array of real numbers.
 
     Raises:
-        ValueError: if it is none of these, or lists differ in length or nest too deep.
+        ValueError: if it holds anything else, or lists that differ in length.
     """
-    items = [value]
-    for _ in range(max_dims):
-        if not all(isinstance(item, list | tuple) for item in items):
-            break
-        if sum(map(len, items)) > MAX_LISTED_NUMBERS:
-            raise ValueError(f"lists of more than {MAX_LISTED_NUMBERS:,} numbers")
-        items = [number for item in items for number in item]
-    for item in items:
-        if not isinstance(item, int | float | np.number | np.ndarray):
-            raise ValueError(shown(item))
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError("lists that differ in length") from error
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{array.dtype} {array.shape}")
     return array
@@ -296,7 +224,7 @@ def _check_array(where: str, array: Any, joints: int, channels: tuple[int, ...])
     """Return `array` as float32 (frames, joints, channels), or say what is wrong with it."""
     shape = f"(frames, {joints}, {' or '.join(map(str, channels))})"
     try:
-        array = as_array(array, 3)
+        array = as_array(array)
     except ValueError as error:
         raise InputError(f"{where}: expected numbers {shape}, got {error}") from error
     if array.ndim != 3 or array.shape[1] != joints or array.shape[2] not in channels:

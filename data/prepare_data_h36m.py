@@ -30,7 +30,6 @@ from common.h36m_dataset import (
 )
 from common.npz_io import Positions2d, Positions3d, npz_path, write_positions_2d, write_positions_3d
 from common.skeleton import JOINTS_32_TO_17, NUM_JOINTS_32
-from data.cdf import read_variable
 
 FILES_PER_SUBJECT = TAKES_PER_ACTION * len(ACTIONS)
 # Frames of the complete dataset, counted over the four cameras, S11 Directions left out.
@@ -130,14 +129,7 @@ def read_world_positions(path: Path) -> np.ndarray:
     Raises:
         InputError: if the file is damaged, has no such variable, or holds NaN or infinity.
     """
-    try:
-        values = read_variable(path, VARIABLE)
-    except KeyError as error:
-        held = listing(error.args[0]) or "none"
-        raise InputError(f"{path}: no variable {VARIABLE}; it holds {held}") from error
-    except ValueError as error:
-        told = f"damaged or not a CDF file ({error}); extract it again"
-        raise InputError(f"{path}: {told}") from error
+    values = read_variable(path, VARIABLE)
     pose = values[0] if values.ndim == 3 and len(values) == 1 else values
     variable = f"{path}: {VARIABLE}"
     if pose.ndim != 2 or len(pose) == 0 or pose.shape[1] != NUM_JOINTS_32 * 3:
@@ -151,6 +143,28 @@ def read_world_positions(path: Path) -> np.ndarray:
         frame = np.flatnonzero(~finite)[0]
         raise InputError(f"{path}: holds NaN or infinite coordinates, first in frame {frame}")
     return pose.reshape(-1, NUM_JOINTS_32, 3).astype(np.float64) / 1000
+
+
+def read_variable(path: Path, name: str) -> np.ndarray:
+    """Read a variable of a CDF file.
+
+    Raises:
+        InputError: if the file is damaged or has no variable of this name.
+    """
+    import cdflib
+
+    try:
+        cdf = cdflib.CDF(path, validate=True)
+        names = cdf.cdf_info().rVariables + cdf.cdf_info().zVariables
+        if name in names:
+            return np.asarray(cdf.varget(name))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{path}: damaged or not a CDF file ({reason}); extract it again"
+        ) from error
+    held = listing(names) or "none, so it may be truncated"
+    raise InputError(f"{path}: no variable {name}; it holds {held}")
 
 
 def write_both(

@@ -92,22 +92,6 @@ def test_real_motion_agrees_with_brute_force(real_mocap, real_chain):
     assert_sequence_by_hand(poses, positions_3d[subject][action], views, subject, last)
 
 
-def test_real_motion_is_inside_the_pictures(real_chain):
-    """Were world and camera exchanged, or metres and millimetres, hardly a point would be."""
-    data_dir, _ = real_chain
-    positions_2d = load_item(data_dir / "data_2d_h36m_gt.npz", "positions_2d")
-    pixels = np.concatenate(
-        [
-            v.reshape(-1, 2)
-            for actions in positions_2d.values()
-            for vs in actions.values()
-            for v in vs
-        ]
-    )
-    assert pixels.dtype == np.float32
-    assert ((pixels > 0) & (pixels < 1000)).mean() > 0.99
-
-
 def test_the_counts_are_said(real_chain):
     data_dir, outputs = real_chain
     output = outputs[("prepare_data_h36m.py",)]
@@ -257,23 +241,18 @@ def test_every_form_of_the_variable_is_read(tree, prepare, frames, options):
     np.testing.assert_array_equal(positions["S1"]["Eating"], np.float32(poses / 1000.0))
 
 
-def test_the_files_of_all_actions_together_are_ignored(tree, prepare):
+def test_files_that_are_no_sequences_are_not_even_read(tree, prepare):
     strange = [cdf_path(tree[0], "S1", name) for name in ("_ALL", "_ALL 1", "._Eating")]
     for path in strange:
         path.write_bytes(b"not read")
     try:
-        assert prepare(subjects="S1").status == 0
+        with replaced(cdf_path(tree[0], "S11", "Directions"), content=b"corrupt"):
+            result = prepare()
     finally:
         for path in strange:
             path.unlink()
-
-
-def test_the_corrupt_sequence_is_not_even_read(tree, prepare):
-    with replaced(cdf_path(tree[0], "S11", "Directions"), content=b"corrupt"):
-        result = prepare()
     assert result.status == 0, result.stderr
     assert "left out S11 Directions" in result.stdout
-    assert "left out" not in prepare(subjects="S1").stdout
 
 
 # ---- bad input ----
@@ -313,18 +292,8 @@ def test_a_surplus_file_is_an_error(tree, prepare, surplus, says):
         path.unlink()
 
 
-def test_thirty_files_of_the_wrong_actions_are_an_error(tree, prepare):
-    path = cdf_path(tree[0], "S1", "Walking 7")
-    with replaced(cdf_path(tree[0], "S1", "Eating")), untouched(prepare.data_dir):
-        write_cdf(path, world_poses(2).reshape(2, 96))
-        result = prepare()
-        path.unlink()
-    assert_one_line_error(result, "1 of 2 takes of Eating", "3 of 2 takes of Walking")
-
-
-NAN, INFINITE = np.zeros((2, 2, 96), np.float32)
+NAN = np.zeros((2, 96), np.float32)
 NAN[1, 5] = np.nan
-INFINITE[0, 95] = np.inf
 BAD_FILES = {
     "no variable Pose; it holds Other": {
         "pose": np.zeros((2, 96), np.float32),
@@ -332,14 +301,12 @@ BAD_FILES = {
     },
     "Pose is (1, 2, 95)": {"pose": np.zeros((2, 95), np.float32)},
     "NaN or infinite coordinates, first in frame 1": {"pose": NAN},
-    "NaN or infinite coordinates, first in frame 0": {"pose": INFINITE},
     "coordinates, first in frame 1": {
         "pose": np.array([[0.0] * 96, [1e39] * 96]),
         "data_type": CDF_DOUBLE,
     },
     "int32, expected float32 or float64": {"pose": np.zeros((2, 96), np.int32), "data_type": 4},
-    "not a CDF file": {"content": b""},
-    "damaged": {"content": b"\xcd\xf3\x00\x01\x00\x00\xff\xff" + bytes(50)},
+    "not a CDF file": {"content": b"text"},
 }
 
 
@@ -350,37 +317,15 @@ def test_a_bad_file_is_named(tree, prepare, says):
         assert_one_line_error(prepare(), path, says)
 
 
-def test_a_truncated_file_is_named(tree, prepare):
+def test_a_truncated_or_damaged_file_is_named(tree, prepare):
     path = cdf_path(tree[0], "S1", RAW_ACTIONS[0])  # the first to be read
     whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(b"\x1f\x8b") + 40] ^= 1  # in the numbers, which gzip's checksum protects
     with untouched(prepare.data_dir):
-        for size in np.linspace(1, 0.95 * len(whole), 40).astype(int):
-            with replaced(path, content=whole[:size]):
+        for content in (*(whole[:size] for size in range(0, len(whole) * 9 // 10, 150)), flipped):
+            with replaced(path, content=content):
                 assert_one_line_error(prepare(), path)
-
-
-def test_a_file_without_its_last_bytes_is_named_or_whole(tree, prepare):
-    """A CDF file ends with a record that describes the compression, which is not needed."""
-    path = cdf_path(tree[0], "S1", RAW_ACTIONS[0])
-    for missing in (1, 10, 30, 50, 80):
-        with replaced(path, content=path.read_bytes()[:-missing]):
-            result = prepare()
-        if result.status == 0:
-            positions = load_item(prepare.data_dir / "data_3d_h36m.npz", "positions_3d")
-            expected = np.float32(tree[1]["S1", RAW_ACTIONS[0]] / np.float64(1000))
-            np.testing.assert_array_equal(positions["S1"][RAW_ACTIONS[0]], expected)
-        else:
-            assert_one_line_error(result, path)
-
-
-def test_a_damaged_header_is_one_error(tree, prepare):
-    """A variable of 2**31 records: with cdflib, 12 s and 3.8 GB before the error."""
-    path = cdf_path(tree[0], "S1", "Smoking 2")
-    content = bytearray(path.read_bytes())
-    descriptor = content.index(b"Pose\0") - 84
-    content[descriptor + 24 : descriptor + 28] = b"\x7f\xff\xff\xff"  # MaxRec
-    with replaced(path, content=content), untouched(prepare.data_dir):
-        assert_one_line_error(prepare(), path, "2147483648 records of shape")
 
 
 def test_millimetres_that_are_not_are_noticed(tree, prepare):
@@ -402,26 +347,8 @@ def test_neither_output_changes_when_one_cannot_be_written(prepare, monkeypatch,
         assert_one_line_error(prepare(), prepare.data_dir, "the disk is full")
 
 
-def test_an_unwritable_place_is_named(prepare, tmp_path):
-    (tmp_path / "file").write_text("no folder")
-    result = prepare("--output-filename-3d", tmp_path / "file" / "a.npz")
-    assert_one_line_error(result, tmp_path / "file")
-
-
 @pytest.mark.parametrize(
     "arguments", [["--subjects", "S1,S3"], ["--cdf"], ["--per-camera=x"], ["--subj", "S1"]]
 )
 def test_bad_usage_is_one_line(arguments):
     assert_one_line_error(call(main, *arguments))
-
-
-def test_bad_input_has_no_traceback_in_a_process_of_its_own(run_script, tmp_path):
-    result = run_script(
-        *("data/prepare_data_h36m.py", "--cdf-dir", "nowhere", "--data-dir", tmp_path),
-        cwd=tmp_path,
-        check=False,
-    )
-    assert result.returncode == 2
-    assert result.stderr.startswith(f"error: nowhere: no such folder (looked for {tmp_path}")
-    assert result.stderr.count("\n") == 1
-    assert not list(tmp_path.iterdir())
