@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.console import ArgumentParser, InputError, progress, run
 from common.files import atomic_output, check_distinct, check_output
-from common.layouts import coco_keypoints
+from common.layouts import body_points
 from common.video import count_frames, probe_video, read_video
 
 # Takes a picture (height, width, 3), RGB; yields a tuple for each person: keypoints (17, 3), the
@@ -90,7 +90,7 @@ def load_mediapipe() -> Estimator:
         if landmarks is not None:
             height, width = picture.shape[:2]
             points = [[p.x * width, p.y * height, p.visibility] for p in landmarks.landmark]
-            yield coco_keypoints(np.array(points), "mediapipe"), None, None
+            yield body_points(np.array(points), "mediapipe"), None, None
 
     return estimate
 

@@ -14,8 +14,8 @@ import torch
 from raw_trees import npy_bytes, random_keypoints
 
 from common.console import InputError
-from common.detections import read_detections
 from common.npz_io import read_npy, read_npz, read_positions_2d, read_positions_3d
+from common.people import read_people
 from common.safe_pickle import _READERS, MAX_DEPTH, PickleReader
 from common.stand_ins import UnsafePickleError
 from common.torch_file import read_torch_file
@@ -295,7 +295,7 @@ BAD_DETECTIONS = {
 def test_detections_of_another_form_are_one_short_error(tmp_path, name):
     (tmp_path / "a.npy").write_bytes(as_member(BAD_DETECTIONS[name]))
     with pytest.raises(InputError, match=r"a\.npy: ") as error:
-        read_detections(tmp_path / "a.npy")
+        read_people(tmp_path / "a.npy")
     assert len(str(error.value)) < 300 + len(str(tmp_path))
 
 

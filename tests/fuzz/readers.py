@@ -23,7 +23,6 @@ from raw_trees import npy_bytes, person, random_keypoints, world_poses, write_cd
 from common.checkpoint import (
     load_checkpoint,
 )
-from common.detections import fill_gaps, read_detections
 from common.npz_io import (
     KEYPOINTS_METADATA,
     read_custom_2d,
@@ -31,9 +30,10 @@ from common.npz_io import (
     read_positions_2d,
     read_positions_3d,
 )
+from common.people import read_people
 from common.run_log import read_log
-from data.custom.formats import read_people
-from data.custom.tracks import follow
+from common.tracks import follow
+from data.prepare_2d_estimation import convert_file
 from data.prepare_data_h36m import read_world_positions
 from fuzz.engine import Case, Reader
 from fuzz.mutations import (
@@ -196,7 +196,7 @@ def detections_reader() -> Reader:
         values=changed_values([people, by_frame, listed]).map(object_npy),
         pickle=st.builds(npy_bytes, changed_pickles(pickles), st.sampled_from(((), (4,), (1,)))),
     )
-    return Reader("npy", lambda path: fill_gaps(read_detections(path)), ".npy", cases, valid)
+    return Reader("npy", lambda p: convert_file(p, None, False), ".npy", cases, valid)
 
 
 # CDF
