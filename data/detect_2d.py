@@ -35,7 +35,12 @@ def main() -> None:
     output = arguments.output or Path(f"{arguments.video.stem}_{arguments.estimator}.npy")
     check_distinct([check_output(output, (".npy",))], [arguments.video])
     size, frames = probe_video(arguments.video)[0], count_frames(arguments.video)
-    estimate = load_estimator(arguments.estimator)
+    load, packages = ESTIMATORS[arguments.estimator]
+    try:
+        estimate = load()
+    except ImportError as error:
+        advice = f"{error}; pip install {packages}"
+        raise InputError(f"--estimator {arguments.estimator}: {advice}") from error
     pictures = read_video(arguments.video, (0, 0, 1, 1), size)
     bar = progress(pictures, total=frames, desc=arguments.estimator, unit="frame")
     people = []
@@ -64,19 +69,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--estimator", choices=ESTIMATORS, required=True)
     add("--output", type=Path, metavar="FILE", help="an npy file; VIDEO_ESTIMATOR.npy if not given")
     return parser.parse_args()
-
-
-def load_estimator(name: str) -> Estimator:
-    """Return the estimator, or say what to install for it.
-
-    Raises:
-        InputError: if its package is missing.
-    """
-    load, packages = ESTIMATORS[name]
-    try:
-        return load()
-    except ImportError as error:
-        raise InputError(f"--estimator {name}: {error}; pip install {packages}") from error
 
 
 def load_mediapipe() -> Estimator:

@@ -46,7 +46,7 @@ def main() -> None:
     arguments = parse_arguments()
     suffix = "_w_conf" if arguments.keep_conf else ""
     output = arguments.data_dir / f"data_2d_custom_{arguments.name}{suffix}.npz"
-    check_distinct([output], [arguments.input, *([arguments.video] if arguments.video else [])])
+    check_distinct([output], filter(None, [arguments.input, arguments.video]))
     people = read_people(arguments.input, arguments.layout, arguments.first_frame)
     print(
         f"{arguments.input}: {people.source}, "
@@ -84,7 +84,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = console.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--input", type=Path, required=True, metavar="FILE", help="the keypoints; or a folder")
-    add("--name", type=output_name, required=True, help="the output is data_2d_custom_NAME.npz")
+    holds = re.compile(r"[\w.-]+").fullmatch
+    name = console.Kind(str, lambda text: bool(holds(text)), "of letters, digits, '_', '-' and '.'")
+    add("--name", type=name, required=True, help="the output is data_2d_custom_NAME.npz")
     add("--video", type=Path, metavar="FILE", help="tells the picture's size and the frame rate")
     add("--size", type=picture_size, metavar="WxH", help="without --video: the picture's size")
     low, high = FPS_RANGE
@@ -105,13 +107,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--first-frame", type=console.non_negative_int, default=0, metavar="N", help=first_frame)
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="where the npz file goes")
     return parser.parse_args()
-
-
-def output_name(text: str) -> str:
-    """Return a name that can be a part of a file's and stand in `--keypoints`."""
-    if not re.fullmatch(r"[\w.-]+", text):
-        raise argparse.ArgumentTypeError(f"'{text}': use letters, digits, '_', '-' and '.'")
-    return text
 
 
 def picture_size(text: str) -> tuple[int, int]:

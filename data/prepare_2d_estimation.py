@@ -57,7 +57,7 @@ def main() -> None:
     lengths_3d = read_lengths_3d(path_3d)
     folder = find_detections(arguments.detections_dir, arguments.data_dir, arguments.detector)
     listed = list_raw_files(folder, arguments.subjects, partial(list_subject, folder, lengths_3d))
-    files = [file for subject_files in listed.values() for file in subject_files]
+    files = [file for of_subject in listed.values() for file in of_subject]
     print(f"reading {len(files)} files of {folder}")
     sequences = convert(files, arguments.layout, arguments.keep_conf)
     check_lengths(files, sequences, lengths_3d, path_3d)
@@ -101,9 +101,8 @@ def find_detections(given: Path | None, data_dir: Path, detector: str) -> Path:
     if not detector or Path(detector).name != detector:
         raise InputError(f"--detector '{detector}': a name, not a path; see --detections-dir")
     advice = f"put the raw files of {detector} there, or name their folder with --detections-dir"
-    if given:
-        return find_folder(given, [Path()], advice)
-    return find_folder(f"h36m_{detector}", [data_dir / "preprocess", data_dir], advice)
+    parents = [Path()] if given else [data_dir / "preprocess", data_dir]
+    return find_folder(given or f"h36m_{detector}", parents, advice)
 
 
 def read_lengths_3d(path: Path) -> dict[str, dict[str, int]]:
@@ -211,9 +210,10 @@ def check_lengths(
     """
     short = []
     for file, sequence in zip(files, sequences):
-        frames, frames_3d = len(sequence.keypoints), lengths_3d.get(file.subject, {})
-        if frames < frames_3d.get(file.action, 0):
-            short.append(f"{file.path} has {frames} frames, 3D has {frames_3d[file.action]}")
+        frames = len(sequence.keypoints)
+        frames_3d = lengths_3d.get(file.subject, {}).get(file.action, 0)
+        if frames < frames_3d:
+            short.append(f"{file.path} has {frames} frames, 3D has {frames_3d}")
     if short:
         raise InputError(
             f"2D is shorter than 3D: {'; '.join(short)}. Run the estimator on the whole video, "
@@ -223,18 +223,18 @@ def check_lengths(
 
 def report_gaps(files: list[RawFile], sequences: list[Piece], max_gap: int) -> None:
     """Print what was filled, per file and in total, and warn of gaps beyond `max_gap`."""
-    lengths = [len(sequence.keypoints) for sequence in sequences]
-    filled = [sequence.filled_frames for sequence in sequences]
-    longest = [sequence.longest_gap for sequence in sequences]
-    for file, frames, count, gap in zip(files, lengths, filled, longest):
-        if count:
-            name = f"{file.subject}/{file.path.name}"
-            print(f"{name}: filled {count} of {frames} frames, longest gap {gap}")
+    for file, sequence in zip(files, sequences):
+        filled, gap = sequence.filled_frames, sequence.longest_gap
+        if filled:
+            told = f"filled {filled} of {len(sequence.keypoints)} frames, longest gap {gap}"
+            print(f"{file.subject}/{file.path.name}: {told}")
         if gap > max_gap:
             warn(f"{file.path}: no detection in {gap} frames in succession")
+    filled = [sequence.filled_frames for sequence in sequences]
+    frames = sum(len(sequence.keypoints) for sequence in sequences)
     print(
-        f"filled {sum(filled):,} of {sum(lengths):,} frames, in "
-        f"{sum(map(bool, filled))} of {len(files)} files; longest gap {max(longest)}"
+        f"filled {sum(filled):,} of {frames:,} frames, in {np.count_nonzero(filled)} of "
+        f"{len(files)} files; longest gap {max(sequence.longest_gap for sequence in sequences)}"
     )
 
 

@@ -466,13 +466,17 @@ def test_a_person_twice_in_a_frame_is_the_one_of_the_higher_score(prepare, tmp_p
 
 
 def test_the_first_frame_may_have_another_number(prepare, tmp_path):
-    content = json.loads(coco_results(tmp_path, walkers(people=1), SIZE).read_text())
+    keypoints = walkers(people=1)
+    content = json.loads(coco_results(tmp_path, keypoints, SIZE).read_text())
     path = dump(tmp_path / "from1.json", [{**p, "image_id": p["image_id"] + 1} for p in content])
     _, metadata, _ = prepared(prepare, path)
     assert metadata["dance"]["first_frame"] == 1
     _, metadata, _ = prepared(prepare, path, "--first-frame", "1")
     assert metadata["dance"]["first_frame"] == 0
     assert_one_line_error(prepare(path, "--first-frame", "2"), "frame number -1", "--first-frame")
+    keypoints[:4] = np.nan
+    _, metadata, _ = prepared(prepare, poses_by_frame(tmp_path, keypoints, SIZE))
+    assert metadata["dance"]["first_frame"] == 4
 
 
 def test_a_name_that_is_none_is_refused(prepare, tmp_path):
@@ -503,10 +507,3 @@ def test_the_input_is_not_written_over(prepare, tmp_path):
     with untouched(prepare.data_dir):
         for source in (path, tmp_path / "link.npz"):
             assert_one_line_error(prepare(source), path, "is the same file as")
-
-
-def test_poses_by_frame_need_not_begin_at_zero(prepare, tmp_path):
-    keypoints = walkers(people=1)
-    keypoints[:4] = np.nan
-    _, metadata, _ = prepared(prepare, poses_by_frame(tmp_path, keypoints, SIZE))
-    assert metadata["dance"]["first_frame"] == 4

@@ -120,8 +120,8 @@ def test_other_layouts_are_told_by_their_number_of_points(tmp_path):
 
 
 POSE = random_keypoints(1)[0]
-NAN = POSE.copy()
-NAN[3, 1] = np.nan
+NAN, HUGE = POSE.copy(), np.float64(POSE)
+NAN[3, 1], HUGE[3, 1] = np.nan, 1e39
 BAD_CONTENT = {
     "layout h36m has 17 keypoints, but this file has 16": [person(0, 0.5, POSE[:16])],
     "frame 1: keypoints are (17, 2), others (17, 3)": [
@@ -136,7 +136,7 @@ BAD_CONTENT = {
     "frame number 1.5 is no integer": [person(1.5, 0.5, POSE)],
     "of an unknown form, with ['a']": {"a": POSE[None]},
     "NaN or infinite coordinates, first in frame 4": [person(f, 0.5, NAN) for f in (4, 6)],
-    "NaN or infinite coordinates, first in frame 1": np.float64([POSE, NAN * 1e30]),
+    "NaN or infinite coordinates, first in frame 1": np.stack([POSE, HUGE]),
     "no person in any frame": {0: None, 1: None},
     "no person": [],
     "no": {},
@@ -307,37 +307,23 @@ def test_a_folder_that_is_missing_is_named(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-def test_3d_decides_which_sequences_there_must_be(detector):
-    frames = {canonical(action): 3 for action in RAW_ACTIONS} | {"Phoning 2": 3, "Posing 9": 3}
-    poses = {action: world_poses(n) / 1000 for action, n in frames.items()}
-    write_positions_3d(detector.data_dir / "data_3d_h36m.npz", {"S1": poses})
-    with untouched(detector.data_dir):
-        assert_one_line_error(detector(), "S1 lacks Phoning 2, Posing 9, which 3D has")
-    few = {"S1": {"Eating": poses["Eating"]}}
-    write_positions_3d(detector.data_dir / "data_3d_h36m.npz", few)
-    assert detector().status == 0
+def test_3d_decides_which_sequences_there_must_be_and_how_long(detector):
+    def run(lengths):
+        poses = {action: world_poses(frames) / 1000 for action, frames in lengths.items()}
+        poses["Eating"] = [poses["Eating"]] * 4  # as with --per-camera
+        write_positions_3d(detector.data_dir / "data_3d_h36m.npz", {"S1": poses})
+        return detector(subjects="S1")
 
-
-@pytest.mark.parametrize("per_camera", [False, True])
-def test_2d_shorter_than_3d_is_named_and_longer_is_kept(detector, per_camera):
-    lengths = {"Eating": 2, "Smoking": 4, "Photo": 3}
-    poses = {action: world_poses(n) / 1000 for action, n in lengths.items()}
-    if per_camera:
-        poses = {action: [p] * 4 for action, p in poses.items()}
-    write_positions_3d(detector.data_dir / "data_3d_h36m.npz", {"S1": poses})
-    with untouched(detector.data_dir):
-        result = detector()
-    assert_one_line_error(
-        result,
-        "2D is shorter than 3D",
-        *(f"S1/Smoking_{c}_pose_sequence.npy has 3 frames, 3D has 4" for c in CAMERA_IDS),
-    )
-    assert "Eating" not in result.stderr
-    del poses["Smoking"]
-    write_positions_3d(detector.data_dir / "data_3d_h36m.npz", {"S1": poses})
-    assert detector().status == 0
+    result = run({"Eating": 3, "Phoning 2": 3, "Posing 9": 3})
+    assert_one_line_error(result, "S1 lacks Phoning 2, Posing 9, which 3D has")
+    result = run({"Eating": 4, "Smoking": 2, "Photo": 3})
+    short = (f"S1/Eating_{c}_pose_sequence.npy has 3 frames, 3D has 4" for c in CAMERA_IDS)
+    assert_one_line_error(result, "2D is shorter than 3D", *short)
+    assert "Smoking" not in result.stderr
+    assert (detector.data_dir / "data_2d_h36m_own.npz").read_bytes() == b"an earlier file"
+    assert run({"Eating": 3, "Smoking": 2}).status == 0
     positions = load_item(detector.data_dir / "data_2d_h36m_own.npz")
-    assert [len(view) for view in positions["S1"]["Eating"]] == [3, 3, 3, 3]
+    assert [len(view) for view in positions["S1"]["Smoking"]] == [3, 3, 3, 3]
 
 
 class RunsCommand:
