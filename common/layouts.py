@@ -1,13 +1,13 @@
 """Layouts of keypoints that estimators answer with, and the way from each to Human3.6M's joints.
 
-Every layout but Human3.6M's own holds COCO's 17 keypoints under these or other indices. They are
-converted as COCO's are; what a layout has beyond them is left out, because that is how the
-keypoints are made on which lifters are trained.
+A further layout is one entry of `KEYPOINT_NAMES`. Every one but Human3.6M's own holds COCO's 17
+keypoints, by these names; the others of its keypoints are left out, because lifters are trained on
+joints that are made from COCO's.
 """
 
 import numpy as np
 
-from common.skeleton import COCO_NAMES, NUM_JOINTS, coco_to_h36m
+from common.skeleton import COCO_NAMES, JOINT_NAMES, PARENTS, coco_to_h36m
 
 _OPENPOSE_ARMS = (
     *("nose", "neck", "right_shoulder", "right_elbow", "right_wrist"),
@@ -23,8 +23,8 @@ def _of_both_sides(*parts: str) -> list[str]:
     return [f"{side}_{part}" for part in parts for side in ("left", "right")]
 
 
-# {layout: names of its keypoints, in order}. Of COCO-WholeBody, the face and the hands, which are
-# not used, have numbers in the place of names.
+# {layout: names of its keypoints, in order}. The names of COCO-WholeBody's face and hands, which
+# are not used, are numbers.
 KEYPOINT_NAMES = {
     "coco": COCO_NAMES,
     "coco_wholebody": (*COCO_NAMES, *_FEET, *(f"face_or_hand_{i}" for i in range(68 + 2 * 21))),
@@ -39,15 +39,14 @@ KEYPOINT_NAMES = {
         *_of_both_sides("shoulder", "elbow", "wrist", "pinky", "index", "thumb"),
         *_of_both_sides("hip", "knee", "ankle", "heel", "foot_index"),
     ),
+    "h36m": JOINT_NAMES,
 }
-LAYOUTS = (*KEYPOINT_NAMES, "h36m")
-# Parent of each of COCO's keypoints, -1 for the nose.
-COCO_PARENTS = (-1, 0, 0, 1, 2, 0, 0, 5, 6, 7, 8, 5, 6, 11, 12, 13, 14)
-
-
-def num_keypoints(layout: str) -> int:
-    """Return how many keypoints a layout has."""
-    return NUM_JOINTS if layout == "h36m" else len(KEYPOINT_NAMES[layout])
+LAYOUTS = tuple(KEYPOINT_NAMES)
+# Parent of each point of the two layouts that `body_points` gives, -1 for the root.
+POINT_PARENTS = {
+    "coco": (-1, 0, 0, 1, 2, 0, 0, 5, 6, 7, 8, 5, 6, 11, 12, 13, 14),
+    "h36m": PARENTS,
+}
 
 
 def layout_of(count: int) -> str:
@@ -56,15 +55,17 @@ def layout_of(count: int) -> str:
     Raises:
         ValueError: if there is none.
     """
-    for layout in KEYPOINT_NAMES:
-        if num_keypoints(layout) == count:
+    for layout, names in KEYPOINT_NAMES.items():
+        if len(names) == count:
             return layout
-    known = ", ".join(f"{name} {num_keypoints(name)}" for name in LAYOUTS)
+    known = ", ".join(f"{layout} {len(names)}" for layout, names in KEYPOINT_NAMES.items())
     raise ValueError(f"no layout has {count} keypoints; there are {known}")
 
 
-def coco_keypoints(keypoints: np.ndarray, layout: str) -> np.ndarray:
-    """Return COCO's 17 of keypoints (..., points, channels) in a layout other than "h36m"."""
+def body_points(keypoints: np.ndarray, layout: str) -> np.ndarray:
+    """Return COCO's 17 of keypoints (..., points, channels), Human3.6M's joints as they are."""
+    if layout == "h36m":
+        return keypoints
     names = KEYPOINT_NAMES[layout]
     return keypoints[..., [names.index(name) for name in COCO_NAMES], :]
 
@@ -79,9 +80,9 @@ def to_h36m(keypoints: np.ndarray, layout: str) -> np.ndarray:
     """
     if layout not in LAYOUTS:
         raise ValueError(f"no layout '{layout}'; there are {', '.join(LAYOUTS)}")
-    if keypoints.ndim < 2 or keypoints.shape[-2] != num_keypoints(layout):
-        expected = f"(..., {num_keypoints(layout)}, channels)"
+    count = len(KEYPOINT_NAMES[layout])
+    if keypoints.ndim < 2 or keypoints.shape[-2] != count:
+        expected = f"(..., {count}, channels)"
         raise ValueError(f"layout {layout}: expected keypoints {expected}, got {keypoints.shape}")
-    if layout == "h36m":
-        return keypoints
-    return coco_to_h36m(coco_keypoints(keypoints, layout))
+    points = body_points(keypoints, layout)
+    return points if layout == "h36m" else coco_to_h36m(points)

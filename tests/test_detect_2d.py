@@ -3,8 +3,9 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from custom_files import PLACES
-from raw_trees import assert_one_line_error, call, untouched
+from raw_trees import assert_one_line_error, call
 
 from common.npz_io import read_custom_2d
 from common.skeleton import coco_to_h36m
@@ -33,16 +34,6 @@ def pose_of(picture, red):
     assert picture[..., red].mean() > picture[..., 2 - red].mean() + 20
     frame = round((picture[..., 1].mean()) / 20)
     return None if frame == 5 else POSES + [frame, 0, 0]
-
-
-class Tensor(np.ndarray):
-    """What of a tensor's interface Ultralytics' users see."""
-
-    def cpu(self):
-        return self
-
-    def numpy(self):
-        return np.asarray(self)
 
 
 def fake_mediapipe():
@@ -98,7 +89,7 @@ def fake_ultralytics():
             assert persist
             pose = pose_of(picture, red=2)
             people = np.empty((0, 17, 3)) if pose is None else pose[None]
-            keypoints = SimpleNamespace(data=people.view(Tensor))
+            keypoints = SimpleNamespace(data=torch.from_numpy(people))
             return [SimpleNamespace(keypoints=keypoints, boxes=Boxes(len(people)))]
 
     module = ModuleType("ultralytics")
@@ -125,19 +116,13 @@ def test_what_is_found_is_what_the_next_script_reads(estimator, video, tmp_path,
     np.testing.assert_allclose(positions["dance"], expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_a_missing_package_is_one_line_that_says_what_to_install(
-    estimator, video, tmp_path, monkeypatch
-):
-    monkeypatch.setitem(sys.modules, estimator, None)  # as where it is not installed
-    with untouched(tmp_path):
+def test_what_cannot_be_done_is_one_line(video, tmp_path, monkeypatch):
+    for estimator in ESTIMATORS:
+        monkeypatch.setitem(sys.modules, estimator, None)  # as where it is not installed
         result = call(
             main, "--video", video, "--estimator", estimator, "--output", tmp_path / "a.npy"
         )
         assert_one_line_error(result, f"--estimator {estimator}", f"pip install {estimator}")
-
-
-def test_a_video_without_anybody_and_one_that_is_missing(video, tmp_path, monkeypatch):
     module = ModuleType("rtmlib")
     module.Body = lambda **_: lambda picture: (np.empty((0, 17, 2)), np.empty((0, 17)))
     monkeypatch.setitem(sys.modules, "rtmlib", module)

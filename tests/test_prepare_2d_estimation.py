@@ -1,5 +1,6 @@
 import collections
 import os
+import re
 import shutil
 from contextlib import contextmanager
 
@@ -18,11 +19,12 @@ from raw_trees import (
     write_npy,
 )
 
-from common.detections import choose_people, fill_gaps, read_detections
+from common.console import InputError
 from common.h36m_cameras import CAMERA_IDS
 from common.h36m_dataset import SUBJECTS
 from common.npz_io import write_positions_3d
-from data.prepare_2d_estimation import main
+from common.people import best_of_each_frame
+from data.prepare_2d_estimation import convert_file, main
 
 # COCO: 0 nose, 1-2 eyes, 3-4 ears, 5-6 shoulders, 7-8 elbows, 9-10 wrists, 11-12 hips, 13-14
 # knees, 15-16 ankles, left before right. For each of Human3.6M's joints, whose mean it is.
@@ -54,33 +56,17 @@ def load_item(path):
 
 
 def read(tmp_path, content):
-    path = tmp_path / "raw.npy"
-    write_npy(path, content)
-    detections = read_detections(path)
-    return detections, fill_gaps(detections)
+    """Return what is made of a file of Human3.6M's joints, which are not converted."""
+    write_npy(tmp_path / "raw.npy", content)
+    return convert_file(tmp_path / "raw.npy", layout="h36m", keep_conf=True)
 
 
 def test_the_highest_score_wins_and_the_later_one_on_a_tie(tmp_path):
     poses = random_keypoints(8)
-    people = [
-        person(0, 0.5, poses[0]),
-        person(0, 0.9, poses[1]),
-        person(0, 0.7, poses[2]),
-        person(1, 0.3, poses[3]),
-        person(1, 0.3, poses[4]),
-        person(2, 0.9, poses[5]),
-        person(2, 0.9, poses[6]),
-        person(2, 0.1, poses[7]),
-    ]
-    _, filled = read(tmp_path, people)
-    np.testing.assert_array_equal(filled.keypoints, poses[[1, 4, 6]])
-    assert filled[1:] == (0, 0)
-
-
-def test_people_may_come_in_any_order_of_frames(tmp_path):
-    poses = random_keypoints(3)
-    _, filled = read(tmp_path, [person(f, 0.5, poses[f]) for f in (2, 0, 1)])
-    np.testing.assert_array_equal(filled.keypoints, poses)
+    frames, scores = (0, 0, 0, 1, 1, 2, 2, 2), (0.5, 0.9, 0.7, 0.3, 0.3, 0.9, 0.9, 0.1)
+    sequence = read(tmp_path, list(map(person, frames, scores, poses)))
+    np.testing.assert_array_equal(sequence.keypoints, poses[[1, 4, 6]])
+    assert (sequence.filled_frames, sequence.longest_gap) == (0, 0)
 
 
 def test_the_choice_agrees_with_a_loop():
@@ -90,98 +76,80 @@ def test_the_choice_agrees_with_a_loop():
     for i in range(300):
         if frames[i] not in best or scores[i] >= scores[best[frames[i]]]:
             best[frames[i]] = i
-    assert choose_people(frames, scores).tolist() == [best[f] for f in sorted(best)]
+    assert best_of_each_frame(frames, scores).tolist() == [best[f] for f in sorted(best)]
 
 
 def test_gaps_take_the_previous_pose_and_leading_ones_the_first(tmp_path):
     poses = random_keypoints(3)
-    _, filled = read(tmp_path, [person(f, 0.5, p) for f, p in zip((2, 3, 7), poses)])
-    np.testing.assert_array_equal(filled.keypoints, poses[[0, 0, 0, 1, 1, 1, 1, 2]])
-    assert filled.filled == 5
-    assert filled.longest_gap == 3
+    people = [person(np.int32(f), 0.5, p) for f, p in zip((2, 3, 7), poses)]
+    sequence = read(tmp_path, people[::-1])  # people may come in any order
+    np.testing.assert_array_equal(sequence.keypoints, poses[[0, 0, 0, 1, 1, 1, 1, 2]])
+    assert (sequence.filled_frames, sequence.longest_gap) == (5, 3)
 
 
 def test_poses_by_frame_may_end_without_a_detection(tmp_path):
     poses = random_keypoints(2)
-    content = {0: None, 1: poses[0][None], 2: None, 4: poses[1][None], 5: None, 6: None}
+    content = {0: None, 1: poses[0][None], 2: None, np.int64(4): poses[1][None], 5: None, 6: None}
     for mapping in (content, collections.OrderedDict(reversed(content.items()))):
-        _, filled = read(tmp_path, mapping)
-        np.testing.assert_array_equal(filled.keypoints, poses[[0, 0, 0, 0, 1, 1, 1]])
-        assert filled.filled == 5
-        assert filled.longest_gap == 2
+        sequence = read(tmp_path, mapping)
+        np.testing.assert_array_equal(sequence.keypoints, poses[[0, 0, 0, 0, 1, 1, 1]])
+        assert (sequence.filled_frames, sequence.longest_gap) == (5, 2)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int64])
-@pytest.mark.parametrize("channels", [2, 3])
-def test_plain_arrays_are_taken_as_they_are(tmp_path, dtype, channels):
-    keypoints = (random_keypoints(4, channels) / 7).astype(dtype)
-    detections, filled = read(tmp_path, keypoints)
-    np.testing.assert_array_equal(filled.keypoints, keypoints.astype(np.float32))
-    assert filled.keypoints.dtype == np.float32
-    assert detections.num_frames == 4
+def test_plain_arrays_are_taken_as_they_are_zeros_too(tmp_path, dtype):
+    keypoints = (random_keypoints(4) / 7).astype(dtype)
+    keypoints[2, 5] = 0
+    joints = read(tmp_path, keypoints).keypoints
+    np.testing.assert_array_equal(joints, keypoints.astype(np.float32))
+    assert joints.dtype == np.float32
 
 
 def test_a_list_within_an_array_of_no_dimensions(tmp_path):
-    poses = random_keypoints(2)
     content = np.empty((), dtype=object)
-    content[()] = [person(f, 0.5, poses[f]) for f in range(2)]
-    _, filled = read(tmp_path, content)
-    np.testing.assert_array_equal(filled.keypoints, poses)
+    content[()] = [person(0, 0.5, POSE)]
+    np.testing.assert_array_equal(read(tmp_path, content).keypoints, [POSE])
 
 
-def test_frame_numbers_may_be_numpys(tmp_path):
-    poses = random_keypoints(2)
-    _, filled = read(tmp_path, [person(np.int32(f), 0.5, poses[f]) for f in range(2)])
-    np.testing.assert_array_equal(filled.keypoints, poses)
-    _, filled = read(tmp_path, {np.int64(f): poses[f][None] for f in range(2)})
-    np.testing.assert_array_equal(filled.keypoints, poses)
+def test_other_layouts_are_told_by_their_number_of_points(tmp_path):
+    keypoints = np.concatenate([random_keypoints(3), random_keypoints(3)[:, :9]], axis=1)
+    write_npy(tmp_path / "halpe.npy", keypoints)
+    sequence = convert_file(tmp_path / "halpe.npy", layout=None, keep_conf=True)
+    expected = [to_h36m_by_hand(pose) for pose in keypoints[:, :17]]
+    np.testing.assert_allclose(sequence.keypoints, expected, atol=1e-3)
 
 
 POSE = random_keypoints(1)[0]
-NAN = POSE.copy()
-NAN[3, 1] = np.nan
+NAN, HUGE = POSE.copy(), np.float64(POSE)
+NAN[3, 1], HUGE[3, 1] = np.nan, 1e39
 BAD_CONTENT = {
-    r"frame 0: keypoints are (16, 3), expected (17, 2 or 3)": [person(0, 0.5, POSE[:16])],
-    r"frame 1: keypoints are (17, 2)": [person(0, 0.5, POSE), person(1, 0.5, POSE[:, :2])],
-    r"frame 0: keypoints are (17, 4)": [person(0, 0.5, np.zeros((17, 4)))],
-    r"frame 0: keypoints are <U1 (17, 3)": [person(0, 0.5, np.full((17, 3), "a"))],
-    r"frame 2: keypoints are None": [person(2, 0.5, None)],
-    r"frame 0: a bbox is (4,), expected (5,)": [{**person(0, 0.5, POSE), "bbox": np.zeros(4)}],
-    "the score of a bbox is NaN": [person(0, np.nan, POSE)],
-    "a person has ['frame', 'keypoints'], expected frame, bbox, keypoints": [
-        {"frame": 0, "keypoints": POSE}
+    "layout h36m has 17 keypoints, but this file has 16": [person(0, 0.5, POSE[:16])],
+    "frame 1: keypoints are (17, 2), others (17, 3)": [
+        person(0, 0.5, POSE), person(1, 0.5, POSE[:, :2])
     ],
+    "frame 0: keypoints are no (points, 2 or 3) numbers": [person(0, 0.5, np.full((17, 3), "a"))],
+    "frame 2: keypoints are (), expected": [person(2, 0.5, None)],
+    "frame 0: keypoints are (3,), expected": np.zeros((17, 3)),
+    "of an unknown form, with ['bbox', 'keypoints']": [{"bbox": np.zeros(5), "keypoints": POSE}],
     "frame number -1 is outside": [person(-1, 0.5, POSE)],
     "frame number 1000000000000 is outside": [person(10**12, 0.5, POSE)],
     "frame number 1.5 is no integer": [person(1.5, 0.5, POSE)],
-    "frame number 'a' is no integer": {"a": POSE[None]},
+    "of an unknown form, with ['a']": {"a": POSE[None]},
     "NaN or infinite coordinates, first in frame 4": [person(f, 0.5, NAN) for f in (4, 6)],
-    "NaN or infinite coordinates, first in frame 2": np.stack([POSE, POSE, POSE * np.inf]),
-    "NaN or infinite coordinates, first in frame 1": np.stack([POSE, np.float64(POSE) * 1e39]),
-    "frame 0: keypoints are (17, 3), expected (1, 17, 2 or 3)": {0: POSE},
-    "frame 3: keypoints are (2, 17, 3), expected (1, 17, 2 or 3)": {3: np.stack([POSE, POSE])},
-    "frame 0: keypoints are (3,), expected (17, 2 or 3)": np.zeros((17, 3)),
-    "frame 0: keypoints are (18, 3)": np.zeros((5, 18, 3)),
-    "no frame has a detection": {0: None, 1: None},
-    "neither a list of {frame, bbox, keypoints}": np.array(["a", "b"]),
-    "neither a list": [1, 2, 3],
-    "neither": np.array(3j),
-    "nor an array": np.array(3.0),
+    "NaN or infinite coordinates, first in frame 1": np.stack([POSE, HUGE]),
+    "no person in any frame": {0: None, 1: None},
+    "no person": [],
+    "no": {},
+    "no person in": np.zeros((0, 17, 3)),
+    "no numbers (could not convert": np.array(["a", "b"]),
+    "of an unknown form": np.array(3.0),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("says", BAD_CONTENT)
-def test_bad_content_is_named(detector, says):
-    path = npy_path(detector.folder, "S1", "Eating", CAMERA_IDS[2])
-    with detector.replaced(path, BAD_CONTENT[says]), untouched(detector.data_dir):
-        assert_one_line_error(detector(), path, says)
-
-
-@pytest.mark.parametrize("content", [[], {}, np.zeros((0, 17, 3))], ids=["list", "dict", "array"])
-def test_a_file_without_frames_is_named(detector, content):
-    path = npy_path(detector.folder, "S1", "Eating", CAMERA_IDS[2])
-    with detector.replaced(path, content), untouched(detector.data_dir):
-        assert_one_line_error(detector(), path, "no frame has a detection")
+def test_bad_content_is_named(tmp_path, says):
+    with pytest.raises(InputError, match=r"raw\.npy: .*" + re.escape(says)):
+        read(tmp_path, BAD_CONTENT[says])
 
 
 # ---- the script, on synthetic files ----
@@ -225,63 +193,28 @@ def detector(tree, tmp_path):
     return run
 
 
-def test_coco_is_converted_and_confidences_are_dropped(detector):
-    result = detector()
+def test_coco_is_converted_with_and_without_confidences(detector):
+    result = detector("--keep-conf")
     assert result.status == 0, result.stderr
-    positions = load_item(detector.data_dir / "data_2d_h36m_own.npz")
-    assert list(positions) == ["S1", "S11"]
-    assert set(positions["S1"]) == {canonical(action) for action in RAW_ACTIONS}
-    assert set(positions["S1"]) - set(positions["S11"]) == {"Directions"}
+    assert (detector.data_dir / "data_2d_h36m_own.npz").read_bytes() == b"an earlier file"
+    assert detector().status == 0
+    plain = load_item(detector.data_dir / "data_2d_h36m_own.npz")
+    with_conf = load_item(detector.data_dir / "data_2d_h36m_own_w_conf.npz")
+    assert list(plain) == ["S1", "S11"]
+    assert set(plain["S1"]) == {canonical(action) for action in RAW_ACTIONS}
+    assert set(plain["S1"]) - set(plain["S11"]) == {"Directions"}
     for (subject, action, camera), keypoints in detector.written.items():
         if (subject, action) == ("S11", "Directions"):
             continue
-        views = positions[subject][canonical(action)]
-        assert len(views) == 4
-        view = views[CAMERA_IDS.index(camera)]
-        assert view.dtype == np.float32
-        np.testing.assert_allclose(view[1], to_h36m_by_hand(keypoints[1])[:, :2], atol=1e-3)
-        assert view.shape == (3, 17, 2)
+        camera = CAMERA_IDS.index(camera)
+        view = with_conf[subject][canonical(action)][camera]
+        assert view.shape == (3, 17, 3) and view.dtype == np.float32
+        np.testing.assert_allclose(view[1], to_h36m_by_hand(keypoints[1]), atol=1e-3)
+        bare = plain[subject][canonical(action)][camera]
+        assert bare.dtype == np.float32
+        np.testing.assert_array_equal(bare, view[..., :2])
     assert "left out S11 Directions" in result.stdout
     assert "filled 0 of 708 frames" in result.stdout
-
-
-def test_confidences_are_kept_and_averaged(detector):
-    result = detector("--keep-conf")
-    assert result.status == 0, result.stderr
-    positions = load_item(detector.data_dir / "data_2d_h36m_own_w_conf.npz")
-    keypoints = detector.written["S11", "WalkingDog 1", CAMERA_IDS[3]]
-    view = positions["S11"]["WalkDog 1"][3]
-    assert view.shape == (3, 17, 3)
-    for frame in range(3):
-        np.testing.assert_allclose(view[frame], to_h36m_by_hand(keypoints[frame]), atol=1e-3)
-    confidences = np.array([to_h36m_by_hand(keypoints[f])[:, 2] for f in range(3)])
-    np.testing.assert_allclose(view[..., 2], confidences, atol=1e-6)
-    assert (detector.data_dir / "data_2d_h36m_own.npz").read_bytes() == b"an earlier file"
-
-
-def test_an_estimator_that_speaks_h36m_is_not_converted(detector):
-    assert detector("--layout", "h36m", "--keep-conf").status == 0
-    positions = load_item(detector.data_dir / "data_2d_h36m_own_w_conf.npz")
-    for (subject, action, camera), keypoints in detector.written.items():
-        if (subject, action) != ("S11", "Directions"):
-            view = positions[subject][canonical(action)][CAMERA_IDS.index(camera)]
-            np.testing.assert_array_equal(view, keypoints)
-
-
-def test_forms_may_differ_between_files(detector):
-    poses = random_keypoints(4, seed=5)
-    paths = [npy_path(detector.folder, "S1", "Posing", camera) for camera in CAMERA_IDS]
-    people = [person(f, 0.5, poses[f]) for f in range(4)]
-    with (
-        detector.replaced(paths[0], people),
-        detector.replaced(paths[1], {f: poses[f][None] for f in range(4)}),
-        detector.replaced(paths[2], poses[..., :2]),
-    ):
-        assert detector(subjects="S1").status == 0
-    views = load_item(detector.data_dir / "data_2d_h36m_own.npz")["S1"]["Posing"]
-    expected = np.array([to_h36m_by_hand(pose)[:, :2] for pose in poses])
-    for view in views[:3]:
-        np.testing.assert_allclose(view, expected, atol=1e-3)
 
 
 def test_what_was_filled_is_said_per_file_and_in_total(detector):
@@ -303,16 +236,17 @@ def test_what_was_filled_is_said_per_file_and_in_total(detector):
     assert tolerant.stderr == ""
 
 
-def test_other_files_in_the_folder_are_ignored(detector):
-    folder = detector.folder / "S1"
+def test_other_files_and_the_corrupt_sequence_are_not_read(detector):
+    paths = [npy_path(detector.folder, "S11", "Directions", camera) for camera in CAMERA_IDS]
     strange = ["_ALL_54138969_pose_sequence.npy", "._x_1_pose_sequence.npy", "notes.txt"]
-    for name in strange:
-        (folder / name).write_bytes(b"not read")
-    try:
-        assert detector(subjects="S1").status == 0
-    finally:
-        for name in strange:
-            (folder / name).unlink()
+    strange = [detector.folder / "S1" / name for name in strange]
+    for path in strange:
+        path.write_bytes(b"not read")
+    with detector.replaced(paths[0]), detector.replaced(paths[1], raw=b"corrupt"):
+        result = detector()
+    for path in strange:
+        path.unlink()
+    assert result.status == 0, result.stderr
 
 
 @pytest.mark.parametrize("place", ["h36m_own", "preprocess/h36m_own"])
@@ -322,13 +256,6 @@ def test_the_raw_folder_is_found_in_the_data_folder(tree, tmp_path, place):
     result = call(main, "--detector", "own", "--data-dir", tmp_path, "--subjects", "S11")
     assert result.status == 0, result.stderr
     assert len(load_item(tmp_path / "data_2d_h36m_own.npz")["S11"]) == 29
-
-
-def test_the_corrupt_sequence_may_be_missing_or_damaged(detector):
-    paths = [npy_path(detector.folder, "S11", "Directions", camera) for camera in CAMERA_IDS]
-    with detector.replaced(paths[0]), detector.replaced(paths[1], raw=b"corrupt"):
-        result = detector()
-    assert result.status == 0, result.stderr
 
 
 # ---- bad input ----
@@ -380,49 +307,23 @@ def test_a_folder_that_is_missing_is_named(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-def test_3d_decides_which_sequences_there_must_be(detector):
-    frames = {canonical(action): 3 for action in RAW_ACTIONS} | {"Phoning 2": 3, "Posing 9": 3}
-    poses = {action: world_poses(n) / 1000 for action, n in frames.items()}
-    write_positions_3d(detector.data_dir / "data_3d_h36m.npz", {"S1": poses})
-    with untouched(detector.data_dir):
-        assert_one_line_error(detector(), "S1 lacks Phoning 2, Posing 9, which 3D has")
-    few = {"S1": {"Eating": poses["Eating"]}}
-    write_positions_3d(detector.data_dir / "data_3d_h36m.npz", few)
-    assert detector().status == 0
+def test_3d_decides_which_sequences_there_must_be_and_how_long(detector):
+    def run(lengths):
+        poses = {action: world_poses(frames) / 1000 for action, frames in lengths.items()}
+        poses["Eating"] = [poses["Eating"]] * 4  # as with --per-camera
+        write_positions_3d(detector.data_dir / "data_3d_h36m.npz", {"S1": poses})
+        return detector(subjects="S1")
 
-
-@pytest.mark.parametrize("per_camera", [False, True])
-def test_2d_shorter_than_3d_is_named_and_longer_is_kept(detector, per_camera):
-    lengths = {"Eating": 2, "Smoking": 4, "Photo": 3}
-    poses = {action: world_poses(n) / 1000 for action, n in lengths.items()}
-    if per_camera:
-        poses = {action: [p] * 4 for action, p in poses.items()}
-    write_positions_3d(detector.data_dir / "data_3d_h36m.npz", {"S1": poses})
-    with untouched(detector.data_dir):
-        result = detector()
-    assert_one_line_error(
-        result,
-        "2D is shorter than 3D",
-        *(f"S1/Smoking_{c}_pose_sequence.npy has 3 frames, 3D has 4" for c in CAMERA_IDS),
-    )
-    assert "Eating" not in result.stderr
-    del poses["Smoking"]
-    write_positions_3d(detector.data_dir / "data_3d_h36m.npz", {"S1": poses})
-    assert detector().status == 0
+    result = run({"Eating": 3, "Phoning 2": 3, "Posing 9": 3})
+    assert_one_line_error(result, "S1 lacks Phoning 2, Posing 9, which 3D has")
+    result = run({"Eating": 4, "Smoking": 2, "Photo": 3})
+    short = (f"S1/Eating_{c}_pose_sequence.npy has 3 frames, 3D has 4" for c in CAMERA_IDS)
+    assert_one_line_error(result, "2D is shorter than 3D", *short)
+    assert "Smoking" not in result.stderr
+    assert (detector.data_dir / "data_2d_h36m_own.npz").read_bytes() == b"an earlier file"
+    assert run({"Eating": 3, "Smoking": 2}).status == 0
     positions = load_item(detector.data_dir / "data_2d_h36m_own.npz")
-    assert [len(view) for view in positions["S1"]["Eating"]] == [3, 3, 3, 3]
-
-
-def test_a_damaged_3d_file_is_named(detector):
-    (detector.data_dir / "data_3d_h36m.npz").write_bytes(b"PK damaged")
-    with untouched(detector.data_dir):
-        assert_one_line_error(detector(), detector.data_dir / "data_3d_h36m.npz")
-
-
-def test_confidences_that_do_not_exist_are_not_kept(detector):
-    path = npy_path(detector.folder, "S1", "Eating", CAMERA_IDS[2])
-    with detector.replaced(path, random_keypoints(3, channels=2)), untouched(detector.data_dir):
-        assert_one_line_error(detector("--keep-conf"), path, "run without --keep-conf")
+    assert [len(view) for view in positions["S1"]["Smoking"]] == [3, 3, 3, 3]
 
 
 class RunsCommand:
@@ -433,30 +334,25 @@ class RunsCommand:
         return os.system, (self.command,)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "empty", "malicious"])
-def test_a_file_that_cannot_be_read_is_named(detector, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["truncated", "empty", "malicious", "bare", "3d"])
+def test_a_file_that_cannot_be_used_is_named(detector, tmp_path, kind):
     path = npy_path(detector.folder, "S11", "Waiting", CAMERA_IDS[3])
-    ran = tmp_path / "ran"
-    malicious = tmp_path / "malicious.npy"
+    path_3d, ran = detector.data_dir / "data_3d_h36m.npz", tmp_path / "ran"
+    malicious, bare = tmp_path / "malicious.npy", tmp_path / "bare.npy"
     write_npy(malicious, [person(0, 0.5, POSE), RunsCommand(f"touch '{ran}'")])
-    raw = {
-        "truncated": path.read_bytes()[:300],
-        "empty": b"",
-        "malicious": malicious.read_bytes(),
+    write_npy(bare, random_keypoints(3, channels=2))
+    if kind == "3d":
+        path_3d.write_bytes(b"PK damaged")
+    raw, says = {
+        "truncated": (path.read_bytes()[:300], "again"),
+        "empty": (b"", "write it again with the estimator"),
+        "malicious": (malicious.read_bytes(), "system"),
+        "bare": (bare.read_bytes(), "run without --keep-conf"),
+        "3d": (path.read_bytes(), path_3d),
     }[kind]
     with detector.replaced(path, raw=raw), untouched(detector.data_dir):
-        assert_one_line_error(detector(), path, {"malicious": "system"}.get(kind, "again"))
+        assert_one_line_error(detector("--keep-conf"), path_3d if kind == "3d" else path, says)
     assert not ran.exists()
-
-
-def test_a_full_disk_leaves_the_earlier_output(detector, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", full)
-    with untouched(detector.data_dir):
-        result = detector()
-    assert_one_line_error(result, detector.data_dir / "data_2d_h36m_own.npz", "the disk is full")
 
 
 @pytest.mark.parametrize(

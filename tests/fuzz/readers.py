@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from raw_trees import npy_bytes, person, random_keypoints, world_poses
 
-from common.checkpoint import load_checkpoint
-from common.detections import fill_gaps, read_detections
 from common.npz_io import (
     KEYPOINTS_METADATA,
     read_custom_2d,
@@ -27,8 +25,10 @@ from common.npz_io import (
     read_positions_2d,
     read_positions_3d,
 )
-from data.custom.formats import read_people
-from data.custom.tracks import follow
+from common.people import read_people
+from common.safe_load import read_torch_file
+from common.tracks import follow
+from data.prepare_2d_estimation import convert_file
 from fuzz.engine import Reader
 from fuzz.mutations import (
     HOSTILE,
@@ -146,7 +146,7 @@ def detections_reader() -> Reader:
     pickles = [pickle.dumps(as_objects, protocol) for protocol in (0, 2, 4, 5)]
     return Reader(
         "npy",
-        lambda path: fill_gaps(read_detections(path)),
+        lambda path: convert_file(path, None, False),
         ".npy",
         valid,
         [
@@ -204,10 +204,10 @@ def checkpoint_reader(name: str, is_zip: bool) -> Reader:
         with_pickle,
     ]
     if not is_zip:
-        return Reader(name, load_checkpoint, ".bin", valid, changes)
+        return Reader(name, read_torch_file, ".bin", valid, changes)
     return Reader(
         name,
-        load_checkpoint,
+        read_torch_file,
         ".bin",
         valid,
         [*changes, lambda random: changed_archive(random, valid)],
