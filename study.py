@@ -18,13 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from common.arguments import estimator_names, parse_arguments, training_recipe
+from common.arguments import NETWORK_FLAGS, parse_arguments, training_recipe
 from common.confidences import WITH_CONFIDENCE
 from common.console import InputError, progress, run, split_names
 from common.figures import COLORS, INK, paper_figure, save_figure
 from common.files import atomic_output
-from common.flags import NETWORK_FLAGS
-from common.h36m_dataset import keypoints_names, keypoints_path, positions_3d_path
+from common.h36m_dataset import (
+    estimator_names,
+    keypoints_names,
+    keypoints_path,
+    positions_3d_path,
+)
 from common.keypoint_errors import list_views, measure, ranks, view_arrays
 from common.npz_io import read_positions_2d
 from common.runs import Run, do_runs, parse_study_arguments, prepare_study
@@ -67,9 +71,9 @@ def main() -> None:
 def study_recipe(passed: Sequence[str]) -> dict[str, Any]:
     """Return what all runs of the study have in common, as plain values."""
     arguments = parse_arguments(list(passed))
-    recipe = asdict(training_recipe(arguments, None, None))
+    recipe = asdict(training_recipe(arguments, None))
     del recipe["keypoints"], recipe["seed"]
-    network = {name: getattr(arguments, name) for name in NETWORK_FLAGS}
+    network = {name: getattr(arguments, name) for _, name, *_ in NETWORK_FLAGS}
     data = {"data_dir": str(arguments.data_dir.resolve()), "dataset": arguments.dataset}
     return recipe | network | data
 
