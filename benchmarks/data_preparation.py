@@ -4,6 +4,7 @@ On a full-size stand-in for the raw files: `python data/make_sample.py --full --
 `python benchmarks/data_preparation.py --data-dir DIR`. Linux only, for /proc.
 """
 
+import resource
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from common.console import DATA_DIR, ArgumentParser, InputError, run
+from common.tables import format_markdown
 
 MERGE_STRATEGIES = ("manual", "average", "weighted_average")
 MERGED_DETECTORS = {"vitpose", "pct", "moganet"}
@@ -35,17 +37,16 @@ def main() -> None:
     raw = arguments.data_dir.resolve() / "preprocess"
     if not raw.is_dir():
         raise InputError(f"{raw}: no such folder; data/make_sample.py --full writes one")
-    within_limits = True
-    print("| step | seconds | limit | peak memory, MB | limit |\n|---|--:|--:|--:|--:|")
+    rows, within_limits = [("step", "seconds", "limit", "peak memory, MB", "limit")], True
     with tempfile.TemporaryDirectory(dir=arguments.scratch_dir) as scratch:
         for script, *flags in steps(raw):
             seconds, peak_mb = measure(script, "--data-dir", scratch, *flags)
             within_limits &= seconds < LIMIT_S[script] and peak_mb < LIMIT_MB
             step = " ".join([script, *(flag for flag in flags if "-dir=" not in flag)])
-            print(
-                f"| {step} | {seconds:.1f} | {LIMIT_S[script]} | {peak_mb:,.0f} | {LIMIT_MB:,} |",
-                flush=True,
-            )
+            print(f"{step}: {seconds:.1f} s", file=sys.stderr)
+            limit = f"{LIMIT_S[script]}"
+            rows.append((step, f"{seconds:.1f}", limit, f"{peak_mb:,.0f}", f"{LIMIT_MB:,}"))
+    print(format_markdown(rows))
     raise SystemExit(0 if within_limits else 1)
 
 
@@ -73,37 +74,24 @@ def measure(script: str, *flags: str) -> tuple[float, float]:
     start = time.perf_counter()
     command = [sys.executable, str(ROOT / "data" / script), *flags]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        peak_kb = 0
+        pages = 0
         while process.poll() is None:
-            peak_kb = max(peak_kb, sum(map(resident_kb, with_descendants(process.pid))))
+            pages = max(pages, resident_pages(process.pid))
             time.sleep(POLL_S)
     if process.returncode:
         raise InputError(f"{script} {' '.join(flags)}: exit status {process.returncode}")
-    return time.perf_counter() - start, peak_kb * 1024 / 1e6
+    return time.perf_counter() - start, pages * resource.getpagesize() / 1e6
 
 
-def with_descendants(pid: int) -> Iterator[int]:
-    """Yield a process and all that it started, directly or indirectly."""
-    yield pid
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in read_proc(children).split():
-            yield from with_descendants(int(child))
-
-
-def resident_kb(pid: int) -> int:
-    """Return the memory that a process holds, 0 once it has ended."""
-    for line in read_proc(Path(f"/proc/{pid}/status")).splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1])
-    return 0
-
-
-def read_proc(path: Path) -> str:
-    """Return a file of /proc, or an empty string if its process has ended."""
+def resident_pages(pid: int) -> int:
+    """Return the memory of a process and of all that it started; 0 once it has ended."""
     try:
-        return path.read_text()
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        threads = list(Path(f"/proc/{pid}/task").glob("*/children"))
+        children = [child for path in threads for child in path.read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
-        return ""
+        return 0
+    return pages + sum(resident_pages(int(child)) for child in children)
 
 
 if __name__ == "__main__":

@@ -1,112 +1,68 @@
-"""Speed and peak memory of drawing: a walk at 1700×400, as mp4 and as gif, short and long.
+"""Speed and peak memory of `data/visualize.py`: a moving body, as mp4 and as gif, short and long.
 
     python benchmarks/rendering.py
 
-Each case runs in its own process, whose peak memory is read at its end; ffmpeg's is the peak of any
-process that it started.
+The seconds are a user's: loading of Python and of the files included. Linux only, for /proc.
 """
 
-import json
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.data_preparation import measure
 from common.camera import project, world_to_camera
 from common.console import ArgumentParser, run
 from common.h36m_cameras import load_cameras
-from common.h36m_dataset import FPS
+from common.npz_io import write_positions_2d, write_positions_3d
 from common.skeleton import JOINTS_32_TO_17
-from common.visualization import Film, render_film
-from data.synthetic.actions import perform
-from data.synthetic.actor import Arena
-from data.synthetic.body import make_body
+from common.tables import format_markdown
 
-SIZE = (1700, 400)
 LIMIT_S = {".mp4": 15, ".gif": 30}
 LIMIT_FRAMES = 1500
 NOISE_PX = 6.0
 
 
 def main() -> None:
-    """Run all cases, each in its own process, and print a table; with `--case`, run that one."""
+    """Draw all cases and print a table."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, nargs="+", default=[LIMIT_FRAMES, 4 * LIMIT_FRAMES])
-    parser.add_argument("--case", nargs=2, metavar=("SUFFIX", "FRAMES"), help="run one case only")
     arguments = parser.parse_args()
-    if arguments.case:
-        suffix, frames = arguments.case
-        print(json.dumps(measure(suffix, int(frames))))
-        return
-    print("| output | frames | seconds | limit | frames/s | drawing, MB | ffmpeg, MB | file, MB |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|")
-    for suffix, limit in LIMIT_S.items():
-        for frames in arguments.frames:
-            case = run_case(suffix, frames)
-            limit_s = limit if frames == LIMIT_FRAMES else "–"
-            print(
-                f"| {suffix[1:]} | {frames:,} | {case['seconds']:.1f} | {limit_s} | "
-                f"{frames / case['seconds']:.0f} | {case['drawing_mb']:.0f} | "
-                f"{case['ffmpeg_mb']:.0f} | {case['file_mb']:.1f} |",
-                flush=True,
-            )
-
-
-def run_case(suffix: str, frames: int) -> dict[str, float]:
-    """Measure in a fresh process, so that one case's memory does not count for the next."""
-    command = [sys.executable, __file__, "--case", suffix, str(frames)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-
-
-def measure(suffix: str, frames: int) -> dict[str, float]:
-    """Draw a walk; return the time in seconds and the peak memory in MB."""
-    truth_px, poses_m = make_walk(frames)
-    noise = np.random.default_rng(1).normal(0, NOISE_PX, truth_px.shape)
-    camera = load_cameras()["S1"][1]
+    titles = ("output", "frames", "seconds", "limit", "frames/s", "peak memory, MB", "file, MB")
+    rows = [titles]
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder, f"walk{suffix}")
-        start = time.perf_counter()
-        film = Film(
-            f"S1 · Walking · camera {camera.id}",
-            {"Estimate": truth_px + noise},
-            (camera.width, camera.height),
-            camera.azimuth,
-            range(frames),
-            FPS,
-            truth_m=poses_m,
-            truth_px=truth_px,
+        write_files(Path(folder), max(arguments.frames))
+        for suffix, limit in LIMIT_S.items():
+            for frames in arguments.frames:
+                output = Path(folder, f"film{suffix}")
+                flags = ("--limit", str(frames), "--output", str(output))
+                seconds, peak_mb = measure("visualize.py", "--data-dir", folder, *flags)
+                limit_s = str(limit) if frames == LIMIT_FRAMES else "–"
+                figures = f"{frames / seconds:.0f}", f"{peak_mb:.0f}"
+                size = f"{output.stat().st_size / 1e6:.1f}"
+                rows.append((suffix[1:], f"{frames:,}", f"{seconds:.1f}", limit_s, *figures, size))
+    print(format_markdown(rows))
+
+
+def write_files(folder: Path, frames: int) -> None:
+    """Write a body that sways about its place, as `data/visualize.py` reads it by default."""
+    random = np.random.default_rng(0)
+    body = random.normal(0, 0.3, (32, 3)) + (0, 0, 1)
+    phase = np.linspace(0, frames / 10, frames)[:, None, None]
+    poses = (body + 0.1 * np.sin(phase + random.uniform(0, 6, (32, 3)))).astype(np.float32)
+    write_positions_3d(folder / "data_3d_h36m.npz", {"S1": {"Walking": poses}})
+    pictures = [
+        project(
+            world_to_camera(poses[:, JOINTS_32_TO_17], c.orientation, c.translation_m), c.intrinsics
         )
-        render_film(output, film, size=SIZE)
-        seconds = time.perf_counter() - start
-        file_mb = output.stat().st_size / 1e6
-    return {
-        "seconds": seconds,
-        "file_mb": file_mb,
-        "drawing_mb": peak_mb(resource.RUSAGE_SELF),
-        "ffmpeg_mb": peak_mb(resource.RUSAGE_CHILDREN),
-    }
-
-
-def peak_mb(who: int) -> float:
-    """Return the highest resident memory so far; Linux counts it in KiB."""
-    return resource.getrusage(who).ru_maxrss / 1024
-
-
-def make_walk(frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a walk in pixels (frames, 17, 2) and in metres in the world (frames, 17, 3)."""
-    rng = np.random.default_rng(0)
-    arena = Arena(centre=np.zeros(2), axes=1.2 * np.eye(2))
-    joints = perform("Walking", make_body(rng, 1.75), arena, frames, rng).joints
-    poses = joints[:, JOINTS_32_TO_17]
-    camera = load_cameras()["S1"][1]
-    seen = world_to_camera(poses, camera.orientation, camera.translation_m)
-    return project(seen, camera.intrinsics), poses
+        for c in load_cameras()["S1"]
+    ]
+    for name, noise_px in (("gt", 0.0), ("vitpose", NOISE_PX)):
+        noisy = [(p + random.normal(0, noise_px, p.shape)).astype(np.float32) for p in pictures]
+        write_positions_2d(folder / f"data_2d_h36m_{name}.npz", {"S1": {"Walking": noisy}})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.console import ArgumentParser, positive_int, run
 from common.lift import StreamingLifter, load_lifter
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.tables import format_markdown
 
 SIZE = (1920, 1080)
 FPS = 30
@@ -41,17 +42,14 @@ def main() -> None:
         configs = [PoseFormerConfig(number_of_frames=frames) for frames in arguments.frames]
         models = [PoseFormerV2(config).eval() for config in configs]
     print(f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}\n")
-    print("| frames | mirrored view | median, ms | 99%, ms | limit, ms |")
-    print("|--:|---|--:|--:|--:|")
+    rows = [("frames", "mirrored view", "median, ms", "99%, ms", "limit, ms")]
     for model in models:
         frames = model.config.number_of_frames
         for flip in (True, False):
             median, slow = np.percentile(measure_ms(model, arguments.count, flip), [50, 99])
-            print(
-                f"| {frames} | {'yes' if flip else 'no'} | {median:.1f} | {slow:.1f} | "
-                f"{LIMIT_MS.get(frames, '–')} |",
-                flush=True,
-            )
+            figures = f"{median:.1f}", f"{slow:.1f}", str(LIMIT_MS.get(frames, "–"))
+            rows.append((str(frames), "yes" if flip else "no", *figures))
+    print(format_markdown(rows))
 
 
 def measure_ms(model: PoseFormerV2, count: int, flip: bool) -> np.ndarray:

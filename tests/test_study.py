@@ -213,7 +213,7 @@ def test_the_rows_are_sorted_and_tested_against_the_best():
 def test_every_recipe_is_one_that_trains_and_differs():
     found = []
     for flags in recipes.RECIPES.values():
-        recipe = training_recipe(parse_arguments(flags.split()), None, None)
+        recipe = training_recipe(parse_arguments(flags.split()), None)
         assert recipe not in found
         found.append(recipe)
     assert RECIPES["published"] in found and RECIPES["default"] in found
