@@ -31,6 +31,11 @@ _END_SITES_M = {
 }
 _MAX_TWIST_DEG_S = 90.0
 _AXES = "XYZ"
+# The axes of each joint's three angles, the outermost first. The middle angle is the twist of the
+# limb, which stays far from the 90 degrees at which such angles become ambiguous; of the hip, it is
+# the forward bend.
+_ARM_ORDERS = dict.fromkeys(("Shoulder", "Elbow", "Wrist"), "ZXY")
+_ORDERS = ["YXZ", *(_ARM_ORDERS.get(name[1:], "ZYX") for name in JOINT_NAMES[1:])]
 
 
 class Skeleton(NamedTuple):
@@ -129,20 +134,6 @@ def _rotations_about(axes: np.ndarray, angles: np.ndarray) -> np.ndarray:
     return np.eye(3) + s * cross + (1 - c) * (cross @ cross)
 
 
-# The file ----------------------------------------------------------------------------------------
-
-
-def _rotation_order(joint: int) -> str:
-    """Return the axes of a joint's three angles, the outermost first.
-
-    The middle angle is the twist of the limb, which stays far from the 90 degrees at which such
-    angles become ambiguous; of the hip, it is the forward bend.
-    """
-    if joint == ROOT:
-        return "YXZ"
-    return "ZXY" if JOINT_NAMES[joint][1:] in ("Shoulder", "Elbow", "Wrist") else "ZYX"
-
-
 def write_bvh(path: Path, poses_m: np.ndarray, fps: float) -> None:
     """Write poses (frames, 17, 3), metres, y up, as BVH, not atomically.
 
@@ -150,13 +141,12 @@ def write_bvh(path: Path, poses_m: np.ndarray, fps: float) -> None:
         OSError: if the disk is full.
     """
     skeleton = fit_skeleton(poses_m, fps)
-    orders = [_rotation_order(joint) for joint in range(NUM_JOINTS)]
-    angles = map(_euler_angles, np.moveaxis(skeleton.rotations, 1, 0), orders)
-    angles = np.stack(list(angles), axis=1)
+    by_joint = zip(np.moveaxis(skeleton.rotations, 1, 0), _ORDERS)
+    angles = np.stack([_euler_angles(rotations, order) for rotations, order in by_joint], axis=1)
     degrees = np.degrees(_continuous(angles)).reshape(len(angles), -1)
     rows = np.concatenate([skeleton.positions_m[:, ROOT], degrees], axis=-1)
     with path.open("w") as file:
-        file.write("HIERARCHY\n" + _hierarchy(ROOT, skeleton.offsets_m, orders))
+        file.write("HIERARCHY\n" + _hierarchy(ROOT, skeleton.offsets_m))
         file.write(f"MOTION\nFrames: {len(rows)}\nFrame Time: {1 / fps:.9f}\n")
         np.savetxt(file, rows, fmt="%.6f")
 
@@ -166,23 +156,21 @@ def safe_name(joint: str) -> str:
     return joint.replace("/", "_")
 
 
-def _hierarchy(joint: int, offsets_m: np.ndarray, orders: list[str], indent: str = "") -> str:
+def _hierarchy(joint: int, offsets_m: np.ndarray, indent: str = "") -> str:
     """Return the text of a joint and of all that hang on it, in the order of `JOINT_NAMES`."""
-
-    def offset(vector: np.ndarray) -> str:
-        return "OFFSET {:.6f} {:.6f} {:.6f}\n".format(*vector)
-
-    name, inner = JOINT_NAMES[joint], indent + "\t"
-    channels = [f"{axis}rotation" for axis in orders[joint]]
-    if joint == ROOT:
+    name, inner, is_root = JOINT_NAMES[joint], indent + "\t", joint == ROOT
+    channels = [f"{axis}rotation" for axis in _ORDERS[joint]]
+    if is_root:
         channels = ["Xposition", "Yposition", "Zposition", *channels]
-    text = f"{indent}{'ROOT' if joint == ROOT else 'JOINT'} {safe_name(name)}\n{indent}{{\n"
-    text += inner + offset(offsets_m[joint])
+    offset = "OFFSET {:.6f} {:.6f} {:.6f}\n"
+    text = f"{indent}{'ROOT' if is_root else 'JOINT'} {safe_name(name)}\n{indent}{{\n"
+    text += inner + offset.format(*offsets_m[joint])
     text += f"{inner}CHANNELS {len(channels)} {' '.join(channels)}\n"
     if name in _END_SITES_M:
-        text += f"{inner}End Site\n{inner}{{\n{inner}\t{offset(_END_SITES_M[name])}{inner}}}\n"
+        end = offset.format(*_END_SITES_M[name])
+        text += f"{inner}End Site\n{inner}{{\n{inner}\t{end}{inner}}}\n"
     for child in _CHILDREN[joint]:
-        text += _hierarchy(child, offsets_m, orders, inner)
+        text += _hierarchy(child, offsets_m, inner)
     return f"{text}{indent}}}\n"
 
 

@@ -81,10 +81,10 @@ def export_poses(
 
 def _step(numbers: np.ndarray, output: Path) -> float:
     """Return the distance of frames, which must be the same between all of them."""
-    steps = np.unique(np.diff(numbers)) if len(numbers) > 1 else [1]
+    steps = np.unique(np.diff(numbers))
     if len(steps) > 1:
         raise InputError(f"{output}: this format has one frame rate; export every n-th frame")
-    return float(steps[0])
+    return float(steps[0]) if len(steps) else 1.0
 
 
 def _write_npy(path: Path, poses_m: np.ndarray, about: dict) -> None:

@@ -78,12 +78,11 @@ def lift(
         InputError: if the checkpoint is bad.
         ValueError: if the keypoints are not of the layout, or there is no frame.
     """
-    model = checkpoint
-    if not isinstance(model, PoseFormerV2):
-        model = load_lifter(model, device=device, precision=precision)
+    how = {"device": device, "precision": precision}
+    is_model = isinstance(checkpoint, PoseFormerV2)
+    model = checkpoint if is_model else load_lifter(checkpoint, **how)
     inputs = normalize(keypoints, size, layout)
-    how = {"flip": flip, "device": device, "precision": precision}
-    return lift_normalized(inputs, model, fps=fps, causal=causal, **how)
+    return lift_normalized(inputs, model, fps=fps, causal=causal, flip=flip, **how)
 
 
 def lift_normalized(
@@ -137,11 +136,10 @@ class StreamingLifter:
         device: torch.device | str = "cpu",
         precision: str = "fp32",
     ) -> None:
-        self._model = checkpoint
-        if not isinstance(checkpoint, PoseFormerV2):
-            self._model = load_lifter(checkpoint, device=device, precision=precision)
-        self._size, self._fps, self._layout = size, fps, layout
-        self._how = {"flip": flip, "device": device, "precision": precision}
+        how = {"device": device, "precision": precision}
+        is_model = isinstance(checkpoint, PoseFormerV2)
+        self._model = checkpoint if is_model else load_lifter(checkpoint, **how)
+        self._size, self._fps, self._layout, self._how = size, fps, layout, how | {"flip": flip}
         half = self._model.config.number_of_frames // 2
         self._past: deque[np.ndarray] = deque(maxlen=int(np.ceil(half * fps / FPS)) + 1)
 

