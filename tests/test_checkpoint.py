@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-import common.checkpoint
 from common.architecture import (
     infer_config,
 )
+from common.flags import Recipe
+
+import common.checkpoint
 from common.arguments import (
     check_flags,
     stored_recipe,
@@ -33,7 +34,6 @@ from common.checkpoint import (
     save_checkpoint,
 )
 from common.console import InputError
-from common.flags import Recipe
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 from common.train_step import build_optimizer
 from common.training import TrainingState

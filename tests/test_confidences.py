@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from common.architecture import (
+    infer_config,
+)
 from raw_trees import assert_one_line_error, call
 from test_run_poseformer import EXTENDABLE, data_dir, load, train  # noqa: F401
 
 import run_poseformer
-from common.architecture import (
-    infer_config,
-)
 from common.console import InputError
 from common.fusion import weights_from_logits
 from common.generators import WindowGenerator, flip_keypoints, with_noise
