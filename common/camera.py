@@ -25,16 +25,6 @@ def normalize_screen_coordinates(pixels: np.ndarray, width: int, height: int) ->
     return pixels / width * 2 - np.array([1, height / width], dtype=pixels.dtype)
 
 
-def image_coordinates(normalized: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Undo `normalize_screen_coordinates`: (..., 2) in [-1, 1] to pixels.
-
-    Raises:
-        ValueError: if the last dimension is not 2.
-    """
-    _check_last_dimension(normalized, 2)
-    return (normalized + np.array([1, height / width], dtype=normalized.dtype)) * width / 2
-
-
 def quaternion_rotate(quaternion: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Rotate vectors by unit quaternions.
 
@@ -100,8 +90,8 @@ def project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     With (x, y) = (X / Z, Y / Z) and r² = x² + y², the distorted point is
     (x, y) (1 + k₁ r² + k₂ r⁴ + k₃ r⁶ + p₁ x + p₂ y) + (p₁, p₂) r², with the calibration's
     tangential coefficients in the order in which the field's projected files use them. As there,
-    x and y are clamped to [-1, 1], beyond which the polynomial is not valid. PyTorch's tensors do
-    as well as arrays, and a focal length and centre in another unit give that unit.
+    x and y are clamped to [-1, 1], beyond which the polynomial is not valid. PyTorch tensors are
+    accepted too. If the focal length and the centre are in another unit, so is the result.
 
     Args:
         points: (..., 3), camera coordinates, any unit; Z > 0.

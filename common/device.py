@@ -87,20 +87,20 @@ def build_network(
         return PoseFormerV2(config).to(device)
     try:
         from common.fast_cpu import network_class
-    except ModuleNotFoundError:  # who has deleted it gets the same network, slower
+    except ModuleNotFoundError:  # deleted: the plain network computes the same, slower
         return PoseFormerV2(config)
     return network_class(config, precision)(config)
 
 
 def compile_network(model: PoseFormerV2, inputs: Tensor, precision: str) -> nn.Module:
-    """Return the network as torch.compile makes it, for training; the network itself if that fails.
+    """Return the network compiled for training; the network itself if that fails.
 
-    The compiled one is run once. Where nothing in the network is random its output and gradients
-    have to be those of the plain one. A line on standard error says what is wrong.
+    The compiled network is run once. Its output and gradients must be those of the plain network,
+    unless dropout makes them random. A line on standard error says what is wrong.
 
     Args:
         model: on its device, in training mode.
-        inputs: (B, F, 17, C) windows; batches of other sizes are compiled when they come.
+        inputs: (B, F, 17, C) windows, as many as in every step.
         precision: "fp32" or "bf16", of matrix products.
     """
     compiled = torch.compile(model, dynamic=False)

@@ -90,7 +90,7 @@ class World:
         Returns:
             indices (`local_batch_size`,) and weights of the same shape, or None.
         """
-        if self.size == 1 and batch.device.type == "cpu":
+        if self.size == 1 and self.device.type == "cpu":
             return batch, None
         part = batch[self.rank :: self.size]
         weights = torch.full_like(part, self.size / len(batch), dtype=torch.float32)

@@ -1,12 +1,12 @@
 """The same network, faster on a CPU: one method of `PoseFormerV2` with a small C file behind it.
 
-Between matrix products PyTorch takes a pass over memory for each bias, GELU, addition and norm, and
-its attention is made for long sequences. `fast_cpu.c` takes one pass for two or three of them, with
-tokens first, (tokens, sequences, channels), so that some of the tokens are one block of memory. The
-file is compiled at its first use, in a second, with the machine's C compiler.
+Between matrix products PyTorch reads and writes all activations once for each bias, GELU, addition
+and norm, and its attention is made for long sequences. `fast_cpu.c` does two or three of these in
+one pass. Tokens come first, (tokens, sequences, channels), so that some of the tokens are one block
+of memory. The file is compiled at its first use, in a second, with the machine's C compiler.
 
-`network_class` compares outputs and gradients with those of the plain network before it gives the
-fast one. Who deletes this file and `fast_cpu.c` loses speed and nothing else.
+`network_class` compares outputs and gradients with those of the plain network before it returns
+the fast one. Deleting this file and `fast_cpu.c` costs speed and nothing else.
 """
 
 import ctypes
@@ -72,10 +72,11 @@ class FastPoseFormerV2(PoseFormerV2):
 
 
 def network_class(config: PoseFormerConfig, precision: str) -> type[PoseFormerV2]:
-    """Return the class to build on a CPU: the fast one where it computes what the plain one does.
+    """Return the class to build on a CPU: the fast one, if it computes what the plain one does.
 
-    One line on standard error says why, where it does not; not where the widths of `config` are
-    none that `fast_cpu.c` works on. `precision` is "fp32" or "bf16", of matrix products.
+    If it does not, one line on standard error says why. `fast_cpu.c` needs a width that is a
+    multiple of 16; for other widths the plain class is returned without a line. `precision` is
+    "fp32" or "bf16", of matrix products.
     """
     if config.embed_dim_ratio % _LANES or kernels() is None:
         return PoseFormerV2
@@ -97,37 +98,33 @@ def network_class(config: PoseFormerConfig, precision: str) -> type[PoseFormerV2
 
 
 def _differences(config: PoseFormerConfig, dtype: torch.dtype) -> list[str]:
-    """Say what the fast network computes differently: in evaluation, and in training."""
+    """Say what the fast network computes differently, in evaluation and in training."""
     torch.manual_seed(0)
     config = replace(config, depth=min(config.depth, 2))
     fast, plain = FastPoseFormerV2(config), PoseFormerV2(config)
     with torch.no_grad():
-        for parameter in fast.parameters():  # none is left at zero or one, where it could hide
+        for parameter in fast.parameters():  # at zero or one, an error would not show
             parameter.add_(0.1 * torch.randn_like(parameter) / max(1, parameter.shape[-1]) ** 0.5)
     plain.load_state_dict(fast.state_dict())
     inputs = torch.rand(3, config.number_of_frames, NUM_JOINTS, config.in_chans) * 2 - 1
     weights = torch.randn(3, 1, NUM_JOINTS, 3)
-    outputs_may, gradients_may = _TOLERANCES[dtype]
+    output_tolerance, gradient_tolerance = _TOLERANCES[dtype]
     differences = []
     for training in (False, True):
         results = []
-        for model in (fast, plain):
+        for model in (fast.train(training), plain.train(training)):
             torch.manual_seed(1)  # both drop the same paths
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-                output = model.train(training)(inputs)
+                output = model(inputs)
             model.zero_grad()
             (output.float() * weights).sum().backward()
-            gradients = {name: p.grad for name, p in model.named_parameters()}
-            results.append((output.detach(), gradients))
-        (output, gradients), (expected, expected_gradients) = results
+            gradients = {f"the gradient of {n}": p.grad for n, p in model.named_parameters()}
+            results.append({"the output": output.detach(), **gradients})
         mode = f"in {'training' if training else 'evaluation'}, {str(dtype).split('.')[1]}"
-        if not _is_close(output, expected, outputs_may):
-            differences.append(f"the output differs {mode}")
-        differences += [
-            f"the gradient of {name} differs {mode}"
-            for name, gradient in gradients.items()
-            if not _is_close(gradient, expected_gradients[name], gradients_may)
-        ]
+        for name, expected in results[1].items():
+            tolerance = output_tolerance if name == "the output" else gradient_tolerance
+            if not _is_close(results[0][name], expected, tolerance):
+                differences.append(f"{name} differs {mode}")
     return differences
 
 
@@ -269,19 +266,17 @@ class _Gelu(torch.autograd.Function):
     def forward(ctx: _Context, x: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, bias)
         out = torch.empty_like(x)
-        _call("gelu", x, bias, None, out, None, *_Gelu.sizes(x))
+        sizes = (*x.flatten(0, 1).shape, x.dtype == torch.bfloat16)
+        _call("gelu", x, bias, None, out, None, *sizes)
         return out
 
     @staticmethod
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, bias = ctx.saved_tensors
         dx, dbias = torch.empty_like(x), _sums(*bias.shape)
-        _call("gelu", x, bias, gradient.contiguous(), dx, dbias, *_Gelu.sizes(x))
+        sizes = (*x.flatten(0, 1).shape, x.dtype == torch.bfloat16)
+        _call("gelu", x, bias, gradient.contiguous(), dx, dbias, *sizes)
         return dx, dbias.sum(0)
-
-    @staticmethod
-    def sizes(x: Tensor) -> tuple[int, ...]:
-        return x.shape[0] * x.shape[1], x.shape[2], x.dtype == torch.bfloat16
 
 
 class _Attention(torch.autograd.Function):

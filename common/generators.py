@@ -1,13 +1,10 @@
 """Windows of 2D keypoints and their 3D targets, cut on the device from one packed tensor."""
 
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from common.skeleton import FLIP_PERMUTATION
 
 
 def flip_keypoints(keypoints: Tensor, confidences: int = 0) -> Tensor:
@@ -30,15 +27,9 @@ def flip_poses(poses: Tensor) -> Tensor:
 
 def _exchange_sides(points: Tensor) -> Tensor:
     """Return a copy of points (..., 17, channels) with left and right joints exchanged."""
-    # Choosing columns of rows takes a fifth of the time of indexing the joints.
-    columns = _exchanged_columns(points.shape[-1], points.device)
-    return points.flatten(-2).index_select(-1, columns).view(points.shape)
-
-
-@cache
-def _exchanged_columns(channels: int, device: torch.device) -> Tensor:
-    columns = torch.tensor(FLIP_PERMUTATION)[:, None] * channels + torch.arange(channels)
-    return columns.flatten().to(device)
+    # Slices: a list of joints would have to go to the device, and is slower there and on a CPU.
+    hip, right_leg, left_leg, trunk, left_arm, right_arm = points.split([1, 3, 3, 4, 3, 3], dim=-2)
+    return torch.cat([hip, left_leg, right_leg, trunk, right_arm, left_arm], dim=-2)
 
 
 def with_noise(

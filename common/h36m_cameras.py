@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
@@ -52,18 +51,13 @@ class Camera:
 
 
 @cache
-def load_cameras() -> MappingProxyType:
+def load_cameras() -> dict[str, tuple[Camera, ...]]:
     """Return {subject: four `Camera`s in the order of `CAMERA_IDS`}, as published."""
     calibration = json.loads(_CAMERA_FILE.read_text())
-    return MappingProxyType(
-        {
-            subject: tuple(
-                _camera(intrinsics, extrinsics)
-                for intrinsics, extrinsics in zip(calibration["intrinsics"], views)
-            )
-            for subject, views in calibration["extrinsics"].items()
-        }
-    )
+    return {
+        subject: tuple(map(_camera, calibration["intrinsics"], views))
+        for subject, views in calibration["extrinsics"].items()
+    }
 
 
 def _camera(intrinsics: dict, extrinsics: dict) -> Camera:
@@ -71,19 +65,13 @@ def _camera(intrinsics: dict, extrinsics: dict) -> Camera:
         id=intrinsics["id"],
         width=intrinsics["res_w"],
         height=intrinsics["res_h"],
-        intrinsics=_constant(
+        intrinsics=np.array(
             intrinsics["focal_length"]
             + intrinsics["center"]
             + intrinsics["radial_distortion"]
             + intrinsics["tangential_distortion"]
         ),
         azimuth=intrinsics["azimuth"],
-        orientation=_constant(extrinsics["orientation"]),
-        translation_m=_constant(extrinsics["translation"]) / 1000,
+        orientation=np.array(extrinsics["orientation"]),
+        translation_m=np.array(extrinsics["translation"]) / 1000,
     )
-
-
-def _constant(values: list[float]) -> np.ndarray:
-    array = np.array(values, dtype=np.float64)
-    array.setflags(write=False)
-    return array

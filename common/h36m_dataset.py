@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,27 +23,25 @@ TEST_SUBJECTS = ("S9", "S11")
 SUBJECTS = TRAIN_SUBJECTS + TEST_SUBJECTS
 
 # In the order of the literature's tables, with the abbreviations of their header.
-ACTION_ABBREVIATIONS = MappingProxyType(
-    {
-        "Directions": "Dire.",
-        "Discussion": "Disc.",
-        "Eating": "Eat",
-        "Greeting": "Greet",
-        "Phoning": "Phone",
-        "Photo": "Photo",
-        "Posing": "Pose",
-        "Purchases": "Purch.",
-        "Sitting": "Sit",
-        "SittingDown": "SitD.",
-        "Smoking": "Smoke",
-        "Waiting": "Wait",
-        "WalkDog": "WalkD.",
-        "Walking": "Walk",
-        "WalkTogether": "WalkT.",
-    }
-)
+ACTION_ABBREVIATIONS = {
+    "Directions": "Dire.",
+    "Discussion": "Disc.",
+    "Eating": "Eat",
+    "Greeting": "Greet",
+    "Phoning": "Phone",
+    "Photo": "Photo",
+    "Posing": "Pose",
+    "Purchases": "Purch.",
+    "Sitting": "Sit",
+    "SittingDown": "SitD.",
+    "Smoking": "Smoke",
+    "Waiting": "Wait",
+    "WalkDog": "WalkD.",
+    "Walking": "Walk",
+    "WalkTogether": "WalkT.",
+}
 ACTIONS = tuple(ACTION_ABBREVIATIONS)
-RENAMED_ACTIONS = MappingProxyType({"TakingPhoto": "Photo", "WalkingDog": "WalkDog"})
+RENAMED_ACTIONS = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
 
 # Every subject performs every action twice: 30 sequences.
 TAKES_PER_ACTION = 2
@@ -135,14 +132,12 @@ def parse_subjects(text: str) -> tuple[str, ...]:
     return tuple(subject for subject in SUBJECTS if subject in names)
 
 
-SUBJECTS_FLAG = MappingProxyType(
-    {
-        "type": parse_subjects,
-        "default": ",".join(SUBJECTS),
-        "metavar": "S1,S5,…",
-        "help": "which subjects, for a partial download",
-    }
-)
+SUBJECTS_FLAG = {
+    "type": parse_subjects,
+    "default": ",".join(SUBJECTS),
+    "metavar": "S1,S5,…",
+    "help": "which subjects, for a partial download",
+}
 
 
 @dataclass(frozen=True, eq=False)

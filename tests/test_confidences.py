@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from common.architecture import infer_config
 from raw_trees import assert_one_line_error, call
 from test_run_poseformer import EXTENDABLE, data_dir, load, train  # noqa: F401
 

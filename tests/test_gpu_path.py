@@ -1,238 +1,123 @@
 """What can be checked of the GPU path without a GPU; `make gpu-check` does the rest on one."""
 
-import importlib
 import os
-from dataclasses import replace
 
 import numpy as np
 import pytest
+import stand_in_cuda
 import torch
 import torch.nn.functional as F
-from stand_in_cuda import StandIn
+from test_training_step import RANDOM, SmallTraining
 
 import common.distributed
 import common.model_poseformer
-import common.train_step
-from common import device as device_module
 from common.console import InputError
-from common.device import compile_network
+from common.device import compile_network, resolve_precision
 from common.distributed import World, start_world
-from common.evaluation import predict
-from common.generators import WindowGenerator
-from common.loss import METRICS, MetricSums
-from common.model_poseformer import Attention, PoseFormerConfig, PoseFormerV2
-from common.train_step import TrainStep, build_optimizer, set_learning_rate
+from common.h36m_dataset import Sequence2d3d
+from common.model_poseformer import Attention
+from common.optimizer import set_learning_rate
+from common.recipe import Recipe
+from common.scenes import AugmentedWindows
+from common.train_step import CapturedStep
 from run_poseformer import loss_of
 
 GPU = torch.device("cuda", 1)
-RANDOM = {"drop_rate": 0.1, "drop_path_rate": 0.2}
-BATCHES = [(12, 1.0), (5, 1.0)]  # 29 samples: two whole batches and a tail
+BATCH = 12  # of 40 samples, so that the last batch is filled up
 
 
-@pytest.fixture
-def stand_in(monkeypatch):
-    return StandIn().install(monkeypatch)
+class GpuTraining(SmallTraining):
+    """A training with dropout, drop path and noise, as on a GPU but for where its tensors are."""
+
+    def __init__(self, optimizer="muon", precision="fp32"):
+        recipe = Recipe(optimizer=optimizer)
+        super().__init__(recipe, frames=20, precision=precision, noise_std=0.1, **RANDOM)
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.tensor(1e-3)
+
+    def capture(self):
+        return CapturedStep(self.step, self.optimizer, BATCH, GPU, several_processes=False)
+
+    def train(self, step):
+        """Two epochs with two learning rates; return the losses and all that has moved."""
+        torch.manual_seed(1)
+        values = []
+        for epoch in (1, 2):
+            set_learning_rate(self.optimizer, 1e-3 / epoch)
+            for batch in self.windows.start_epoch(0, epoch).split(BATCH):
+                values.append(step(*World(0, 1, GPU).local_batch(batch, BATCH)))
+        moments = [value for entry in self.optimizer.state.values() for value in entry.values()]
+        return [*values, *self.weights().values(), *moments, torch.get_rng_state()]
 
 
-def small_model(**config):
-    torch.manual_seed(0)
-    return PoseFormerV2(PoseFormerConfig(9, embed_dim_ratio=8, depth=2, **config)).train()
+@pytest.mark.parametrize(("optimizer", "precision"), [("muon", "fp32"), ("adamw", "bf16")])
+def test_replayed_steps_are_eager_steps_bit_for_bit(monkeypatch, optimizer, precision):
+    stand_in_cuda.install(monkeypatch)
+    eager, captured = (GpuTraining(optimizer, precision) for _ in range(2))
+    expected = eager.train(eager.step)
+    step = captured.capture()
+    found = captured.train(step)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert step._graph.replays == 2 * 4
 
 
-def make_step(device=GPU, precision="fp32", optimizer="muon", **options):
-    """A step with dropout, drop path and noise; the tensors are on the CPU."""
-    random = np.random.RandomState(0)
-    poses = random.uniform(-1, 1, (29, 17, 3)).astype(np.float32)
-    windows = WindowGenerator([poses[..., :2]], [poses], 9, device="cpu")
-    model = small_model(**RANDOM)
-    optimizer = build_optimizer(model, 1e-3, name=optimizer, precision=precision)
-    for group in optimizer.param_groups:
-        group["lr"] = torch.tensor(1e-3)  # as on a GPU
-    step = TrainStep(
-        lambda batch: loss_of(model, windows, batch, precision, 0.1), optimizer, device, **options
-    )
-    step.model = model
-    return step
+def test_stand_in_freezes_what_python_holds(monkeypatch):
+    """A learning rate that is no tensor stays what it was: the test above could fail."""
+    stand_in_cuda.install(monkeypatch)
+    eager, captured = GpuTraining(), GpuTraining()
+    for group in captured.optimizer.param_groups:
+        group["lr"] = 1e-3
+    found, expected = captured.train(captured.capture()), eager.train(eager.step)
+    assert not all(torch.equal(a, b) for a, b in zip(found, expected))
 
 
-def train(step, start=0):
-    """Two epochs, the second with another learning rate; return losses and all that has moved."""
-    torch.manual_seed(1)
-    losses = []
-    for epoch in range(2):
-        set_learning_rate(step.optimizer, 1e-3 * 0.5**epoch)
-        order = torch.randperm(29, generator=torch.Generator().manual_seed(epoch))
-        batches = order.split(12)[start if epoch == 0 else 0 :]
-        losses += [step(batch) for batch in batches]
-    return losses, everything(step)
+def test_capture_that_fails_says_why_and_how_to_go_on(monkeypatch):
+    stand_in_cuda.install(monkeypatch)
+    training = GpuTraining()
+    step = training.step
+    training.step = lambda *batch: torch.tensor(step(*batch).item())
+    with pytest.raises(InputError, match="not permitted when stream is capturing") as error:
+        training.capture()
+    assert "--no-cuda-graph" in str(error.value) and "\n" not in str(error.value)
 
 
-def everything(step):
-    moments = [value for entry in step.optimizer.state.values() for value in entry.values()]
-    tensors = [*step.model.state_dict().values(), *moments, torch.get_rng_state()]
-    return [tensor.clone() for tensor in tensors]
-
-
-def assert_same_training(ours, eager):
-    for a, b in zip(ours, eager):
-        assert len(a) == len(b)
-        assert all(torch.equal(x, y) for x, y in zip(a, b))
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("batches", [BATCHES, []], ids=["announced", "unannounced"])
-@pytest.mark.parametrize("start", [0, 2], ids=["whole epoch", "resumed in the tail"])
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_replayed_steps_are_eager_steps_bit_for_bit(stand_in, optimizer, precision, batches, start):
-    options = {"precision": precision, "optimizer": optimizer}
-    eager = train(make_step(**options, capture=False), start)
-    assert stand_in.log == []
-    ours = train(make_step(**options, batches=batches), start)
-    assert_same_training(ours, eager)
-    # Each of two graphs is replayed once as a check, and then all steps are replays.
-    assert stand_in.log.count("capture") == 2
-    assert stand_in.log.count("replay") == 2 + len(ours[0])
-    assert len(stand_in.pools) == len(stand_in.streams) == 1
-    assert (stand_in.device, stand_in.stream) == (0, stand_in.default_stream)
-
-
-def test_averaging_over_processes_is_part_of_the_graph(stand_in):
-    def halve(parameters):
-        for p in parameters:
-            p.grad = p.grad / 2
-
-    eager = train(make_step(capture=False, average_gradients=halve))
-    assert_same_training(train(make_step(batches=BATCHES, average_gradients=halve)), eager)
-    assert "replay" in stand_in.log
-
-
-def test_stand_in_freezes_what_python_holds(stand_in):
-    """A learning rate that is no tensor would stay what it was: the test above could fail."""
-    eager, ours = make_step(capture=False), make_step()
-    for step in (eager, ours):
-        for group in step.optimizer.param_groups:
-            group["lr"] = 1e-3
-    (_, expected), (_, result) = train(eager), train(ours)
-    assert not all(torch.equal(a, b) for a, b in zip(result, expected))
-
-
-def test_no_warm_up_follows_a_capture(stand_in):
-    """Warming up takes memory outside of the pool, which a tail must not do after an epoch."""
-    step = make_step(batches=BATCHES)
-    loss_of_batch = step.loss_of
-    step.loss_of = lambda batch: stand_in.log.append(len(batch)) or loss_of_batch(batch)
-    train(step)
-    first = stand_in.log.index("capture")
-    assert set(stand_in.log[:first]) == {12, 5}
-    assert [entry for entry in stand_in.log[first:] if entry != "replay"] == [
-        "capture",
-        12,
-        "capture",
-        5,
-    ]
-
-
-def test_number_of_graphs_is_bounded(stand_in):
-    step = make_step()
-    for size in range(1, 9):
-        step(torch.arange(size))
-    assert stand_in.log.count("capture") == common.train_step.MAX_GRAPHS
-
-
-def test_capture_that_fails_in_its_end_leaves_everything_as_it_was(stand_in, capsys):
-    stand_in.fails_at_the_end = True
-    expected = train(make_step(capture=False))
-    ours = train(make_step(batches=BATCHES))
-    assert_same_training(ours, expected)
-    assert stand_in.log == ["capture"]
-    assert (stand_in.device, stand_in.stream) == (0, stand_in.default_stream)
-    assert stand_in.allocator_pool is None
-    assert stand_in.generators[1].is_sound
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "--no-cuda-graph" in line and "failed due to a previous error" in line
-
-
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-@pytest.mark.parametrize("fails_in", [2, 5])  # the second warm-up step, and one of the tail's
-def test_warm_up_that_fails_leaves_everything_as_it_was(stand_in, capsys, optimizer, fails_in):
-    expected = train(make_step(optimizer=optimizer, capture=False))
-    step = make_step(optimizer=optimizer, batches=BATCHES)
-    loss_of_batch, calls = step.loss_of, []
-
-    def failing(batch):
-        calls.append(batch)
-        if len(calls) == fails_in:
-            raise RuntimeError("something else")
-        return loss_of_batch(batch)
-
-    step.loss_of = failing
-    assert_same_training(train(step), expected)
-    assert stand_in.log == []  # nothing was captured
-    assert stand_in.default_stream.waited_for is not None
-    assert "something else" in capsys.readouterr().err
-
-
-def test_third_size_of_batch_that_fails_leaves_everything_as_it_was(stand_in, capsys):
-    def train_on(step, fails):
-        train(step)
-        loss_of_batch = step.loss_of
-
-        def failing(batch):
-            if fails and stand_in.stream is not stand_in.default_stream:
-                raise RuntimeError("something else")
-            return loss_of_batch(batch)
-
-        step.loss_of = failing
-        return [step(torch.arange(7))], everything(step)
-
-    expected = train_on(make_step(capture=False), fails=False)
-    assert_same_training(train_on(make_step(batches=BATCHES), fails=True), expected)
-    assert "something else" in capsys.readouterr().err
-
-
-def test_line_names_what_broke_the_capture(stand_in, capsys):
-    step = make_step()
-    loss_of_batch, read = step.loss_of, []
-    step.loss_of = lambda batch: read.append(loss_of_batch(batch).item()) or loss_of_batch(batch)
-    train(step)
-    assert "operation not permitted when stream is capturing" in capsys.readouterr().err
-
-
-def test_empty_graph_is_not_replayed(stand_in, capsys):
-    stand_in.records_nothing = True
-    expected = train(make_step(capture=False))
-    assert_same_training(train(make_step()), expected)
-    assert "does not train" in capsys.readouterr().err
-
-
-def test_lack_of_memory_is_not_hidden(stand_in):
-    def loss_of_batch(_):
+def test_lack_of_memory_is_not_hidden(monkeypatch):
+    def fail(*_):
         raise torch.OutOfMemoryError
 
-    step = make_step()
-    step.loss_of = loss_of_batch
+    stand_in_cuda.install(monkeypatch)
+    training = GpuTraining()
+    training.step = fail
     with pytest.raises(torch.OutOfMemoryError):
-        step(torch.arange(3))
+        training.capture()
 
 
-def test_one_of_several_processes_that_cannot_capture_stops(stand_in):
-    stand_in.fails_at_the_end = True
-    step = make_step(average_gradients=lambda parameters: None)
-    with pytest.raises(InputError, match="--no-cuda-graph"):
-        train(step)
+def test_step_reads_nothing_back_and_stays_on_its_device(run_script):
+    if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip("this PyTorch cannot imagine a device")
+    result = run_script("tests/fake_gpu_step.py")
+    (line,) = result.stdout.splitlines()
+    assert line.endswith(" operators")
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_every_process_captures_the_same_number_of_graphs(size):
-    """A graph that holds messages has to be replayed by all processes in the same step."""
-    for batch_size in range(size, 12):
-        for samples in (batch_size, batch_size + 1, 2 * batch_size - 1, 3 * batch_size):
-            worlds = [World(rank, size, torch.device("cpu")) for rank in range(size)]
-            batches = [world.batches(samples, batch_size) for world in worlds]
-            assert len({first == last for first, last in batches}) == 1
-            for world, expected in zip(worlds, batches):
-                parts = [world.share_of(b) for b in torch.arange(samples).split(batch_size)]
-                assert {(len(part), weight) for part, weight in parts} == set(expected)
+def test_loss_is_one_graph_for_the_compiler():
+    """Windows, network and loss without a break; inductor itself is for `make gpu-check`."""
+    training, random = SmallTraining(depth=1), np.random.RandomState(0)
+    data = random.uniform(-0.5, 0.5, (40, 17, 3)).astype(np.float32)
+    sequence = Sequence2d3d("S1", "Walking", 0, data[..., :2], data, data[:, 0] + 5)
+    scenes = {"turn_degrees": 180, "resize": 0.1, "exchange_limbs": 0.5}
+    training.windows = AugmentedWindows([sequence], 9, **scenes, device="cpu", augment=True)
+    training.windows.start_epoch(0, 1)
+    parameters = list(training.model.parameters())
+    results = []
+    for function in (loss_of, torch.compile(loss_of, fullgraph=True, backend="eager")):
+        weights = torch.full((16,), 1 / 16)
+        batch = torch.arange(0, 80, 5)
+        loss = function(training.model, training.windows, batch, weights, "fp32", 0.0)
+        results.append([loss, *torch.autograd.grad(loss, parameters)])
+    torch._dynamo.reset()
+    for plain, traced in zip(*results):
+        torch.testing.assert_close(traced, plain, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("number", ["0", "1"])
@@ -253,69 +138,32 @@ def test_processes_on_gpus_join_over_nccl(monkeypatch):
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(device))
-    dist = common.distributed.dist
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
     monkeypatch.setattr(common.distributed, "_store_of_all", lambda *_: "the store")
 
     def join(backend, store, rank, world_size, device_id):
         assert (store, rank, world_size) == ("the store", 3, 4)
         calls.append((backend, device_id))
 
-    monkeypatch.setattr(dist, "init_process_group", join)
-    monkeypatch.setattr(dist, "new_group", lambda backend: backend)
+    monkeypatch.setattr(common.distributed.dist, "init_process_group", join)
+    monkeypatch.setattr(common.distributed.dist, "new_group", lambda backend: backend)
     world = start_world("0")
     assert calls == [GPU, ("nccl", GPU)]
     assert (world.rank, world.size, world.device, world.control) == (3, 4, GPU, "gloo")
-    assert environment["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "0"
-
-
-def test_step_reads_nothing_back_and_stays_on_its_device(run_script):
-    if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):
-        pytest.skip("this PyTorch cannot imagine a device")
-    result = run_script("tests/fake_gpu_step.py")
-    (line,) = result.stdout.splitlines()
-    assert line.endswith(" operators")
 
 
 def test_attention_in_parts_is_attention(monkeypatch):
+    """The fused attention of a GPU takes only so many sequences at a time."""
     torch.manual_seed(0)
     attention, x = Attention(16, 0.0), torch.randn(50, 17, 16)
     whole = attention(x)
-    monkeypatch.setattr(common.model_poseformer, "MAX_SEQUENCES", 16)
-    torch.testing.assert_close(attention(x), whole)
-
-
-@pytest.mark.parametrize("windows", [21_845, 21_846, 65_536])
-def test_fused_attention_gets_no_more_sequences_than_its_grid_holds(monkeypatch, windows):
-    """On the meta device: shapes without memory."""
     seen, fused = [], F.scaled_dot_product_attention
     monkeypatch.setattr(
         F, "scaled_dot_product_attention", lambda q, k, v: seen.append(len(q)) or fused(q, k, v)
     )
-    model = PoseFormerV2(PoseFormerConfig(depth=1)).to("meta")
-    monkeypatch.setattr(common.model_poseformer, "_in_float32", lambda layer, x: layer(x))
-    monkeypatch.setattr(model, "coefficients", lambda x: x.new_empty(len(x), 3, 34))
-    poses = model(torch.empty(windows, 27, 17, 2, device="meta"))
-    assert poses.shape == (windows, 1, 17, 3)
-    assert max(seen) <= 65_535 and sum(seen) == windows * (3 + 1)
-
-
-def test_metrics_wait_for_the_device_twice_a_sequence(monkeypatch):
-    """All but the sums stay where the prediction is."""
-    reads = []
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, arguments=(), options=None):
-            if function is torch.ops.aten._local_scalar_dense.default:
-                reads.append(arguments)
-            return function(*arguments, **(options or {}))
-
-    poses = torch.randn(20, 17, 3, generator=torch.Generator().manual_seed(0))
-    sums = MetricSums()
-    with Watch():
-        sums.add("S9", "Walking", poses, poses.numpy())
-    assert len(reads) == 1  # whether it is finite; the other is the transfer of the sums
-    assert (sums.state[..., 1].sum(dim=(0, 1, 2)) > 0).all() and len(METRICS) == 6
+    monkeypatch.setattr(common.model_poseformer, "MAX_SEQUENCES", 16)
+    torch.testing.assert_close(attention(x), whole)
+    assert seen == [16, 16, 16, 2]
 
 
 class _Compiled(torch.nn.Module):
@@ -343,11 +191,11 @@ def fails(_):
     ],
 )
 def test_compiled_network_is_used_only_if_it_agrees(monkeypatch, capsys, change, message):
-    model = small_model()
+    model = SmallTraining().model
     monkeypatch.setattr(torch, "compile", lambda network, dynamic: _Compiled(network, change))
     before = torch.get_rng_state()
-    result = compile_network(model, torch.randn(4, 9, 17, 2), "fp32")
-    torch.set_rng_state(before)
+    result = compile_network(model, torch.zeros(4, 9, 17, 2), "fp32")
+    assert torch.equal(torch.get_rng_state(), before)
     assert isinstance(result, _Compiled) == (message is None)
     assert all(p.grad is None for p in model.parameters())
     lines = capsys.readouterr().err.splitlines()
@@ -355,57 +203,13 @@ def test_compiled_network_is_used_only_if_it_agrees(monkeypatch, capsys, change,
     assert message is None or (message in lines[0] and result is model)
 
 
-def test_network_is_one_graph_for_the_compiler():
-    """No break, and the same output and gradients; inductor itself is for `make gpu-check`."""
-    model, inputs = small_model(), torch.randn(4, 9, 17, 2)
-    traced = torch.compile(model, dynamic=False, fullgraph=True, backend="aot_eager")
-    ours = device_module._output_and_gradients(traced, inputs, "fp32")
-    plain = device_module._output_and_gradients(model, inputs, "fp32")
-    for a, b in zip(ours, plain):
-        assert (a - b).norm() < 1e-5 * b.norm()
-    torch._dynamo.reset()
-
-
-def test_prediction_on_the_device_is_the_prediction():
-    model = small_model().eval()
-    keypoints = [np.random.RandomState(i).randn(n, 17, 2).astype("f4") for i, n in ((0, 7), (1, 1))]
-    ours = common.evaluation.predict_on_device(model, keypoints, device="cpu")
-    for a, b in zip(ours, predict(model, keypoints, device="cpu")):
-        assert isinstance(a, torch.Tensor) and np.array_equal(a.numpy(), b)
-
-
-def test_checks_for_a_gpu_pass_on_the_stand_in(stand_in, monkeypatch):
-    """`make gpu-check` must work at once on the day when there is a GPU."""
-    gpu = importlib.import_module("benchmarks.gpu")
-    cpu, small = torch.device("cpu"), PoseFormerConfig(9, embed_dim_ratio=8, depth=1)
-    stand_in.device = cpu.index
-
-    def step_on_the_stand_in(*arguments, capture=True, **options):
-        step = TrainStep(*arguments, **options)
-        step._may_capture = capture
-        for group in step.optimizer.param_groups:
-            group["lr"] = torch.tensor(1e-3)
-        return step
-
-    monkeypatch.setattr(gpu, "TrainStep", step_on_the_stand_in)
-    monkeypatch.setattr(gpu, "compile_network", lambda model, *_: _Compiled(model, lambda x: x))
-    monkeypatch.setattr(gpu, "CONFIG", small)
-    monkeypatch.setattr(gpu, "RANDOM", replace(small, **RANDOM))
-    monkeypatch.setattr(gpu, "build_network", lambda config, *_: PoseFormerV2(config))
-    monkeypatch.setattr(gpu, "EPOCHS", 1)
-    monkeypatch.setattr(gpu, "BATCH", 6)
-    monkeypatch.setattr(gpu, "TAIL", 4)
-    monkeypatch.setattr(gpu, "MAX_SEQUENCES", 40)
-    monkeypatch.setattr(gpu, "TEST_FRAMES", 25)
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
-    monkeypatch.setattr(gpu, "samples_per_s", lambda *_: "fast")
-    few = [[part[:30] for part in parts] for parts in gpu.random_sequences(1)]
-    monkeypatch.setattr(gpu, "random_sequences", lambda number: [part * number for part in few])
-    assert gpu.graphs_equal_eager(cpu, "fp32", resumed=False) == "the same bits"
-    monkeypatch.setattr(gpu, "graphs_equal_eager", lambda *_: "as above")
-    table = gpu.Table(deadline=float("inf"))
-    gpu.check(table, cpu)
-    gpu.measure(table, World(0, 1, cpu))
-    failed = [row for row in table.rows if row[1].startswith("FAILED")]
-    assert not failed
+def test_precision_follows_the_processor(monkeypatch):
+    device = torch.device("cpu")
+    assert [resolve_precision(choice, device) for choice in ("fp32", "bf16")] == ["fp32", "bf16"]
+    for has_avx512_bf16, has_amx in ((True, False), (False, True), (False, False)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has_avx512_bf16: has)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda has=has_amx: has)
+        expected = "bf16" if has_avx512_bf16 or has_amx else "fp32"
+        assert resolve_precision("auto", device) == expected
+    with pytest.raises(ValueError, match="precision must be"):
+        resolve_precision("fp16", device)

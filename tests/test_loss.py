@@ -1,15 +1,11 @@
 import numpy as np
 import pytest
-import scipy.spatial
 import torch
-from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.transform import Rotation
 
 from common.loss import (
     align_procrustes,
-    align_scale,
     auc,
-    joint_errors,
     joint_velocity_errors,
     mpjpe,
     mpjve,
@@ -50,14 +46,6 @@ def test_any_leading_dimensions(name):
     assert torch.allclose(METRICS[name](predicted.view(shape), target.view(shape)), expected)
 
 
-def test_mpjpe_equals_numpy():
-    target = poses(5)
-    predicted = noisy(target)
-    distances = np.sqrt(((predicted.numpy() - target.numpy()) ** 2).sum(-1))
-    np.testing.assert_allclose(joint_errors(predicted, target), distances)
-    assert mpjpe(predicted, target).item() == pytest.approx(distances.mean())
-
-
 def test_shapes_that_would_broadcast_are_refused():
     for metric in (mpjpe, p_mpjpe, n_mpjpe, mpjve, pck, auc):
         with pytest.raises(ValueError, match="expected two tensors"):
@@ -84,84 +72,28 @@ def test_mpjpe_of_half_precision_is_taken_in_float32():
     assert loss == mpjpe(half.float(), target)
 
 
-def scipy_p_mpjpe(predicted, target):
-    """One pose: SciPy's orthogonal Procrustes, which may reflect, so only for proper rotations."""
-    x, y = predicted - predicted.mean(0), target - target.mean(0)
-    rotation, trace = orthogonal_procrustes(x, y)
-    assert np.linalg.det(rotation) > 0
-    aligned = x @ rotation * trace / (x**2).sum() + target.mean(0)
-    return np.linalg.norm(aligned - target, axis=-1).mean()
-
-
-def test_p_mpjpe_equals_scipys_orthogonal_procrustes():
+def test_alignment_is_scipys_align_vectors_also_of_mirrored_poses():
     target = poses(50)
-    predicted = noisy(target) @ rotations(50) * 1.7 + 0.4
-    expected = np.mean([scipy_p_mpjpe(*pair) for pair in zip(predicted.numpy(), target.numpy())])
-    assert p_mpjpe(predicted, target).item() == pytest.approx(expected, rel=1e-10)
-
-
-def test_p_mpjpe_rotation_equals_scipys_align_vectors_also_for_mirrored_poses():
-    target = poses(50)
-    predicted = noisy(target) * torch.tensor([-1.0, 1, 1])
+    predicted = noisy(target)
+    predicted[25:, :, 0] *= -1
     aligned = align_procrustes(predicted, target)
     for x, y, ours in zip(predicted.numpy(), target.numpy(), aligned.numpy()):
         x0, y0 = x - x.mean(0), y - y.mean(0)
         rotated = Rotation.align_vectors(y0, x0)[0].apply(x0)
         scale = (rotated * y0).sum() / (x0**2).sum()
         np.testing.assert_allclose(ours, scale * rotated + y.mean(0), atol=1e-8)
+    assert p_mpjpe(predicted[25:], target[25:]) > 0.05  # a reflection is not aligned away
 
 
-def test_p_mpjpe_disparity_equals_scipys_procrustes():
-    target = poses(20)
-    predicted = noisy(target)
-    aligned = align_procrustes(predicted, target)
-    for x, y, ours in zip(predicted.numpy(), target.numpy(), aligned.numpy()):
-        disparity = scipy.spatial.procrustes(y, x)[2]
-        assert ((ours - y) ** 2).sum() / ((y - y.mean(0)) ** 2).sum() == pytest.approx(disparity)
-
-
-def test_no_small_move_of_the_alignment_lowers_the_squared_error():
-    target = poses(1)
-    aligned = align_procrustes(noisy(target), target)[0].numpy()
-    y = target[0].numpy()
-    best = ((aligned - y) ** 2).sum()
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        turn = Rotation.from_rotvec(rng.normal(0, 0.01, 3)).as_matrix()
-        moved = aligned @ turn * (1 + rng.normal(0, 0.01)) + rng.normal(0, 0.01, 3)
-        assert ((moved - y) ** 2).sum() >= best
-
-
-def test_rotated_scaled_moved_copy_has_p_mpjpe_zero():
+def test_what_each_alignment_takes_away():
     target = poses(100)
     scale = torch.linspace(0.1, 10, 100, dtype=torch.float64)[:, None, None]
     predicted = target @ rotations(100) * scale + poses(100, seed=5)[:, :1]
     assert p_mpjpe(predicted, target) < 1e-12
     assert p_mpjpe(predicted.float(), target.float()) < 1e-6
     assert n_mpjpe(predicted, target) > 0.01
-
-
-def test_scaled_copy_has_n_mpjpe_zero():
-    target = poses(10)
     assert n_mpjpe(0.3 * target, target) < 1e-15
     assert mpjpe(0.3 * target, target) > 0.1
-
-
-def test_reflection_is_not_aligned_away():
-    target = poses(10)
-    assert p_mpjpe(target * torch.tensor([-1.0, 1, 1]), target) > 0.05
-
-
-def test_alignment_never_raises_the_squared_error():
-    target = poses(200)
-    predicted = noisy(target, 0.3)
-
-    def squared(poses):
-        return joint_errors(poses, target).square().sum(-1)
-
-    scaled = align_scale(predicted, target)
-    assert (squared(align_procrustes(predicted, target)) <= squared(scaled)).all()
-    assert (squared(scaled) <= squared(predicted)).all()
 
 
 def test_coincident_and_collinear_joints_give_finite_errors():

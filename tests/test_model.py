@@ -1,4 +1,7 @@
+import ast
 import dataclasses
+import inspect
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,15 +60,10 @@ def test_matches_published_network(golden, golden_spec, network_class, name):
             output = model.train(training)(inputs)
         assert output.shape == (4, 1, 17, 3)
         assert reference_model.relative_error(output, golden[f"out_{name}"]) < 1e-5
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_bf16_is_close_to_published_network(golden, golden_spec, network_class, name):
-    _, model, inputs = golden_model(golden_spec, name, network_class)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        output = model(inputs)
+        output = model(inputs[:1])
     assert output.dtype == torch.float32
-    assert 1e-4 < reference_model.relative_error(output, golden[f"out_{name}"]) < 0.03
+    assert 1e-4 < reference_model.relative_error(output, golden[f"out_{name}"][:1]) < 0.03
 
 
 @pytest.mark.parametrize("name", ["f27_k1_n3_c2_d32_l4", "f9_k3_n3_c2_d16_l2"])
@@ -78,13 +76,6 @@ def test_gradients_are_those_of_the_plain_formulas(golden_spec, network_class, n
     (model(inputs) * weights).sum().backward()
     for key, parameter in model.named_parameters():
         assert reference_model.relative_error(parameter.grad, exact[key].grad) < 1e-4, key
-
-
-def test_gradcheck_of_the_whole_network_in_double_precision():
-    torch.manual_seed(0)
-    model = PoseFormerV2(PoseFormerConfig(5, 1, 2, embed_dim_ratio=8, depth=1)).double()
-    inputs = torch.randn(2, 5, 17, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(model, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("size", [1, 3, 27])
@@ -146,15 +137,14 @@ def test_config_refuses(wrong, says):
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     torch.manual_seed(0)
-    model = PoseFormerV2(PoseFormerConfig(drop_path_rate=0.3, depth=4))
+    model = PoseFormerV2(PoseFormerConfig(drop_path_rate=0.3, depth=4, embed_dim_ratio=8))
     rates = [block.drop_path.rate for block in model.blocks]
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3], atol=1e-7)
     drop_path = model.blocks[-1].drop_path
     x = torch.ones(10000, 2, 16)
     dropped = drop_path(x)
-    kept = dropped[:, 0, 0] > 0
-    expected = torch.where(kept, 1 / torch.tensor(0.7), 0.0)
-    assert torch.equal(dropped, expected[:, None, None].expand(x.shape))
+    kept = dropped[:, :1, :1] > 0
+    assert torch.equal(dropped, (kept / torch.tensor(0.7)).expand(x.shape))
     assert abs(kept.float().mean() - 0.7) < 0.02
     assert drop_path.eval()(x) is x
 
@@ -178,3 +168,12 @@ def test_dropout_changes_training_alone():
     assert not torch.equal(model(x), model(x))
     model.eval()
     assert torch.equal(model(x), model(x))
+
+
+def test_network_needs_nothing_but_pytorch():
+    """The model file is all that somebody has to copy."""
+    tree = ast.parse(Path(inspect.getfile(PoseFormerV2)).read_text())
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = {getattr(n, "module", None) or n.names[0].name for n in imports}
+    allowed = {"torch", "math", "dataclasses", "typing", "collections", "functools"}
+    assert {name.split(".")[0] for name in names} <= allowed

@@ -1,4 +1,4 @@
-"""New scenes of training windows against a loop in world coordinates."""
+"""Augmented training windows against a loop in world coordinates."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from common.camera import (
 from common.generators import WindowGenerator
 from common.h36m_cameras import load_cameras
 from common.h36m_dataset import Sequence2d3d
-from common.scenes import NewScenes, exchange_limbs
+from common.scenes import AugmentedWindows, exchange_limbs
 
 FRAMES = 5
 
@@ -38,6 +38,7 @@ def make_sequence(subject, camera, length, seed, confidences=0):
         np.concatenate(keypoints, axis=-1).astype(np.float32),
         (poses - root[:, None]).astype(np.float32),
         root.astype(np.float32),
+        confidences,
     )
 
 
@@ -46,10 +47,11 @@ SEQUENCES = [("S1", 0, 7), ("S1", 3, 1), ("S8", 2, 12)]
 
 def generators(turn_degrees, resize, exchange=0.0, confidences=0, **options):
     data = [make_sequence(*s, i, confidences) for i, s in enumerate(SEQUENCES)]
-    options = {"device": "cpu", "confidences": confidences, "augment": True, **options}
-    plain = WindowGenerator([s.keypoints for s in data], [s.poses for s in data], FRAMES, **options)
+    options = {"device": "cpu", "augment": True, **options}
+    arrays = [s.keypoints for s in data], [s.poses for s in data]
+    plain = WindowGenerator(*arrays, FRAMES, confidences=confidences, **options)
     scenes = {"turn_degrees": turn_degrees, "resize": resize, "exchange_limbs": exchange}
-    turned = NewScenes(data, FRAMES, **scenes, **options)
+    turned = AugmentedWindows(data, FRAMES, **scenes, **options)
     return data, plain, turned
 
 
