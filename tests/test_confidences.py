@@ -9,6 +9,7 @@ from raw_trees import assert_one_line_error, call
 from test_run_poseformer import EXTENDABLE, data_dir, load, train  # noqa: F401
 
 import run_poseformer
+from common.checkpoint import Checkpoint
 from common.confidences import scale_logits
 from common.console import InputError
 from common.generators import WindowGenerator, flip_keypoints, with_noise
@@ -101,7 +102,7 @@ def test_a_checkpoint_remembers_its_confidences(
     result, folder = train("-e", "1", "--keypoints", keypoints, *EXTENDABLE)
     assert result.status == 0, result.stderr
     last = load(folder / "last_epoch.bin")
-    config = infer_config(last, folder / "last_epoch.bin")
+    config = Checkpoint.load(folder / "last_epoch.bin").config
     assert (config.in_chans, config.confidence_chans) == (channels, confidences)
     result, _ = train("-e", "2", "--resume", "last_epoch.bin")
     assert result.status == 0, result.stderr
