@@ -101,7 +101,6 @@ def test_a_checkpoint_remembers_its_confidences(
 ):
     result, folder = train("-e", "1", "--keypoints", keypoints, *EXTENDABLE)
     assert result.status == 0, result.stderr
-    last = load(folder / "last_epoch.bin")
     config = Checkpoint.load(folder / "last_epoch.bin").config
     assert (config.in_chans, config.confidence_chans) == (channels, confidences)
     result, _ = train("-e", "2", "--resume", "last_epoch.bin")
