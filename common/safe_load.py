@@ -123,8 +123,8 @@ def _check_members(archive: zipfile.ZipFile) -> None:
 
 def _read_array(file: BinaryIO) -> Any:
     """Read the npy format (NEP 1); of an array of one object, return the object."""
-    is_first_version = np.lib.format.read_magic(file) == (1, 0)
-    if is_first_version and np.lib.format.read_array_header_1_0(file)[2].hasobject:
+    is_version_1 = np.lib.format.read_magic(file) == (1, 0)  # of all pickled objects
+    if is_version_1 and np.lib.format.read_array_header_1_0(file)[2].hasobject:
         array = _plain(_Unpickler(file, encoding="latin1").load())
         if not isinstance(array, np.ndarray):
             raise ValueError("its pickle is no array")
@@ -134,9 +134,9 @@ def _read_array(file: BinaryIO) -> Any:
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's own unpickler, in Python, without access to any module.
+    """The unpickler that is written in Python, without access to any module.
 
-    It calls what is on its stack: stand-ins, as nothing else that is there can be called.
+    It calls objects of its stack, where nothing but stand-ins can be called.
     """
 
     dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
@@ -170,7 +170,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for an array, which is not complete before `_plain` has seen all of the pickle."""
+    """Stands for an array until `_plain` puts the array in its place."""
 
     def __init__(self, *_: Any) -> None:
         self.array = None
@@ -185,7 +185,7 @@ class _Array:
 
 
 class _RandomState:
-    """Stands for NumPy's random states, which are not used."""
+    """Stands for a random state of NumPy's, which is not used."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -200,7 +200,7 @@ def _numbers(data: bytes | bytearray | str, dtype: _Dtype) -> np.ndarray:
     return np.frombuffer(data, dtype.dtype).copy()
 
 
-def _array_of_protocol_5(data: bytes, dtype: _Dtype, shape: tuple, order: str) -> np.ndarray:
+def _shaped_numbers(data: bytes, dtype: _Dtype, shape: tuple, order: str) -> np.ndarray:
     return _numbers(data, dtype).reshape(shape, order=order)
 
 
@@ -222,7 +222,7 @@ _STAND_INS: dict[str, Callable] = {
 for _core in ("numpy.core", "numpy._core"):  # of NumPy 1 and of NumPy 2
     _STAND_INS[f"{_core}.multiarray._reconstruct"] = _Array
     _STAND_INS[f"{_core}.multiarray.scalar"] = _scalar
-    _STAND_INS[f"{_core}.numeric._frombuffer"] = _array_of_protocol_5
+    _STAND_INS[f"{_core}.numeric._frombuffer"] = _shaped_numbers  # of protocol 5
 _RANDOM_STATES = (  # of NumPy before and since 1.17
     *("__RandomState_ctor", "_pickle.__randomstate_ctor", "_pickle.__bit_generator_ctor"),
     *("_mt19937.MT19937", "bit_generator.SeedSequence"),
@@ -266,7 +266,7 @@ def _plain(
         value: what a pickle held.
         convert_other: returns what to put in the place of an object that is no plain type.
         depth: how many containers hold the value.
-        done: {identity of a container: what it became}; a pickle may refer to one many times.
+        done: {id of a container: what it became}, as many containers may hold the same one.
 
     Raises:
         ValueError: if containers nest too deep, or hold something else.

@@ -4,16 +4,12 @@ A new reader joins by one more `Reader` in `all_readers`.
 """
 
 import io
-import json
 import pickle
 import pickletools
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from random import Random
 from typing import Any
 
-import custom_files
 import numpy as np
 import torch
 from raw_trees import npy_bytes, person, random_keypoints, world_poses
@@ -38,7 +34,6 @@ from fuzz.mutations import (
     changed_value,
     flipped_bits,
     members_of,
-    nested,
     pickled_or_nothing,
     zipped,
 )
@@ -60,7 +55,6 @@ def all_readers() -> list[Reader]:
         detections_reader(),
         checkpoint_reader("checkpoint", is_zip=True),
         checkpoint_reader("legacy checkpoint", is_zip=False),
-        json_reader(),
     ]
 
 
@@ -212,29 +206,4 @@ def checkpoint_reader(name: str, is_zip: bool) -> Reader:
         valid,
         [*changes, lambda random: changed_archive(random, valid)],
         lambda random: (original := random.choice(valid), flipped_bits(random, original)),
-    )
-
-
-def json_reader() -> Reader:
-    """Return the reader of estimators' JSON, in several of its forms."""
-    keypoints = np.stack([random_keypoints(3, 2), random_keypoints(3, 2, 1)], axis=1)
-    keypoints = np.concatenate([keypoints, np.full((3, 2, 17, 1), 0.9)], axis=-1, dtype=np.float64)
-    valid = []
-    for write in (custom_files.mmpose, custom_files.coco_annotations, custom_files.alphapose):
-        with tempfile.TemporaryDirectory() as folder:
-            valid.append(write(Path(folder), keypoints, (1000, 1000)).read_bytes())
-    values = [json.loads(content) for content in valid]
-    plain = [None, True, -1, 2**80, 1e308, "", "x", [], {}, 0.5, float("nan"), nested(1, 300)]
-    return Reader(
-        "JSON of keypoints",
-        lambda path: follow(read_people(path)),
-        ".json",
-        valid,
-        [
-            lambda random: changed_bytes(random, valid),
-            lambda random: json.dumps(
-                changed_value(random, random.choice(values), plain), skipkeys=True
-            ).encode(),
-            lambda random: random.choice((b"[" * 200_000, b'{"a":' * 100_000, b"[]", b"9" * 5000)),
-        ],
     )
