@@ -31,7 +31,7 @@ from common.h36m_dataset import (
 )
 from common.keypoint_errors import list_views, measure, ranks, view_arrays
 from common.npz_io import read_positions_2d
-from common.runs import Run, do_runs, parse_study_arguments, prepare_study
+from common.runs import do_runs, parse_study_arguments, prepare_study
 from common.tables import format_markdown, latex_cells, mean_and_spread
 
 Report = Mapping[str, Any]  # of `make_report`
@@ -54,13 +54,8 @@ def main() -> None:
     check_inputs(data_dir, dataset, inputs)
     errors_2d = measure_inputs(data_dir, dataset, inputs, split_names(recipe["subjects_test"]))
     prepare_study(arguments.study, recipe)
-
-    def run_of(name: str, seed: int) -> Run:
-        flags = (*passed, "--keypoints", name, "--seed", str(seed), "--no-eval")
-        return Run(f"{name}, seed {seed}", flags, arguments.study / name / f"seed_{seed}")
-
-    runs = {name: [run_of(name, seed) for seed in arguments.seeds] for name in inputs}
-    do_runs(runs.values(), arguments.gpus)
+    flags = {name: (*passed, "--keypoints", name, "--no-eval") for name in inputs}
+    runs = do_runs(arguments.study, flags, arguments.seeds, arguments.gpus)
     reports = {name: [one.report() for one in of_seeds] for name, of_seeds in runs.items()}
     print(write_results(arguments.study, study_rows(reports, errors_2d), pairs(reports)))
 
@@ -96,15 +91,14 @@ def check_inputs(data_dir: Path, dataset: str, inputs: Sequence[str]) -> None:
     Raises:
         InputError: naming the first that is not, or if there is no input.
     """
+    if not inputs:
+        raise InputError(f"{data_dir}: holds no estimator's data_2d_{dataset}_*.npz")
     positions_3d_path(data_dir, dataset)
-    keypoints_path(data_dir, dataset, "gt")
-    for name in inputs:
+    for name in ("gt", *inputs):
         if "" in name.split("+") or "/" in name:
             raise InputError(f"--keypoints '{name}': not an estimator's name")
         for estimator in estimator_names(name):
             keypoints_path(data_dir, dataset, estimator)
-    if not inputs:
-        raise InputError(f"{data_dir}: holds no estimator's data_2d_{dataset}_*.npz")
 
 
 def measure_inputs(

@@ -46,23 +46,20 @@ METRICS = {"MPJPE": "mpjpe_mm", "P-MPJPE": "p_mpjpe_mm", "MPJVE": "mpjve_mm"}
 
 def main() -> None:
     """Do the runs that are missing, then write the table and the figure."""
-    options = {"choices": tuple(RECIPES), "default": list(RECIPES)}
-    names = f"among: {'; '.join(RECIPES)}"
     arguments, passed = parse_study_arguments(
-        __doc__, {"--recipe"}, "--recipes", help=names, **options
+        __doc__,
+        {"--recipe"},
+        "--recipes",
+        choices=tuple(RECIPES),
+        default=list(RECIPES),
+        help=f"among: {'; '.join(RECIPES)}",
     )
     if not any(word.split("=")[0] in ("-e", "--epochs") for word in passed):
         raise InputError("--epochs N: missing; all recipes are to see as many samples")
     settings = {name: str(value) for name, value in vars(parse_arguments(passed)).items()}
     prepare_study(arguments.study, settings)
-
-    def run_of(name: str, seed: int) -> Run:
-        flags = (*RECIPES[name].split(), *passed, "--seed", str(seed))
-        folder = name.replace(", ", "_").replace(" ", "_")
-        return Run(f"{name}, seed {seed}", flags, arguments.study / folder / f"seed_{seed}")
-
-    runs = {n: [run_of(n, seed) for seed in arguments.seeds] for n in arguments.recipes}
-    do_runs(runs.values(), arguments.gpus)
+    flags = {name: (*RECIPES[name].split(), *passed) for name in arguments.recipes}
+    runs = do_runs(arguments.study, flags, arguments.seeds, arguments.gpus)
     courses = {
         n: np.stack([course(one.folder) for one in of_seeds]) for n, of_seeds in runs.items()
     }

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +63,12 @@ def parse_study_arguments(
 
     Args:
         description: the script's docstring, of which the first line is shown.
-        set_here: further flags of `run_poseformer.py` that the script gives to each run itself.
+        set_here: further flags of `run_poseformer.py` that a user cannot pass on.
         own_flag: a flag of the script that takes names.
         options: of that flag, for `add_argument`.
 
     Returns:
-        The script's own flags: that one, `study`, `seeds` and `gpus`; and those to pass on.
+        The script's own flags (that one, `study`, `seeds`, `gpus`), and those to pass on.
     """
     parser = ArgumentParser(
         description=description.splitlines()[0],
@@ -121,18 +121,30 @@ def prepare_study(folder: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def do_runs(runs: Iterable[Sequence[Run]], gpus: Sequence[str]) -> None:
-    """Do all runs that have no report yet, one at a time on each GPU.
+def do_runs(
+    study: Path, flags: Mapping[str, Sequence[str]], seeds: Sequence[int], gpus: Sequence[str]
+) -> dict[str, list[Run]]:
+    """Do all runs of a study that have no report yet, one at a time on each GPU.
 
     Args:
-        runs: for each network that is compared, its runs, as many for each: the first runs of all
-            come first.
+        study: folder of all runs.
+        flags: of `run_poseformer.py`, for each name that is compared.
+        seeds: all are trained with each; the first seed of all names comes first.
         gpus: values of the flag --gpu.
+
+    Returns:
+        For each name its runs, one for each seed.
 
     Raises:
         InputError: if one fails; the others save where they are and end.
     """
-    ordered = [one for of_seed in zip(*runs) for one in of_seed]
+    runs: dict[str, list[Run]] = {}
+    for name, words in flags.items():
+        place = study / name.replace(", ", "_").replace(" ", "_")
+        for seed in seeds:
+            one = Run(f"{name}, seed {seed}", (*words, "--seed", f"{seed}"), place / f"seed_{seed}")
+            runs.setdefault(name, []).append(one)
+    ordered = [one for of_seed in zip(*runs.values()) for one in of_seed]
     missing = [one for one in ordered if not (one.folder / REPORT).is_file()]
     print(f"{len(ordered)} runs, {len(ordered) - len(missing)} of them done", flush=True)
     waiting, stop = iter(missing), threading.Event()
@@ -150,6 +162,7 @@ def do_runs(runs: Iterable[Sequence[Run]], gpus: Sequence[str]) -> None:
                 worker.result()
         finally:  # after an error or a signal
             stop.set()
+    return runs
 
 
 def train_and_evaluate(one: Run, gpu: str, stop: threading.Event) -> None:
