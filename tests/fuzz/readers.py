@@ -21,9 +21,7 @@ from common.npz_io import (
     read_positions_2d,
     read_positions_3d,
 )
-from common.people import read_people
 from common.safe_load import read_torch_file
-from common.tracks import follow
 from data.prepare_2d_estimation import convert_file
 from fuzz.engine import Reader
 from fuzz.mutations import (
