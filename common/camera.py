@@ -25,6 +25,12 @@ def normalize_screen_coordinates(pixels: np.ndarray, width: int, height: int) ->
     return pixels / width * 2 - np.array([1, height / width], dtype=pixels.dtype)
 
 
+def image_coordinates(normalized: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Undo `normalize_screen_coordinates`: (..., 2) in [-1, 1] to pixels."""
+    _check_last_dimension(normalized, 2)
+    return (normalized + np.array([1, height / width], dtype=normalized.dtype)) * width / 2
+
+
 def quaternion_rotate(quaternion: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """Rotate vectors by unit quaternions.
 

@@ -4,6 +4,7 @@ from scipy.spatial.transform import Rotation
 
 from common.camera import (
     camera_to_world,
+    image_coordinates,
     normalize_screen_coordinates,
     project,
     quaternion_inverse,
@@ -28,6 +29,7 @@ def test_normalisation_maps_the_edges_and_keeps_the_aspect_ratio():
     corners = np.array([[0.0, 0.0], [1000.0, 1002.0], [500.0, 501.0]])
     normalized = normalize_screen_coordinates(corners, 1000, 1002)
     np.testing.assert_allclose(normalized, [[-1, -1.002], [1, 1.002], [0, 0]], atol=1e-12)
+    np.testing.assert_allclose(image_coordinates(normalized, 1000, 1002), corners, atol=1e-9)
 
 
 def test_quaternions_rotate_as_scipys_also_one_for_each_vector():
