@@ -69,10 +69,8 @@ def best_of_each_frame(frames: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def _arrange(found: Detections, layout: str | None, zero_is_missing: bool) -> People:
     outside = [number for number in found.frames if not 0 <= number < MAX_FRAMES]
     if outside:
-        raise ValueError(
-            f"frame number {outside[0]} is outside of 0 … {MAX_FRAMES - 1}; the video's first "
-            "frame must be 0, or the number that --first-frame gives"
-        )
+        hint = "" if found.is_from_zero else "; --first-frame is the number of the first one"
+        raise ValueError(f"frame number {outside[0]} is outside of 0 … {MAX_FRAMES - 1}{hint}")
     people = [(frame, person) for frame in sorted(found.frames) for person in found.frames[frame]]
     if not people:
         raise ValueError("no person in any frame")

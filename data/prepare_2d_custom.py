@@ -9,7 +9,6 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -32,15 +31,6 @@ TOLERATED_FRAMES = 2
 MAX_OUTSIDE = 0.5
 
 
-class Recording(NamedTuple):
-    """What the video is; `frames` is None where it is not known."""
-
-    width: int
-    height: int
-    fps: float
-    frames: int | None
-
-
 def main() -> None:
     """Read, follow people, fill gaps, convert, write."""
     arguments = parse_arguments()
@@ -52,9 +42,10 @@ def main() -> None:
         f"{arguments.input}: {people.source}, "
         f"{len(people.frames):,} detections in {people.num_frames:,} frames"
     )
-    recording = settle_recording(arguments, people.size)
-    people = in_pixels(people, recording, arguments.input)
-    check_against(recording, people, arguments.input)
+    size, fps = settle_recording(arguments, people.size)
+    people = in_pixels(people, size, arguments.input)
+    if arguments.video:
+        check_length(people.num_frames, arguments.video, arguments.input)
     if arguments.keep_conf and people.keypoints.shape[-1] == 2:
         raise InputError(f"{arguments.input}: holds no confidences; run without --keep-conf")
     tracks, twice = follow(people)
@@ -71,7 +62,7 @@ def main() -> None:
             name += f"_part{number}" if len(pieces) > 1 else ""
             joints = to_h36m(piece.keypoints, people.layout)[..., : 3 if arguments.keep_conf else 2]
             positions[name] = {"custom": [np.ascontiguousarray(joints, dtype=np.float32)]}
-            video = {"w": recording.width, "h": recording.height, "fps": recording.fps}
+            video = {"w": size[0], "h": size[1], "fps": fps}
             part = {"person": track.person, "first_frame": piece.first_frame}
             metadata[name] = video | part
             report(name, piece, people.layout)
@@ -121,7 +112,7 @@ def picture_size(text: str) -> tuple[int, int]:
 
 def settle_recording(
     arguments: argparse.Namespace, size_in_file: tuple[int, int] | None
-) -> Recording:
+) -> tuple[tuple[int, int], float]:
     """Return size and frame rate from the video, the flags, or the keypoints' own file.
 
     Raises:
@@ -139,44 +130,45 @@ def settle_recording(
     fps = arguments.fps or video_fps
     if fps is None:
         raise InputError("the frame rate is not known; give --video, or --fps")
-    return Recording(*next(iter(sizes.values())), fps, count_frames(video) if video else None)
+    return next(iter(sizes.values())), fps
 
 
-def in_pixels(people: People, recording: Recording, path: Path) -> People:
-    """Turn shares of the picture into pixels; leave pixels as they are."""
-    if np.nanmax(np.abs(people.keypoints[..., :2])) > MAX_SHARE:
-        return people
-    print(f"{path}: coordinates are shares of the picture, {recording.width}x{recording.height}")
-    scale = np.array([recording.width, recording.height, 1])[: people.keypoints.shape[-1]]
-    boxes = people.boxes * np.tile(scale[:2], 2)
-    return people._replace(keypoints=people.keypoints * scale, boxes=boxes)
-
-
-def check_against(recording: Recording, people: People, path: Path) -> None:
-    """Compare the keypoints with the video.
+def in_pixels(people: People, size: tuple[int, int], path: Path) -> People:
+    """Turn shares of the picture into pixels; leave pixels as they are.
 
     Raises:
-        InputError: if most keypoints lie outside of the picture, or there are more frames than
-            the video has.
+        InputError: if most keypoints lie outside of the picture.
     """
-    width, height, _, frames = recording
-    points = people.keypoints[..., :2]
-    points = points[np.isfinite(points[..., 0])]
-    size = np.array([width, height])
-    outside = float((np.abs(points - size / 2) > 0.55 * size).any(axis=-1).mean())
-    told = f"{path}: {outside:.0%} of the keypoints lie outside of the {width}x{height} picture"
+    keypoints, boxes = people.keypoints.copy(), people.boxes
+    if np.nanmax(np.abs(keypoints[..., :2])) <= MAX_SHARE:
+        print(f"{path}: coordinates are shares of the picture, {size[0]}x{size[1]}")
+        keypoints[..., :2] *= size
+        boxes = boxes * np.tile(size, 2)
+    points = keypoints[np.isfinite(keypoints[..., 0])][:, :2]
+    half = np.divide(size, 2)
+    outside = float((np.abs(points - half) > 1.1 * half).any(axis=-1).mean())
+    told = f"{path}: {outside:.0%} of the keypoints lie outside of the {size[0]}x{size[1]} picture"
     if outside > MAX_OUTSIDE:
         raise InputError(f"{told}; give the size of the video that they were found in")
     if outside > 0.05:
         warn(told)
-    surplus = 0 if frames is None else people.num_frames - frames
-    if surplus > TOLERATED_FRAMES:
+    return people._replace(keypoints=keypoints, boxes=boxes)
+
+
+def check_length(num_frames: int, video: Path, path: Path) -> None:
+    """Compare the number of frames with the video's.
+
+    Raises:
+        InputError: if there are more than the video has.
+    """
+    in_video = count_frames(video)
+    if num_frames > in_video + TOLERATED_FRAMES:
         raise InputError(
-            f"{path}: {people.num_frames} frames of keypoints, but the video has {frames}; "
+            f"{path}: {num_frames} frames of keypoints, but the video has {in_video}; "
             "give the video that they were found in, or --first-frame"
         )
-    if surplus < -TOLERATED_FRAMES:
-        warn(f"{path}: the keypoints end {-surplus} frames before the video does")
+    if num_frames < in_video - TOLERATED_FRAMES:
+        warn(f"{path}: the keypoints end {in_video - num_frames} frames before the video does")
 
 
 def choose(tracks: list[Track], persons: str | None, min_frames: int) -> list[Track]:

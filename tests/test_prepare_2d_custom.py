@@ -485,16 +485,13 @@ def test_a_name_that_is_none_is_refused(prepare, tmp_path):
 
 def test_what_is_no_custom_file_is_named(tmp_path):
     path = tmp_path / "data_2d_custom_x.npz"
+    metadata = {"layout_name": "h36m", "video_metadata": {}}
     good = {"v": {"custom": [np.ones((2, 17, 2), np.float32)]}}
-    info = {"layout_name": "h36m", "video_metadata": {"v": {"w": 4, "h": 3, "fps": 30}}}
-    bad = [
+    for says, arrays in (
         ("no 'positions_2d'", {"a": np.zeros(1)}),
-        ("Human3.6M's layout", {"positions_2d": good, "metadata": {**info, "layout_name": "coco"}}),
-        ("size of v", {"positions_2d": good, "metadata": {**info, "video_metadata": {}}}),
-        ("one camera's array", {"positions_2d": {"v": {"custom": []}}, "metadata": info}),
-        ("expected an array", {"positions_2d": {"v": {"c": [np.ones(3)]}}, "metadata": info}),
-    ]
-    for says, arrays in bad:
+        ("size of v", {"positions_2d": good, "metadata": metadata}),
+        ("one camera's array", {"positions_2d": {"v": {"custom": []}}, "metadata": metadata}),
+    ):
         np.savez(path, **arrays)
         with pytest.raises(InputError, match=says):
             read_custom_2d(path)
