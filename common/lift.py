@@ -137,8 +137,12 @@ class StreamingLifter:
         precision: str = "fp32",
     ) -> None:
         how = {"device": device, "precision": precision}
-        is_model = isinstance(checkpoint, PoseFormerV2)
-        self._model = checkpoint if is_model else load_lifter(checkpoint, **how)
+        self._model = checkpoint
+        if not isinstance(checkpoint, PoseFormerV2):
+            loaded = load_lifter(checkpoint, **how)
+            # For one window at a time the plain network is faster than the CPU's class for many.
+            self._model = PoseFormerV2(loaded.config).to(device).eval()
+            self._model.load_state_dict(loaded.state_dict())
         self._size, self._fps, self._layout, self._how = size, fps, layout, how | {"flip": flip}
         half = self._model.config.number_of_frames // 2
         self._past: deque[np.ndarray] = deque(maxlen=int(np.ceil(half * fps / FPS)) + 1)

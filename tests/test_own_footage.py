@@ -237,14 +237,6 @@ def test_wrong_usage_is_named(run_lift, tmp_path, arguments, says):
     assert re.search(says, result.stderr), result.stderr
 
 
-def test_a_checkpoint_of_several_estimators_is_refused(run_lift, tmp_path):
-    model = random_model(number_of_frames=9, in_chans=6)
-    state = {"model_pos": model.state_dict(), "config": asdict(model.config)}
-    save_checkpoint(tmp_path / "three.bin", state)
-    result = run_lift("-k", "dance", "--checkpoint", "three.bin")
-    assert_one_line_error(result, "three.bin: takes keypoints of 6 channels (3 estimators")
-
-
 def custom_file(path, layout="h36m", **about):
     metadata = {"layout_name": layout, "video_metadata": {"a": {"w": 640, "h": 480, **about}}}
     positions = {"a": {"custom": [moving(5).astype(np.float32)]}}
