@@ -61,7 +61,7 @@ def main() -> None:
     check_distinct([p for paths in outputs for p in paths], [args.video] if args.video else [])
     which = args.skip, args.downsample, args.limit
     chosen = [choose_frames(len(footage.inputs), *which) for footage in footages]
-    model = checkpoint.build_model(device, precision)
+    model = checkpoint.build_model(device)
     how = {"causal": args.causal, "device": device, "precision": precision}
     how |= {"resample": not args.no_resample, "smooth_hz": args.smooth}
     try:

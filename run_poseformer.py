@@ -34,7 +34,6 @@ from common.console import InputError, never_fail_to_print, run, split_names
 from common.device import (
     allow_tf32,
     autocast,
-    build_network,
     compile_network,
     keep_freed_memory,
     resolve_precision,
@@ -132,7 +131,7 @@ def train(arguments: argparse.Namespace, world: World) -> None:
     mean_pose = average_pose(train_set)
 
     torch.manual_seed(recipe.seed)
-    model = build_network(config, world.device, precision)
+    model = PoseFormerV2(config).to(world.device)
     if recipe.init == "mean_pose":
         init_at_mean_pose(model, mean_pose)
     optimizer = build_optimizer(model, recipe, precision)
@@ -335,7 +334,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     network_config(arguments, recipe, sequences, checkpoint)  # refuses what contradicts it
     sequences = noisy(sequences, recipe)
     precision = resolve_precision(recipe.precision, world.device)
-    model = checkpoint.build_model(world.device, precision)
+    model = checkpoint.build_model(world.device)
     began = time.perf_counter()
     sums = evaluate(model, sequences, world, precision)
     seconds = time.perf_counter() - began

@@ -34,12 +34,12 @@ from benchmarks.throughput import (
     seconds_on_gpu,
 )
 from common.console import ArgumentParser, InputError, run
-from common.device import build_network, resolve_precision
+from common.device import resolve_precision
 from common.distributed import World, start_world
 from common.evaluation import evaluate, predict_on_device
 from common.files import atomic_output
 from common.loss import MetricSums
-from common.model_poseformer import MAX_SEQUENCES, PoseFormerConfig
+from common.model_poseformer import MAX_SEQUENCES, PoseFormerConfig, PoseFormerV2
 from common.optimizer import load_optimizer_state, set_learning_rate
 from common.recipe import RECIPES
 from common.tables import format_markdown
@@ -221,7 +221,7 @@ def past_the_grid(world: World) -> str:
     with torch.no_grad():
         small = torch.stack([training.loss(part, None) for part in batch.chunk(32)]).mean()
     assert abs(float(training.step(batch, weights) / small) - 1) < 0.01, "another loss"
-    model = build_network(CONFIG, world.device, "bf16").eval()
+    model = PoseFormerV2(CONFIG).to(world.device).eval()
     keypoints = [s.keypoints for s in random_sequences(MAX_SEQUENCES // SEQUENCE_LENGTH + 2)]
     predicted = partial(predict_on_device, model, device=world.device, precision="bf16")
     poses, expected = predicted(keypoints, batch_size=MAX_SEQUENCES)[0], predicted(keypoints[:1])[0]
@@ -315,7 +315,7 @@ def training_speed(kernel: str | None, *arguments: object) -> str:
 
 def evaluation_time(world: World, precision: str) -> str:
     """Evaluate random sequences of the test set's size: network alone, with MPJPE, with all."""
-    model = build_network(CONFIG, world.device, precision).eval()
+    model = PoseFormerV2(CONFIG).to(world.device).eval()
     sequences = random_sequences(TEST_FRAMES // SEQUENCE_LENGTH)
     keypoints = [s.keypoints for s in sequences]
     works = {

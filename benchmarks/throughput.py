@@ -29,7 +29,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.console import ArgumentParser, InputError, positive_int, run
-from common.device import allow_tf32, build_network, compile_network, keep_freed_memory
+from common.device import allow_tf32, compile_network, keep_freed_memory
 from common.distributed import World, start_world
 from common.evaluation import predict_on_device
 from common.files import atomic_output
@@ -134,7 +134,7 @@ def best_product_rate(config: PoseFormerConfig, dtype: torch.dtype, device: torc
 def evaluation_rate(config: PoseFormerConfig, precision: str, device: torch.device) -> float:
     """Return evaluated frames a second, with flip."""
     torch.manual_seed(0)
-    model = build_network(config, device, precision).eval()
+    model = PoseFormerV2(config).to(device).eval()
     # One sequence does not keep a GPU busy.
     keypoints = [s.keypoints for s in random_sequences(200 if device.type == "cuda" else 1)]
     seconds = median_seconds(
@@ -183,12 +183,11 @@ class Training:
         self.windows = training_windows(random_sequences(SEQUENCES), config, recipe, world)
         self.windows.start_epoch(0, 1)
         torch.manual_seed(0)
+        self.model = PoseFormerV2(config).to(world.device)
         if way == "plain":
-            self.model = PoseFormerV2(config).to(world.device)
             parameters = self.model.parameters()
             self.optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=WEIGHT_DECAY)
         else:
-            self.model = build_network(config, world.device, precision)
             self.optimizer = build_optimizer(self.model, recipe, precision)
             set_learning_rate(self.optimizer, 1e-4)
         self.network = self.model.train()
@@ -296,7 +295,6 @@ def describe_machine(device: torch.device) -> dict[str, str]:
         described["threads"] = str(torch.get_num_threads())
         described["instructions"] = torch.backends.cpu.get_cpu_capability()
         described["AMX"] = "yes" if torch.cpu._is_amx_tile_supported() else "no"
-        described["network"] = type(build_network(PoseFormerConfig(), device, "bf16")).__name__
         return described
     gpu = torch.cuda.get_device_properties(device)
     described["GPU"] = f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"

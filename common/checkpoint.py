@@ -29,7 +29,6 @@ from common.console import (
     warn,
     yes_or_no,
 )
-from common.device import build_network
 from common.model_poseformer import NUM_JOINTS, PoseFormerConfig, PoseFormerV2
 from common.optimizer import load_optimizer_state
 from common.recipe import Recipe
@@ -86,17 +85,15 @@ class Checkpoint:
         config = _config(content, weights, path, number_of_frames)
         return cls(path, weights, config, _recipe(content, path), content)
 
-    def build_model(self, device: torch.device | str, precision: str) -> PoseFormerV2:
+    def build_model(self, device: torch.device | str) -> PoseFormerV2:
         """Return its network on a device, in evaluation mode.
-
-        `precision`, "fp32" or "bf16", is that of matrix products.
 
         Raises:
             InputError: if the weights do not fit the configuration.
         """
-        model = build_network(self.config, device, precision)
+        model = PoseFormerV2(self.config)
         self.load_into(model)
-        return model.eval()
+        return model.to(device).eval()
 
     def check_channels(self, channels: int, confidences: int) -> None:
         """Refuse keypoints of another number of channels than the network was trained on.

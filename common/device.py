@@ -1,4 +1,4 @@
-"""Where to compute, in which precision, and with which class of the network."""
+"""Where to compute, and in which precision."""
 
 import ctypes
 import sys
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.console import InputError
-from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.model_poseformer import PoseFormerV2
 
 PRECISIONS = ("auto", "fp32", "bf16")
 # |a - b| / |b| between the compiled network and the plain one, of output and of gradients.
@@ -71,25 +71,6 @@ def allow_tf32(device: torch.device, quiet: bool = False) -> None:
     torch.set_float32_matmul_precision("high")
     if not quiet:
         print("The GPU computes products of fp32 in TF32.")
-
-
-def build_network(
-    config: PoseFormerConfig, device: torch.device | str, precision: str
-) -> PoseFormerV2:
-    """Return a network with random weights on the device: on a CPU the faster class, if it agrees.
-
-    Args:
-        config: the architecture.
-        device: where it will run.
-        precision: "fp32" or "bf16", of matrix products.
-    """
-    if torch.device(device).type != "cpu":
-        return PoseFormerV2(config).to(device)
-    try:
-        from common.fast_cpu import network_class
-    except ModuleNotFoundError:  # deleted: the plain network computes the same, slower
-        return PoseFormerV2(config)
-    return network_class(config, precision)(config)
 
 
 def compile_network(model: PoseFormerV2, inputs: Tensor, precision: str) -> nn.Module:

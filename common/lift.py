@@ -31,7 +31,6 @@ def load_lifter(
     path: Path | str,
     number_of_frames: int | None = None,
     device: torch.device | str = "cpu",
-    precision: str = "fp32",
 ) -> PoseFormerV2:
     """Return the network of a checkpoint, of ours or published, ready to lift on a device.
 
@@ -42,7 +41,7 @@ def load_lifter(
     """
     checkpoint = Checkpoint.load(path, number_of_frames)
     checkpoint.check_channels(2, confidences=0)
-    return checkpoint.build_model(device, precision)
+    return checkpoint.build_model(device)
 
 
 def lift(
@@ -80,7 +79,7 @@ def lift(
     """
     how = {"device": device, "precision": precision}
     is_model = isinstance(checkpoint, PoseFormerV2)
-    model = checkpoint if is_model else load_lifter(checkpoint, **how)
+    model = checkpoint if is_model else load_lifter(checkpoint, device=device)
     inputs = normalize(keypoints, size, layout)
     return lift_normalized(inputs, model, fps=fps, causal=causal, flip=flip, **how)
 
@@ -136,14 +135,10 @@ class StreamingLifter:
         device: torch.device | str = "cpu",
         precision: str = "fp32",
     ) -> None:
-        how = {"device": device, "precision": precision}
-        self._model = checkpoint
-        if not isinstance(checkpoint, PoseFormerV2):
-            loaded = load_lifter(checkpoint, **how)
-            # For one window at a time the plain network is faster than the CPU's class for many.
-            self._model = PoseFormerV2(loaded.config).to(device).eval()
-            self._model.load_state_dict(loaded.state_dict())
-        self._size, self._fps, self._layout, self._how = size, fps, layout, how | {"flip": flip}
+        is_model = isinstance(checkpoint, PoseFormerV2)
+        self._model = checkpoint if is_model else load_lifter(checkpoint, device=device)
+        self._size, self._fps, self._layout = size, fps, layout
+        self._how = {"flip": flip, "device": device, "precision": precision}
         half = self._model.config.number_of_frames // 2
         self._past: deque[np.ndarray] = deque(maxlen=int(np.ceil(half * fps / FPS)) + 1)
 

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks import gpu, throughput
 from common.distributed import start_world
-from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.model_poseformer import PoseFormerConfig
 
 CONFIG = PoseFormerConfig(9, embed_dim_ratio=8, depth=1)
 NEEDS_A_GPU = ("a capture that breaks", "attention by the efficient")
@@ -26,13 +26,11 @@ def test_all_but_captures_passes_on_a_cpu(monkeypatch):
             "MAX_SEQUENCES": 40,
             "TEST_FRAMES": 120,
             "SEQUENCE_LENGTH": 60,
-            "build_network": lambda config, *_: PoseFormerV2(config),
             "seconds_on_gpu": lambda work, _: work() and 1.0,
         },
         throughput: {
             "SEQUENCE_LENGTH": 60,
             "SEQUENCES": 2,
-            "build_network": lambda config, *_: PoseFormerV2(config),
             "median_seconds": lambda work, *_, **__: work().item(),
         },
         torch.cuda: {
