@@ -120,17 +120,6 @@ def test_loss_is_one_graph_for_the_compiler():
         torch.testing.assert_close(traced, plain, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("number", ["0", "1"])
-def test_start_world_makes_its_gpu_the_current_one(monkeypatch, number):
-    chosen = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    world = start_world(number)
-    assert chosen == [world.device] == [torch.device("cuda", int(number))]
-
-
 def test_processes_on_gpus_join_over_nccl(monkeypatch):
     calls = []
     environment = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}
