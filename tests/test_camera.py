@@ -50,13 +50,6 @@ def test_world_and_camera_are_inverse():
     np.testing.assert_allclose(world_to_camera(camera.translation_m, *extrinsics), 0)
 
 
-def test_the_pinhole_is_the_projection_without_distortion():
-    points = np.random.default_rng(0).uniform([-1, -1, 3], [1, 1, 6], (5, 17, 3))
-    intrinsics = np.array([1100.0, 1090.0, 510.0, 505.0, 0, 0, 0, 0, 0])
-    expected = points[..., :2] / points[..., 2:] * [1100, 1090] + [510, 505]
-    np.testing.assert_allclose(project(points, intrinsics), expected)
-
-
 def test_projection_is_clamped_beyond_the_picture_and_broadcasts():
     intrinsics = np.stack([camera.intrinsics for camera in load_cameras()["S1"]])
     far, edge = project(np.array([[9.0, 0, 1], [1.0, 0, 1]]), intrinsics[0])

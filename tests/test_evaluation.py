@@ -80,12 +80,3 @@ def test_prediction_is_that_of_window_by_window(frames, kept, coefficients, chan
         expected = window_by_window(model, sequence, flip)
         assert predicted.shape == expected.shape and predicted.dtype == np.float32
         np.testing.assert_allclose(predicted, expected, atol=1e-5)
-
-
-def test_bf16_is_close_to_fp32():
-    model = random_model()
-    keypoints = sequences([30], 2)
-    (exact,) = predict(model, keypoints, device="cpu")
-    (rounded,) = predict(model, keypoints, device="cpu", precision="bf16")
-    error = np.abs(exact - rounded).max() / np.abs(exact).max()
-    assert 0 < error < 0.03
