@@ -51,7 +51,7 @@ shapes.impl("_fused_adamw_.tensor_lr", lambda *arguments, **options: None, "Meta
 fake_tensor.init_gpu_context = lambda device: None
 torch.__future__.set_overwrite_module_params_on_conversion(True)
 device, mode = torch.device("gpu", 0), fake_tensor.FakeTensorMode()
-config = PoseFormerConfig(9, 3, 3, embed_dim_ratio=8, depth=1, drop_rate=0.1)
+config = PoseFormerConfig(9, 3, 3, embed_dim_ratio=8, depth=2, drop_rate=0.1, drop_path_rate=0.1)
 model = PoseFormerV2(config).train()
 data = np.zeros((40, 17, 3), np.float32)
 sequence = Sequence2d3d("S1", "Walking", 0, data[..., :2], data, data[:, 0] + 5)
