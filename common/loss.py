@@ -18,8 +18,12 @@ from common.skeleton import NUM_JOINTS
 
 # The metrics of a report, and their names in its tables. MPJVE is in millimetres per frame.
 METRICS = {
-    **{"mpjpe_mm": "MPJPE", "p_mpjpe_mm": "P-MPJPE", "n_mpjpe_mm": "N-MPJPE"},
-    **{"mpjve_mm": "MPJVE", "pck_percent": "PCK@150", "auc_percent": "AUC"},
+    "mpjpe_mm": "MPJPE",
+    "p_mpjpe_mm": "P-MPJPE",
+    "n_mpjpe_mm": "N-MPJPE",
+    "mpjve_mm": "MPJVE",
+    "pck_percent": "PCK@150",
+    "auc_percent": "AUC",
 }
 _STATE_SHAPE = (len(SUBJECTS), len(ACTIONS), NUM_JOINTS, len(METRICS), 2)
 PCK_THRESHOLD_M = 0.150

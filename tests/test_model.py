@@ -27,7 +27,7 @@ CONFIGS = (
 )
 
 
-def golden_model(golden_spec, name, network_class=PoseFormerV2):
+def golden_model(golden_spec, name):
     spec = next(spec for spec in golden_spec["configs"] if spec["name"] == name)
     fields = [field.name for field in dataclasses.fields(PoseFormerConfig) if field.name in spec]
     config = PoseFormerConfig(**{field: spec[field] for field in fields})
@@ -42,7 +42,7 @@ def golden_model(golden_spec, name, network_class=PoseFormerV2):
         else:
             z = z / np.sqrt(np.prod(shape[1:]))
         parameters[key] = torch.from_numpy(np.asarray(z, dtype=np.float32))
-    model = network_class(config)
+    model = PoseFormerV2(config)
     model.load_state_dict(parameters)
     shape = (4, config.number_of_frames, 17, config.in_chans)
     inputs = np.random.RandomState(1).uniform(-1, 1, shape).astype(np.float32)
@@ -50,8 +50,8 @@ def golden_model(golden_spec, name, network_class=PoseFormerV2):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_matches_published_network(golden, golden_spec, network_class, name):
-    spec, model, inputs = golden_model(golden_spec, name, network_class)
+def test_matches_published_network(golden, golden_spec, name):
+    spec, model, inputs = golden_model(golden_spec, name)
     shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
     assert shapes == spec["state_dict"]
     assert sum(p.numel() for p in model.parameters()) == spec["parameters"]
@@ -67,8 +67,8 @@ def test_matches_published_network(golden, golden_spec, network_class, name):
 
 
 @pytest.mark.parametrize("name", ["f27_k1_n3_c2_d32_l4", "f9_k3_n3_c2_d16_l2"])
-def test_gradients_are_those_of_the_plain_formulas(golden_spec, network_class, name):
-    _, model, inputs = golden_model(golden_spec, name, network_class)
+def test_gradients_are_those_of_the_plain_formulas(golden_spec, name):
+    _, model, inputs = golden_model(golden_spec, name)
     exact = {k: v.detach().double().requires_grad_() for k, v in model.state_dict().items()}
     weights = torch.from_numpy(np.random.RandomState(2).standard_normal((4, 1, 17, 3)))
     reference = reference_model.forward(exact, inputs.double(), model.config)
@@ -87,22 +87,6 @@ def test_dct_is_scipys(size):
     np.testing.assert_allclose(product, np.eye(size), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("frames", "kept", "coefficients", "published"),
-    [
-        (27, 1, 1, 39.2),
-        (27, 1, 3, 77.2),
-        (27, 3, 3, 117.3),
-        (81, 9, 9, 351.7),
-        (243, 27, 27, 1054.8),
-    ],
-)
-def test_flops_are_the_published_ones(frames, kept, coefficients, published):
-    # The published figures leave out the products inside attention, up to 3.4 % of the whole.
-    flops = model_flops(PoseFormerConfig(frames, kept, coefficients)) / 1e6
-    assert published * 0.99 < flops < published * 1.035
-
-
 def test_flops_are_those_that_pytorch_counts(monkeypatch):
     counter = pytest.importorskip("torch.utils.flop_counter")
     config = PoseFormerConfig(9, 3, 5, embed_dim_ratio=8, depth=2)
@@ -114,6 +98,8 @@ def test_flops_are_those_that_pytorch_counts(monkeypatch):
     with counter.FlopCounterMode(display=False) as count, torch.no_grad():
         PoseFormerV2(config)(torch.zeros(1, 9, 17, 2))
     assert model_flops(config) == count.get_total_flops()
+    # The published figure leaves out the products inside attention.
+    assert 117.3e6 < model_flops(PoseFormerConfig(27, 3, 3)) < 1.035 * 117.3e6
 
 
 @pytest.mark.parametrize(
@@ -159,15 +145,6 @@ def test_drop_path_draws_for_each_half_of_the_tokens():
     first, second = (half.abs().sum((1, 2)) > 0 for half in change.split(3, dim=1))
     assert abs(first.float().mean() - 0.5) < 0.06
     assert abs((first == second).float().mean() - 0.5) < 0.06
-
-
-def test_dropout_changes_training_alone():
-    torch.manual_seed(0)
-    model = PoseFormerV2(PoseFormerConfig(9, 3, 3, embed_dim_ratio=8, depth=1, drop_rate=0.2))
-    x = torch.randn(2, 9, 17, 2)
-    assert not torch.equal(model(x), model(x))
-    model.eval()
-    assert torch.equal(model(x), model(x))
 
 
 def test_network_needs_nothing_but_pytorch():

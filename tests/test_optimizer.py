@@ -1,4 +1,4 @@
-"""Muon against PyTorch's own and against the singular value decomposition; states that move on."""
+"""Muon against PyTorch's own, on tall, wide and square matrices; states that move on."""
 
 import copy
 
@@ -48,24 +48,6 @@ def test_matrices_move_as_by_pytorchs_muon_and_the_rest_as_by_its_adamw():
     for name, value in expected.items():
         # The iteration multiplies what bf16 rounds; entries move by 0.2 * 0.02 a step.
         torch.testing.assert_close(found[name], value, atol=2e-4, rtol=1e-3, msg=name)
-
-
-@pytest.mark.parametrize("shape", [(40, 24), (24, 40), (24, 24)])
-def test_a_step_is_the_orthogonal_factor_of_the_gradient(shape):
-    """With one gradient the Nesterov average is a multiple of it; the decay is known."""
-    model = torch.nn.ParameterDict({"blocks": torch.zeros(shape), "head": torch.zeros(3)})
-    matrix = model["blocks"]
-    # Well away from a singular matrix, where the iteration has converged.
-    u, _, vt = torch.linalg.svd(torch.randn(shape, generator=torch.manual_seed(1)), False)
-    optimizer = build_optimizer(model, MUON)
-    set_learning_rate(optimizer, 0.5)
-    matrix.grad = u @ torch.diag(torch.linspace(0.5, 2, min(shape))) @ vt
-    model["head"].grad = torch.ones(3)
-    optimizer.step()
-    moved = -matrix.detach() / (0.5 * 0.2 * max(shape) ** 0.5)
-    singular = u.T @ moved @ vt.T  # the same singular vectors, in the same order
-    torch.testing.assert_close(singular, torch.diag(singular.diagonal()), atol=1e-4, rtol=0)
-    assert singular.diagonal().min() > 0.65 and singular.diagonal().max() < 1.25
 
 
 def test_a_parameter_that_is_no_part_of_the_loss_stays():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from test_generators import mirror
 
 from common.camera import (
@@ -62,6 +63,20 @@ def test_no_turn_gives_the_windows_as_they_are():
         np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
+def normalized(points, view):
+    """Points in camera coordinates as the camera sees them, in normalised coordinates."""
+    return normalize_screen_coordinates(project(points, view.intrinsics), view.width, view.height)
+
+
+def errors_of(sequence, frames):
+    """What two estimators did wrong in these frames, then their confidences."""
+    points = sequence.poses[frames].astype(np.float64) + sequence.root[frames, None]
+    keypoints = sequence.keypoints[frames].astype(np.float64)
+    view = load_cameras()[sequence.subject][sequence.camera]
+    keypoints[..., :4] -= np.tile(normalized(points, view), 2)
+    return keypoints
+
+
 def window_frames(sequence, t):
     return np.clip(np.arange(t - FRAMES // 2, t + FRAMES // 2 + 1), 0, len(sequence.poses) - 1)
 
@@ -70,13 +85,6 @@ def pose_in_world(sequence, frame):
     """The pose (17, 3) of a frame about its hip, in the directions of the world."""
     view = load_cameras()[sequence.subject][sequence.camera]
     return camera_to_world(sequence.poses[frame].astype(np.float64), view.orientation, np.zeros(3))
-
-
-def aligned(vectors, others):
-    """The rotation that lays pairs of vectors on others best (Kabsch), both made unit vectors."""
-    a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (vectors, others))
-    u, _, vt = np.linalg.svd(a.T @ b)
-    return vt.T @ np.diag([1, 1, np.linalg.det(vt.T @ u.T)]) @ u.T
 
 
 def with_limbs_of(own, other, limbs):
@@ -89,19 +97,19 @@ def with_limbs_of(own, other, limbs):
         result[1:7] = other[1:7] @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
 
     def trunk(pose):  # upwards, and across trunk and shoulders
-        return np.stack([pose[8], np.cross(pose[8], pose[11] - pose[14])])
+        axes = np.stack([pose[8], np.cross(pose[8], pose[11] - pose[14])])
+        return axes / np.linalg.norm(axes, axis=1, keepdims=True)
 
-    turn = aligned(trunk(other), trunk(own))
+    turn = Rotation.align_vectors(trunk(own), trunk(other))[0]
     for chosen, shoulder in zip(limbs[1:], (11, 14)):
         for joint in (shoulder + 1, shoulder + 2):
             if chosen:
-                result[joint] = own[shoulder] + turn @ (other[joint] - other[shoulder])
+                result[joint] = own[shoulder] + turn.apply(other[joint] - other[shoulder])
     return result
 
 
-def in_world(sequence, t, angle, factor, other=None, other_t=None, limbs=(False,) * 3):
+def in_world(sequence, t, angle, factor, other, other_t, limbs):
     """One window as a new scene, in world coordinates by NumPy in float64: input and target."""
-    other, other_t = (sequence, t) if other is None else (other, other_t)
     view = load_cameras()[sequence.subject][sequence.camera]
     to_world = view.orientation, view.translation_m
     frames, other_frames = window_frames(sequence, t), window_frames(other, other_t)
@@ -115,31 +123,17 @@ def in_world(sequence, t, angle, factor, other=None, other_t=None, limbs=(False,
     turn = factor * np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
     seen = world_to_camera((np.stack(poses) - hip) @ turn.T + hip, *to_world)
 
-    def normalized(points):
-        return normalize_screen_coordinates(
-            project(points, view.intrinsics), view.width, view.height
-        )
-
-    def without_truth(sequence, frames):
-        view = load_cameras()[sequence.subject][sequence.camera]
-        points = sequence.poses[frames].astype(np.float64) + sequence.root[frames, None]
-        truth = project(points, view.intrinsics)
-        keypoints = sequence.keypoints[frames].astype(np.float64)
-        truth = normalize_screen_coordinates(truth, view.width, view.height)
-        keypoints[..., :4] -= np.tile(truth, 2)
-        return keypoints
-
-    window = without_truth(sequence, frames)
-    others = without_truth(other, other_frames)
+    window = errors_of(sequence, frames)
+    others = errors_of(other, other_frames)
     for chosen, joints in zip(limbs, (slice(1, 7), slice(12, 14), slice(15, 17))):
         if chosen:
             window[:, joints] = others[:, joints]
-    window[..., :4] += np.tile(normalized(seen), 2)
+    window[..., :4] += np.tile(normalized(seen, view), 2)
     middle = seen[FRAMES // 2]
     return window, middle - middle[0]
 
 
-@pytest.mark.parametrize(("exchange", "confidences"), [(0.0, 0), (0.0, 2), (0.5, 0), (0.5, 2)])
+@pytest.mark.parametrize(("exchange", "confidences"), [(0.0, 0), (0.5, 2)])
 def test_windows_are_those_of_a_loop_in_world_coordinates(exchange, confidences):
     data, _, turned = generators(120, 0.2, exchange, confidences)
     indices = torch.randperm(len(turned), generator=torch.manual_seed(3))
@@ -196,13 +190,6 @@ def test_turns_follow_from_seed_and_epoch_and_leave_other_chance_alone():
     assert turned.draws.min() < -0.5 and turned.draws.max() > 0.5
 
 
-def test_limbs_of_the_window_itself_change_nothing():
-    data = make_sequence("S1", 0, 9, 0)
-    poses = torch.from_numpy(data.poses)[None]
-    up = torch.tensor([[0.1, -0.9, 0.4]])
-    torch.testing.assert_close(exchange_limbs(poses, poses, up, up), poses, atol=1e-6, rtol=0)
-
-
 def test_exchanged_limbs_keep_the_length_of_their_bones():
     own, other = (torch.from_numpy(make_sequence("S1", 0, 9, i).poses)[None] for i in (1, 2))
     up, other_up = torch.tensor([[0.1, -0.9, 0.4]]), torch.tensor([[0.6, 0.0, 0.8]])
@@ -216,6 +203,7 @@ def test_exchanged_limbs_keep_the_length_of_their_bones():
     torch.testing.assert_close(lengths(found, limbs), lengths(other, limbs) * size)
     trunk = [0, 7, 8, 9, 10, 11, 14]
     assert torch.equal(found[:, :, trunk], own[:, :, trunk])
+    torch.testing.assert_close(exchange_limbs(own, own, up, up), own, atol=1e-6, rtol=0)
 
 
 def test_bodies_without_width_stay_finite_and_small():

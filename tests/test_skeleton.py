@@ -3,7 +3,6 @@ import pytest
 
 from common.skeleton import (
     BONES,
-    COCO_NAMES,
     JOINT_NAMES,
     JOINTS_32_TO_17,
     LEFT_JOINTS,
@@ -41,28 +40,6 @@ def test_the_17_of_32_joints_are_those_that_the_field_keeps():
 
 def test_coco_becomes_h36m_as_in_the_golden_vectors(golden):
     np.testing.assert_allclose(coco_to_h36m(golden["coco"]), golden["coco_as_h36m"], atol=1e-9)
-
-
-def test_coco_becomes_h36m_by_hand():
-    keypoints = np.random.default_rng(0).normal(size=(2, 17, 3))
-    by_name = {name: keypoints[:, i] for i, name in enumerate(COCO_NAMES)}
-    shoulders = (by_name["left_shoulder"] + by_name["right_shoulder"]) / 2
-    hips = (by_name["left_hip"] + by_name["right_hip"]) / 2
-    expected = {
-        "Hip": hips,
-        "Thorax": shoulders,
-        "Spine": (hips + shoulders) / 2,
-        "Neck/Nose": (by_name["nose"] + shoulders) / 2,
-        "Head": (by_name["left_eye"] + by_name["right_eye"]) / 2,
-        "RFoot": by_name["right_ankle"],
-        "LWrist": by_name["left_wrist"],
-    }
-    joints = coco_to_h36m(keypoints)
-    for name, value in expected.items():
-        np.testing.assert_allclose(joints[:, JOINT_NAMES.index(name)], value, atol=1e-12)
-
-
-def test_conversion_keeps_precision_and_refuses_other_shapes():
     assert coco_to_h36m(np.zeros((3, 17, 2), np.float32)).dtype == np.float32
     for shape in [(3, 16, 2), (17,), (3, 2)]:
         with pytest.raises(ValueError, match="17"):

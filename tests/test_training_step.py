@@ -74,6 +74,8 @@ def test_parts_of_a_batch_give_its_loss_and_gradients(size, samples):
     """On a GPU, and among several processes, batches that are not full are filled up."""
     training = SmallTraining()
     batch = torch.randperm(80, generator=torch.manual_seed(1))[:samples]
+    whole, nothing = World(0, 1, torch.device("cpu")).local_batch(batch, 16)
+    assert whole is batch and nothing is None
     parts = []
     for rank in range(size):
         world = World(rank, size, torch.device("cuda"))
@@ -83,12 +85,6 @@ def test_parts_of_a_batch_give_its_loss_and_gradients(size, samples):
     for expected, *values in zip(training.gradients(batch), *parts):
         mean = torch.stack(values).mean(0)
         torch.testing.assert_close(mean, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_a_process_alone_on_a_cpu_takes_the_batch_as_it_is():
-    batch = torch.arange(5)
-    indices, weights = World(0, 1, torch.device("cpu")).local_batch(batch, 16)
-    assert indices is batch and weights is None
 
 
 @pytest.mark.parametrize(("optimizer", "precision"), [("adamw", "bf16"), ("muon", "fp32")])
