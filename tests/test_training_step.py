@@ -5,10 +5,9 @@ import pytest
 import reference_model
 import torch
 
-from common.device import build_network
 from common.distributed import World
 from common.generators import WindowGenerator
-from common.model_poseformer import PoseFormerConfig
+from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 from common.optimizer import build_optimizer, set_learning_rate
 from common.recipe import RECIPES, Recipe
 from run_poseformer import loss_of
@@ -29,7 +28,7 @@ class SmallTraining:
         self.windows = WindowGenerator([keypoints], [poses], 9, device="cpu", augment=True)
         torch.manual_seed(0)
         config = PoseFormerConfig(**CONFIG | config)
-        self.model = build_network(config, "cpu", precision).train()
+        self.model = PoseFormerV2(config).train()
         self.optimizer = build_optimizer(self.model, recipe, precision)
         set_learning_rate(self.optimizer, 1e-3)
         self._options = precision, noise_std
