@@ -140,6 +140,8 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
                     f"{path}: the {what} of {video} is {shown(info[key])}, not a number from "
                     f"{low} to {high}"
                 )
+        if not isinstance(info.get("first_frame", 0), int | np.integer):
+            raise InputError(f"{path}: the first frame of {video} is {shown(info['first_frame'])}")
         for action, keypoints in actions.items():
             name = video if len(actions) == 1 else f"{video} {action}"
             positions[name], metadata[name] = keypoints, info
@@ -147,7 +149,8 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
 
 
 def _is_between(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and bool(low <= value <= high)
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    return is_number and not isinstance(value, bool) and bool(low <= value <= high)
 
 
 def write_custom_2d(
@@ -216,7 +219,7 @@ def as_array(value: Any) -> np.ndarray:
     except ValueError as error:
         raise ValueError("lists that differ in length") from error
     if array.dtype.kind not in "fiu":
-        raise ValueError(f"{array.dtype} {array.shape}")
+        raise ValueError(f"{array.dtype} {array.shape}" if array.ndim else shown(value))
     return array
 
 
