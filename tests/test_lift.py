@@ -7,7 +7,6 @@ from custom_files import FORMATS
 from raw_trees import call
 
 from common.camera import normalize_screen_coordinates
-from common.checkpoint import save_checkpoint
 from common.console import InputError
 from common.evaluation import predict
 from common.generators import flip_keypoints, flip_poses
@@ -40,7 +39,7 @@ def model():
 def checkpoint(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "random.bin"
     state = {"model_pos": model.state_dict(), "config": asdict(model.config), "epoch": 1}
-    save_checkpoint(path, state)
+    torch.save(state, path)
     return path
 
 
@@ -124,7 +123,7 @@ def test_causal_lifting_at_twice_the_rate_sees_the_same_past(model):
 def test_a_checkpoint_of_several_estimators_is_refused(tmp_path):
     model = random_model(number_of_frames=9, in_chans=6)
     path = tmp_path / "three.bin"
-    save_checkpoint(path, {"model_pos": model.state_dict(), "config": asdict(model.config)})
+    torch.save({"model_pos": model.state_dict(), "config": asdict(model.config)}, path)
     with pytest.raises(InputError, match=r"three.bin: takes keypoints of 6 channels \(3 estim"):
         load_lifter(path)
 

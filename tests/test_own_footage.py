@@ -13,7 +13,6 @@ from test_visualize import data  # noqa: F401
 
 import lift as script
 from common.camera import quaternion_rotate, world_to_camera
-from common.checkpoint import save_checkpoint
 from common.console import InputError
 from common.footage import footage_of_dataset, load_own_footage, place_in_world
 from common.h36m_cameras import load_cameras
@@ -36,7 +35,7 @@ def folder(model, data):
     """A data folder, a checkpoint; own footage: `dance` at 50 frames a second, `pair` at 30."""
     folder = data
     state = {"model_pos": model.state_dict(), "config": asdict(model.config), "epoch": 1}
-    save_checkpoint(folder / "random.bin", state)
+    torch.save(state, folder / "random.bin")
 
     def write(name, fps, **starts):
         info = {"w": SIZE[0], "h": SIZE[1], "fps": fps}
