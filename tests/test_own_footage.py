@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from raw_trees import assert_one_line_error, call, untouched
 from test_lift import SIZE, moving, random_model
 from test_visualize import data  # noqa: F401
