@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,10 +27,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import console
 from common.console import DATA_DIR, InputError, progress
-from common.h36m_cameras import CAMERA_IDS
-from common.h36m_dataset import ACTIONS, SUBJECTS_FLAG, TEST_SUBJECTS, TRAIN_SUBJECTS, is_corrupt
-from data.synthetic.estimators import ESTIMATORS, write_estimates
-from data.synthetic.scene import Clip, make_motion
+from common.h36m_cameras import CAMERA_IDS, load_cameras
+from common.h36m_dataset import (
+    ACTIONS,
+    SUBJECTS,
+    SUBJECTS_FLAG,
+    TEST_SUBJECTS,
+    TRAIN_SUBJECTS,
+    action_class,
+    is_corrupt,
+)
+from common.skeleton import NUM_JOINTS_32
+from data.synthetic.acting import perform
+from data.synthetic.bodies import make_bodies
+from data.synthetic.estimators import ESTIMATORS, look
+from data.synthetic.room import place_in_room
 
 # The numbers of an action's two files (None: the name has none), where they are not (None, 1).
 _OTHER_NUMBERS = {
@@ -82,6 +94,16 @@ def parse_arguments() -> Namespace:
     add("--seed", type=console.non_negative_int, default=0, help="same seed, same sample")
     add("--subjects", **SUBJECTS_FLAG | {"help": "which subjects"})
     return parser.parse_args()
+
+
+class Clip(NamedTuple):
+    """A sequence to be made."""
+
+    seed: int
+    subject: str
+    name: str  # of the file, without its ending
+    number: int  # among the subject's 30
+    frames: int
 
 
 # --- which files, and how long ------------------------------------------------------------------
@@ -144,13 +166,36 @@ def write_clip(folder: Path, clip: Clip) -> None:
     Raises:
         OSError: for example when the disk is full; it names the file or the folder.
     """
-    path = folder / "cdf_files" / clip.subject / "MyPoseFeatures" / "D3_Positions"
+    random = np.random.default_rng([clip.seed, SUBJECTS.index(clip.subject), clip.number])
+    joints = make_motion(random, clip)
+    found = look(random, joints, load_cameras()[clip.subject])
+    cdf = folder / "cdf_files" / clip.subject / "MyPoseFeatures/D3_Positions" / f"{clip.name}.cdf"
     try:
-        motion = make_motion(clip)
-        write_cdf(path / f"{clip.name}.cdf", 1000 * motion.joints[: clip.frames])
-        write_estimates(folder, clip, motion)
+        write_cdf(cdf, 1000 * joints[: clip.frames, :NUM_JOINTS_32])
+        for estimator, arrays in found.items():
+            path = folder / f"h36m_{estimator}" / clip.subject
+            path.mkdir(parents=True, exist_ok=True)
+            for camera, array in zip(CAMERA_IDS, arrays):
+                np.save(path / f"{clip.name}_{camera}_pose_sequence.npy", array, allow_pickle=True)
     except OSError as error:  # a failed write does not name its file
         raise OSError(error.errno, error.strerror, error.filename or str(folder.parent)) from error
+
+
+def make_motion(random: np.random.Generator, clip: Clip) -> np.ndarray:
+    """Let a clip's subject perform its action where all four cameras see it.
+
+    Returns (frames + 1, 37, 3), metres: the first camera's videos are a frame longer than the CDF.
+    """
+    person = subjects_body(clip.subject, clip.seed)
+    joints, walked = perform(random, action_class(clip.name), person, clip.frames + 1)
+    return place_in_room(random, joints[0], walked[0], load_cameras()[clip.subject])
+
+
+def subjects_body(subject: str, seed: int) -> np.ndarray:
+    """Return this subject's body, (1, 37, 3), see `bodies`; no two are of the same height."""
+    random = np.random.default_rng(seed)
+    statures = random.permutation(np.linspace(1.60, 1.86, len(SUBJECTS)))
+    return make_bodies(random, statures)[[SUBJECTS.index(subject)]]
 
 
 def write_cdf(path: Path, positions_mm: np.ndarray) -> None:
