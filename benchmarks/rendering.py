@@ -18,14 +18,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.camera import project, world_to_camera
 from common.console import ArgumentParser, run
 from common.h36m_cameras import load_cameras
 from common.h36m_dataset import FPS
 from common.skeleton import JOINTS_32_TO_17
-from data.synthetic.actions import perform
-from data.synthetic.actor import Arena
-from data.synthetic.body import make_body
+from data.synthetic.acting import perform
+from data.synthetic.bodies import make_bodies
+from data.synthetic.room import place_in_room, view
 from data.visualize import Footage, render_estimates
 
 SIZE = (1700, 400)
@@ -91,13 +90,11 @@ def peak_mb(who: int) -> float:
 
 def make_walk(frames: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a walk in pixels (frames, 17, 2) and in metres in the world (frames, 17, 3)."""
-    rng = np.random.default_rng(0)
-    arena = Arena(centre=np.zeros(2), axes=1.2 * np.eye(2))
-    joints = perform("Walking", make_body(rng, 1.75), arena, frames, rng).joints
-    poses = joints[:, JOINTS_32_TO_17]
-    camera = load_cameras()["S1"][1]
-    seen = world_to_camera(poses, camera.orientation, camera.translation_m)
-    return project(seen, camera.intrinsics), poses
+    random = np.random.default_rng(0)
+    cameras = load_cameras()["S1"]
+    joints, walked = perform(random, "Walking", make_bodies(random, np.array([1.75])), frames)
+    poses = place_in_room(random, joints[0], walked[0], cameras)[:, JOINTS_32_TO_17]
+    return view(poses, cameras[1])[0], poses
 
 
 if __name__ == "__main__":

@@ -28,38 +28,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import console
 from common.console import DATA_DIR, InputError, progress
 from common.h36m_cameras import CAMERA_IDS, load_cameras
-from common.h36m_dataset import (
-    ACTIONS,
-    SUBJECTS,
-    SUBJECTS_FLAG,
-    TEST_SUBJECTS,
-    TRAIN_SUBJECTS,
-    action_class,
-    is_corrupt,
-)
+from common.h36m_dataset import ACTIONS, CORRUPT_SEQUENCE, SUBJECTS, SUBJECTS_FLAG, action_class
 from common.skeleton import NUM_JOINTS_32
+from data.prepare_data_h36m import PUBLISHED_FRAMES
 from data.synthetic.acting import perform
 from data.synthetic.bodies import make_bodies
 from data.synthetic.estimators import ESTIMATORS, look
 from data.synthetic.room import place_in_room
 
-# The numbers of an action's two files (None: the name has none), where they are not (None, 1).
+# The numbers of an action's two files (a space: the name has none), where they are not " 1".
 _OTHER_NUMBERS = {
-    "S1 Sitting, S5 Directions, S5 Greeting, S5 Waiting, S6 Eating, S6 Sitting, S7 Waiting, "
-    "S7 Walking, S8 WalkTogether, S9 Discussion, S11 Discussion": (1, 2),
-    "S5 Discussion, S11 Phoning": (2, 3),
-    "S1 Eating, S1 SittingDown, S5 Photo, S6 Posing, S7 Phoning, S11 Greeting, S11 Smoking": (
-        None,
-        2,
-    ),
-    "S6 Waiting": (None, 3),
+    "12": "S1 Sitting, S5 Directions, S5 Greeting, S5 Waiting, S6 Eating, S6 Sitting, S7 Waiting, "
+    "S7 Walking, S8 WalkTogether, S9 Discussion, S11 Discussion",
+    "23": "S5 Discussion, S11 Phoning",
+    " 2": "S1 Eating, S1 SittingDown, S5 Photo, S6 Posing, S7 Phoning, S11 Greeting, S11 Smoking",
+    " 3": "S6 Waiting",
 }
 _S1_SPELLING = {"Photo": "TakingPhoto", "WalkDog": "WalkingDog"}
 
-# Frames of Human3.6M counted over its four cameras, without the corrupt sequence.
-TRAIN_FRAMES, TEST_FRAMES = 1_559_752, 543_344
 _CORRUPT_SEQUENCE_FRAMES = 1_612
-
 _MANIFEST = "made_by_make_sample.txt"
 
 
@@ -106,18 +93,14 @@ class Clip(NamedTuple):
     frames: int
 
 
-# --- which files, and how long ------------------------------------------------------------------
-
-
 def file_names(subject: str) -> list[str]:
     """Return the names of a subject's 30 files as Human3.6M spells them: "TakingPhoto 1"."""
     names = []
     for action in ACTIONS:
         spelled = _S1_SPELLING.get(action, action) if subject == "S1" else action
         here = f"{subject} {action}"
-        others = (n for where, n in _OTHER_NUMBERS.items() if here in where.split(", "))
-        for number in next(others, (None, 1)):
-            names.append(spelled if number is None else f"{spelled} {number}")
+        others = (n for n, where in _OTHER_NUMBERS.items() if here in where.split(", "))
+        names += [f"{spelled} {number}".rstrip() for number in next(others, " 1")]
     return names
 
 
@@ -131,27 +114,21 @@ def plan_clips(subjects: Sequence[str], frames: int | None, seed: int) -> Iterat
 @cache
 def full_lengths() -> dict[tuple[str, str], int]:
     """Return {(subject, file name): frames}: plausible lengths that add up as in Human3.6M."""
-    lengths = {}
-    rng = np.random.default_rng(36)
-    for subjects, total in ((TRAIN_SUBJECTS, TRAIN_FRAMES), (TEST_SUBJECTS, TEST_FRAMES)):
+    random = np.random.default_rng(36)
+    lengths = {CORRUPT_SEQUENCE: _CORRUPT_SEQUENCE_FRAMES}
+    for subjects, total in PUBLISHED_FRAMES.items():
         files = [(s, name) for s in subjects for name in file_names(s)]
-        counted = [file for file in files if not is_corrupt(*file)]
-        lengths |= dict.fromkeys(files, _CORRUPT_SEQUENCE_FRAMES)
-        shares = np.cumsum(rng.uniform(0.45, 1.55, len(counted)))
-        ends = np.round(shares / shares[-1] * (total // len(CAMERA_IDS))).astype(int)
-        lengths |= zip(counted, np.diff(ends, prepend=0).tolist())
+        files = [file for file in files if file != CORRUPT_SEQUENCE]
+        shares = random.dirichlet(np.full(len(files), 15))
+        lengths |= zip(files, random.multinomial(total // len(CAMERA_IDS), shares).tolist())
     return lengths
-
-
-# --- making and writing -------------------------------------------------------------------------
 
 
 def write_clips(folder: Path, clips: Sequence[Clip]) -> None:
     """Make and write all clips, one process per core."""
     # The longest clips first, so that all cores finish at about the same time.
     ordered = sorted(clips, key=lambda clip: -clip.frames)
-    leave_signals = console.leave_signals_to_parent
-    with ProcessPoolExecutor(os.cpu_count(), initializer=leave_signals) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), initializer=console.leave_signals_to_parent) as pool:
         try:
             finished = pool.map(partial(write_clip, folder), ordered)
             list(progress(finished, total=len(clips), desc="sample", unit="file"))
@@ -186,16 +163,12 @@ def make_motion(random: np.random.Generator, clip: Clip) -> np.ndarray:
 
     Returns (frames + 1, 37, 3), metres: the first camera's videos are a frame longer than the CDF.
     """
-    person = subjects_body(clip.subject, clip.seed)
+    # No two subjects are of the same height.
+    of_all = np.random.default_rng(clip.seed)
+    people = make_bodies(of_all, of_all.permutation(np.linspace(1.60, 1.86, len(SUBJECTS))))
+    person = people[[SUBJECTS.index(clip.subject)]]
     joints, walked = perform(random, action_class(clip.name), person, clip.frames + 1)
     return place_in_room(random, joints[0], walked[0], load_cameras()[clip.subject])
-
-
-def subjects_body(subject: str, seed: int) -> np.ndarray:
-    """Return this subject's body, (1, 37, 3), see `bodies`; no two are of the same height."""
-    random = np.random.default_rng(seed)
-    statures = random.permutation(np.linspace(1.60, 1.86, len(SUBJECTS)))
-    return make_bodies(random, statures)[[SUBJECTS.index(subject)]]
 
 
 def write_cdf(path: Path, positions_mm: np.ndarray) -> None:
@@ -208,9 +181,6 @@ def write_cdf(path: Path, positions_mm: np.ndarray) -> None:
     description |= {"Rec_Vary": True, "Dim_Sizes": list(pose.shape[1:]), "Compress": 6}
     with CDF(path) as file:
         file.write_var(description, var_data=pose)
-
-
-# --- never overwriting anybody's own files ------------------------------------------------------
 
 
 def check_replaceable(preprocess: Path, folders: Sequence[str]) -> None:

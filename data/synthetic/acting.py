@@ -6,6 +6,7 @@ To add an action, add a row to `ACTIONS`.
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 
 from common.h36m_dataset import FPS
 from data.synthetic import bodies
@@ -75,15 +76,13 @@ _GAIT = np.radians(
     ]
 )
 # How far joints roam, see `bodies.roam`: a planted leg hardly, the trunk a little, arms more.
-_REACH = np.array([0.02 if "_hip" in s or "_ankle" in s else 0.06 for s in SITES])
-_REACH[[i for i, s in enumerate(SITES) if s in ("neck", "head")]] = 0.5
-_REACH[[i for i, s in enumerate(SITES) if "shoulder" in s or "elbow" in s]] = 0.2
-_REACH[[i for i, s in enumerate(SITES) if s in ("waist", "chest")]] = 0.15
-_REACH[SITES.index("pelvis")] = 0.01
+_REACHES = {"pelvis": 0.01, "hip": 0.02, "ankle": 0.02, "neck": 0.5, "head": 0.5}
+_REACHES |= {"waist": 0.15, "chest": 0.15, "shoulder": 0.2, "elbow": 0.2}
+_REACH = np.array([_REACHES.get(site.split("_")[-1], 0.06) for site in SITES])
 
 
 def perform(
-    random: np.random.Generator, action: str, people: np.ndarray, frames: int
+    random: Generator, action: str, people: np.ndarray, frames: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Let `people` (bodies, 37, 3) perform one of `ACTIONS`, each in another way.
 
@@ -91,29 +90,33 @@ def perform(
         Joints (bodies, frames, 37, 3), on the floor, about the origin, who walks along x; and how
         far each has walked, (bodies, frames), metres.
     """
-    act, shape = ACTIONS[action], (len(people), frames)
-    walks = bodies.hold(random, np.array(act.walks, dtype=float), shape, 4.0, move_s=0.8)
-    cycles_per_s = random.uniform(0.82, 1.0, (len(people), 1)) * (0.5 + 0.5 * walks)
-    phase = (
-        2 * np.pi * (np.cumsum(cycles_per_s / FPS, axis=1) + random.uniform(0, 1, (len(people), 1)))
-    )
-
+    act, shape, one_each = ACTIONS[action], (len(people), frames), (len(people), 1)
+    walks = bodies.hold(random, np.array(act.walks), shape, 4.0, move_s=0.8)
+    cycles = np.cumsum(random.uniform(0.82, 1.0, one_each) * (0.5 + 0.5 * walks), axis=1) / FPS
+    phase = 2 * np.pi * (cycles + random.uniform(0, 1, one_each))
     angles = bodies.hold(random, np.array(act.body), shape, 3.5, move_s=1.5)
     _lean_while_sitting_down(angles)
     _walk(angles, phase, walks)
     _move_arms(random, act, angles, phase, walks)
     joints = bodies.place_joints(people, bodies.roam(random, angles, _REACH[:, None], 0.7))
     # Who stands has the feet in one place, whatever the knees do.
-    ankles = joints[:, :, [3, 8], :2].mean(axis=2)
-    joints[..., :2] -= ((1 - walks)[..., None] * ankles)[:, :, None]
+    ankles = joints[:, :, [3, 8], :2].mean(axis=2, keepdims=True)
+    joints[..., :2] -= (1 - walks)[..., None, None] * ankles
     joints[..., 2] -= bodies.find_floor(joints)[..., None]
-    return joints, _walked(joints, walks)
+    # Who walks gets as far as the foot that goes backward, seen from the hip.
+    backward = -np.gradient(joints[:, :, [4, 9], 0], axis=1).min(axis=-1)
+    return joints, np.cumsum(np.where(walks > 0, backward, 0), axis=1)
+
+
+def _at(angles: np.ndarray, site: str) -> np.ndarray:
+    """Return the angles (bodies, frames, 3) at one of `SITES`, to be changed in place."""
+    return angles[:, :, SITES.index(site)]
 
 
 def _lean_while_sitting_down(angles: np.ndarray) -> None:
     """Bend the trunk forward between standing and sitting, over the feet."""
-    seated = ((angles[:, :, _site("right_knee"), 0] - np.radians(20)) / np.radians(70)).clip(0, 1)
-    angles[:, :, _site("waist"), 0] += np.radians(30) * 4 * seated * (1 - seated)
+    seated = ((_at(angles, "right_knee")[..., 0] - np.radians(20)) / np.radians(70)).clip(0, 1)
+    _at(angles, "waist")[..., 0] += np.radians(30) * 4 * seated * (1 - seated)
 
 
 def _walk(angles: np.ndarray, phase: np.ndarray, walks: np.ndarray) -> None:
@@ -124,51 +127,38 @@ def _walk(angles: np.ndarray, phase: np.ndarray, walks: np.ndarray) -> None:
     # The hip goes forward and up with its leg, the shoulders go against it.
     tilt, turn = np.radians(4) * walks * np.sin(phase), np.radians(6) * walks * np.cos(phase)
     for site, tilts, turns in (("pelvis", -1, 1), ("waist", 0.8, -1.2), ("chest", 0.2, -1)):
-        angles[:, :, _site(site), 1] += tilts * tilt
-        angles[:, :, _site(site), 2] += turns * turn
+        _at(angles, site)[..., 1:] += np.stack([tilts * tilt, turns * turn], axis=-1)
     harmonics = np.fft.rfft(_GAIT)[:, :5] / 10 * [1, 2, 2, 2, 2]
     for side, outward, own_phase in (("right", -1, phase), ("left", 1, phase + np.pi)):
         leg = (np.exp(1j * own_phase[..., None] * np.arange(5)) @ harmonics.T).real
         for i, name in enumerate(("hip", "knee", "ankle")):
-            angle = angles[:, :, _site(f"{side}_{name}"), 0]
-            angle += walks * (leg[..., i] - angle)
+            bend = _at(angles, f"{side}_{name}")[..., 0]
+            bend += walks * (leg[..., i] - bend)
         # Legs stay upright and go straight on; feet come down close to the line of the walk.
-        angles[:, :, _site(f"{side}_hip"), 1] += outward * tilt - np.radians(3) * walks
-        angles[:, :, _site(f"{side}_hip"), 2] -= outward * turn
+        inward = np.radians(3) * walks
+        _at(angles, f"{side}_hip")[..., 1] += outward * tilt - inward
+        _at(angles, f"{side}_hip")[..., 2] -= outward * turn
 
 
 def _move_arms(
-    random: np.random.Generator, act: Act, angles: np.ndarray, phase: np.ndarray, walks: np.ndarray
+    random: Generator, act: Act, angles: np.ndarray, phase: np.ndarray, walks: np.ndarray
 ) -> None:
     """Move the arms from pose to pose; let them swing against the legs, and wave."""
-    acting = bodies.hold(random, np.array(act.arm), phase.shape, act.pose_s)
+    acting = bodies.hold(random, np.array(act.arm), phase.shape, act.pose_s, 0.7)
     other = acting
     if act.other_arm is not None:
-        other = bodies.hold(random, np.array(act.other_arm), phase.shape, act.pose_s)
+        other = bodies.hold(random, np.array(act.other_arm), phase.shape, act.pose_s, 0.7)
     right_handed = random.random((len(phase), 1, 1)) < 0.8
-    waving = np.sin(2 * np.pi * random.uniform(1.3, 1.8) * np.arange(phase.shape[1]) / FPS)
+    waves_per_s = random.uniform(1.3, 1.8, (len(phase), 1))
+    waving = np.sin(2 * np.pi * waves_per_s * np.arange(phase.shape[1]) / FPS)
     for side, own_phase, arm in (
         ("right", phase, np.where(right_handed, acting, other)),
         ("left", phase + np.pi, np.where(right_handed, other, acting)),
     ):
-        bend, spread, twist, elbow, swing, wave = np.radians(np.moveaxis(arm, -1, 0))
-        backward = swing * walks * np.cos(own_phase)
-        shoulder = np.stack([bend - 24 * backward, spread, twist], axis=-1)
-        angles[:, :, _site(f"{side}_shoulder")] = shoulder
-        angles[:, :, _site(f"{side}_elbow"), 0] = (
-            elbow + 12 * (swing * walks - backward) + 25 * wave * waving
-        )
-        angles[:, :, _site(f"{side}_collar"), 1] = 0.2 * spread
-
-
-def _walked(joints: np.ndarray, walks: np.ndarray) -> np.ndarray:
-    """Return how far the bodies get, (bodies, frames), metres, if the foot on the floor stays put.
-
-    That is the foot that goes backward, seen from the hip.
-    """
-    backward = -np.gradient(joints[:, :, [4, 9], 0], axis=1).min(axis=-1)
-    return np.cumsum(np.where(walks > 0, backward, 0), axis=1)
-
-
-def _site(name: str) -> int:
-    return SITES.index(name)
+        bend, spread, twist, elbow, swing, wave = np.moveaxis(arm, -1, 0)
+        swing = swing * walks
+        bend = bend - 24 * swing * np.cos(own_phase)
+        elbow = elbow + 12 * swing * (1 - np.cos(own_phase)) + 25 * wave * waving
+        _at(angles, f"{side}_shoulder")[:] = np.radians(np.stack([bend, spread, twist], axis=-1))
+        _at(angles, f"{side}_elbow")[..., 0] = np.radians(elbow)
+        _at(angles, f"{side}_collar")[..., 1] = np.radians(0.2 * spread)

@@ -6,6 +6,7 @@ are angles (..., 17, 3) in radians: of each joint of `SITES` how far it is bent,
 """
 
 import numpy as np
+from numpy.random import Generator
 
 from common.h36m_dataset import FPS
 
@@ -16,9 +17,6 @@ PARENTS = (
     *(-1, 0, 1, 2, 3, 4, 0, 6, 7, 8, 9, 0, 11, 12, 13, 14),
     *(12, 16, 17, 18, 19, 20, 19, 22, 12, 24, 25, 26, 27, 28, 27, 30, *[14] * 5),
 )
-LEG = {"right": slice(1, 6), "left": slice(6, 11)}
-ARM = {"left": slice(16, 24), "right": slice(24, 32)}
-
 # From each joint's parent, mm, of somebody of `_STATURE_M` who stands upright with hanging arms;
 # left leg and left arm. The lengths are those of Human3.6M's own skeleton.
 _STATURE_M = 1.75
@@ -38,9 +36,8 @@ _PARTS = (_TRUNK, *2 * _LEG_PARTS, *[_TRUNK] * 5, *2 * _ARM_PARTS, *[_TRUNK] * 5
 _LEG_ABOVE, _ARM_ABOVE = (0.09, 0.05, 0.073, 0.012, 0), (0.08, 0.07, 0.04, 0.03, 0.03, 0, 0, 0)
 _ABOVE_FLOOR = np.array([0.09, *2 * _LEG_ABOVE, *[0.09] * 5, *2 * _ARM_ABOVE, *[0] * 5])
 
-# The joints that turn whatever hangs on them, as rows of the 37, and how far, in degrees: bent (as
-# a limb flexes, the trunk forward), spread (a limb outward, the trunk to the right, a shoulder up),
-# twisted (a limb outward, the trunk to the left). The pelvis turns the whole body.
+# How far joints turn, in degrees: bent (as a limb flexes, the trunk forward), spread (a limb
+# outward, the trunk to the right, a shoulder up), twisted (a limb outward, the trunk to the left).
 _LIMITS = {
     "pelvis": ((-180, 180), (-180, 180), (-180, 180)),
     "hip": ((-25, 125), (-15, 50), (-35, 45)),
@@ -54,32 +51,19 @@ _LIMITS = {
     "shoulder": ((-55, 175), (-15, 130), (-90, 90)),
     "elbow": ((0, 148), (-1, 1), (-1, 1)),
 }
-_SITE_JOINTS = {
-    "pelvis": 0,
-    **{
-        f"{side}_{name}": LEG[side].start + i
-        for side in LEG
-        for i, name in enumerate(("hip", "knee", "ankle"))
-    },
-    **{"waist": 11, "chest": 12, "neck": 13, "head": 14},
-    **{
-        f"{side}_{name}": ARM[side].start + i
-        for side in ARM
-        for i, name in enumerate(("collar", "shoulder", "elbow"))
-    },
-}
-SITES = tuple(_SITE_JOINTS)
+# The joints that turn whatever hangs on them, the pelvis the whole body; and their rows.
+SITES = (
+    *("pelvis", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle"),
+    *("waist", "chest", "neck", "head", "left_collar", "left_shoulder", "left_elbow"),
+    *("right_collar", "right_shoulder", "right_elbow"),
+)
+_SITE_JOINTS = (0, 1, 2, 3, 6, 7, 8, 11, 12, 13, 14, 16, 17, 18, 24, 25, 26)
 # (17, 3, 2), the least and the greatest angles.
 LIMITS = np.radians([_LIMITS[site.split("_")[-1]] for site in SITES])
-
-
-def _signs(site: str) -> tuple[int, int, int]:
-    """Return the signs of a site's angles as rotations about y, x and z."""
-    side = -1 if site.startswith("right") else 1
-    return -1 if site.endswith(("hip", "ankle", "shoulder", "elbow")) else 1, side, side
-
-
-_SIGNS = np.array([_signs(site) for site in SITES])
+# Of the angles as rotations about y, x and z.
+_SIDES = np.array([-1 if site.startswith("right") else 1 for site in SITES])
+_BACKWARD = [site.endswith(("hip", "ankle", "shoulder", "elbow")) for site in SITES]
+_SIGNS = np.stack([np.where(_BACKWARD, -1, 1), _SIDES, _SIDES], axis=-1)
 
 
 def pose(base: np.ndarray | None = None, **degrees: tuple[float, ...]) -> np.ndarray:
@@ -97,17 +81,13 @@ def pose(base: np.ndarray | None = None, **degrees: tuple[float, ...]) -> np.nda
 STANDING = pose(hip=(4, -1, 6), knee=(8,), ankle=(4,), shoulder=(3, 9), elbow=(14,), neck=(5,))
 BOWING = pose(STANDING, pelvis=(16,), hip=(22, -1, 6), knee=(12,), ankle=(6,), waist=(14,))
 CROUCHING = pose(STANDING, pelvis=(28,), hip=(112, 12, 10), knee=(112,), ankle=(28,), waist=(20,))
-SITTING = pose(
-    STANDING, pelvis=(-8,), hip=(80, 8, 5), knee=(90,), ankle=(2,), waist=(12,), chest=(6,)
-)
-ON_THE_FLOOR = pose(
-    STANDING, pelvis=(-22,), hip=(95, 14, 10), knee=(110,), ankle=(-7,), waist=(25,), chest=(15,)
-)
+SITTING = pose(STANDING, pelvis=(-8,), hip=(80, 8, 5), knee=(90,), ankle=(2,), waist=(18,))
+ON_THE_FLOOR = pose(STANDING, pelvis=(-20,), hip=(95, 14), knee=(110,), ankle=(-5,), waist=(36,))
 KNEELING = pose(STANDING, pelvis=(4,), hip=(4, 6), knee=(88,), ankle=(-44,))
 LYING = pose(STANDING, pelvis=(-88,), ankle=(-20,))
 
 
-def make_bodies(random: np.random.Generator, statures_m: np.ndarray) -> np.ndarray:
+def make_bodies(random: Generator, statures_m: np.ndarray) -> np.ndarray:
     """Return for people of these heights (bodies,) where each joint is from its parent.
 
     That is (bodies, 37, 3), metres, upright, with the proportions of Human3.6M, varied a little.
@@ -121,12 +101,7 @@ def make_bodies(random: np.random.Generator, statures_m: np.ndarray) -> np.ndarr
     return offsets * scales[:, _PARTS, None]
 
 
-# --- motion -------------------------------------------------------------------------------------
-
-
-def wander(
-    random: np.random.Generator, shape: tuple[int, ...], fastest_hz: float = 1.0
-) -> np.ndarray:
+def wander(random: Generator, shape: tuple[int, ...], fastest_hz: float = 1.0) -> np.ndarray:
     """Return smooth random curves of unit variance, (bodies, frames, ...): sums of sinusoids."""
     bodies, frames, *channels = shape
     hz = fastest_hz * random.uniform(0.1, 1, (4, bodies, 1, *channels))
@@ -136,11 +111,7 @@ def wander(
 
 
 def hold(
-    random: np.random.Generator,
-    choices: np.ndarray,
-    shape: tuple[int, int],
-    seconds: float,
-    move_s: float = 0.7,
+    random: Generator, choices: np.ndarray, shape: tuple[int, int], seconds: float, move_s: float
 ) -> np.ndarray:
     """Hold one of `choices` (n, ...) for about `seconds`, then move smoothly to another.
 
@@ -159,18 +130,15 @@ def hold(
 
 
 def roam(
-    random: np.random.Generator,
-    base: np.ndarray,
-    reach: np.ndarray | float,
-    fastest_hz: float = 1.0,
-    limits: np.ndarray = LIMITS,
+    random: Generator, base: np.ndarray, reach: np.ndarray | float, fastest_hz: float = 1.0
 ) -> np.ndarray:
     """Move every joint at random about its angle in `base` (bodies, frames, 17, 3), within limits.
 
-    At `reach` 0.1 a joint hardly moves, at 2 it explores what `limits` (17, 3, 2) allow. Near a
-    limit it moves less: with x in (0, 1) between the limits, log(x / (1 - x)) moves freely.
+    With a `reach`, for all or for each (17, 3), of 0.1 a joint hardly moves, with 2 it explores its
+    `LIMITS`. Near a limit it moves less: log(x / (1 - x)) moves freely, where x in (0, 1) is the
+    place between them.
     """
-    low, high = limits[..., 0], limits[..., 1]
+    low, high = LIMITS[..., 0], LIMITS[..., 1]
     share = ((base - low) / (high - low)).clip(0.01, 0.99)
     odds = share / (1 - share) * np.exp(reach * wander(random, base.shape, fastest_hz))
     return low + (high - low) * odds / (1 + odds)
@@ -181,7 +149,7 @@ def place_joints(bodies: np.ndarray, angles: np.ndarray) -> np.ndarray:
 
     `angles` (bodies, frames, 17, 3) are poses.
     """
-    turns = dict(zip(_SITE_JOINTS.values(), np.moveaxis(_rotations(angles * _SIGNS), 2, 0)))
+    turns = dict(zip(_SITE_JOINTS, np.moveaxis(_rotations(angles * _SIGNS), 2, 0)))
     joints = np.zeros((*angles.shape[:2], len(PARENTS), 3))
     axes = {0: turns[0]}
     for joint, parent in list(enumerate(PARENTS))[1:]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 
 from common.h36m_cameras import Camera
 from common.h36m_dataset import FPS
@@ -47,35 +48,24 @@ ESTIMATORS = (
 )
 
 
-class View(NamedTuple):
-    """What the cameras see."""
-
-    keypoints: np.ndarray  # (cameras, frames, 17, 2), pixels, where COCO's keypoints are in truth
-    hidden: np.ndarray  # (cameras, frames, 17), how far each is hidden behind the body, 0 to 1
-    size: np.ndarray  # (cameras, frames, 1), height of the person, pixels
-
-
 def look(
-    random: np.random.Generator, joints: np.ndarray, cameras: Sequence[Camera]
+    random: Generator, joints: np.ndarray, cameras: Sequence[Camera]
 ) -> dict[str, list[np.ndarray]]:
     """Return what each estimator finds, one array for each camera, as its authors publish it.
 
     `joints` are (frames, 37, 3) in the world, metres.
     """
     pixels, in_camera = map(np.stack, zip(*(view(joints, camera) for camera in cameras)))
-    focal = np.array([camera.intrinsics[1] for camera in cameras])[:, None, None]
-    size = _HEIGHT_M * focal / in_camera[:, :, :1, 2]
-    seen = View(pixels[:, :, COCO_JOINTS], _hidden_by_body(in_camera), size)
-    common, *own = _correlated_noise(random, (1 + len(ESTIMATORS), *seen.keypoints.shape))
-    return {
-        estimator.name: _find_people(
-            random,
-            estimator,
-            seen,
-            np.sqrt(_COMMON_SHARE) * common + np.sqrt(1 - _COMMON_SHARE) * noise,
-        )
-        for estimator, noise in zip(ESTIMATORS, own)
-    }
+    focal = np.array([camera.intrinsics[1] for camera in cameras])[:, None, None, None]
+    size = _HEIGHT_M * focal / in_camera[:, :, :1, 2:]
+    truth, hidden = pixels[:, :, COCO_JOINTS], _hidden_by_body(in_camera)
+    common, *noises = _correlated_noise(random, (1 + len(ESTIMATORS), *truth.shape))
+    found = {}
+    for estimator, own in zip(ESTIMATORS, noises):
+        noise = np.sqrt(_COMMON_SHARE) * common + np.sqrt(1 - _COMMON_SHARE) * own
+        poses = _estimate_keypoints(random, estimator, truth, size, hidden, noise)
+        found[estimator.name] = _as_published(random, estimator, poses)
+    return found
 
 
 def _hidden_by_body(in_camera: np.ndarray) -> np.ndarray:
@@ -95,7 +85,7 @@ def _hidden_by_body(in_camera: np.ndarray) -> np.ndarray:
     return hidden
 
 
-def _correlated_noise(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def _correlated_noise(random: Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Return noise (sources, cameras, frames, 17, 2) of unit variance, AR(1) over the frames."""
     noise = random.standard_normal(shape)
     noise[:, :, 1:] *= np.sqrt(1 - _ERROR_AUTOCORRELATION**2)
@@ -104,116 +94,100 @@ def _correlated_noise(random: np.random.Generator, shape: tuple[int, ...]) -> np
     return noise
 
 
-def _find_people(
-    random: np.random.Generator, estimator: Estimator, seen: View, noise: np.ndarray
-) -> list[np.ndarray]:
-    """Return what an estimator finds, one array for each camera, as its authors publish it."""
-    poses = _estimate_keypoints(random, estimator, seen, noise)
-    found = ~_episodes(random, poses.shape[:2], estimator.missing, 6)[0]
-    # A list of people does not tell how long the video is unless its last frame has somebody.
-    found[:, -2:] = True
-    # The first camera's videos are a frame longer than the motion capture.
-    found = [found[0], *found[1:, :-1]]
-    if estimator.one_person:
-        return [
-            np.array(
-                {i: pose[None] if there else None for i, (pose, there) in enumerate(video)}, object
-            )
-            for video in map(zip, poses, found)
-        ]
-    shape = poses.shape[:2]
-    score = 0.99 - 0.05 * seen.hidden.mean(axis=-1) - 0.03 * random.random(shape)
-    others = _other_people(random, estimator, poses)
-    people = [(poses, _boxes(poses, score))]
-    people.append((others, _boxes(others, random.uniform(0.2, 0.6, shape))))
-    crowded, _ = _episodes(random, shape, 0.006, 20)
-    first = random.integers(2, size=shape)  # in the list
-    results = []
-    for camera, there in enumerate(found):
-        entries = []
-        for frame in np.flatnonzero(there).tolist():
-            at = camera, frame
-            for one in (first[at], 1 - first[at]) if crowded[at] else (0,):
-                keypoints, boxes = people[one]
-                entries.append({"frame": frame, "bbox": boxes[at], "keypoints": keypoints[at]})
-        results.append(np.fromiter(entries, dtype=object, count=len(entries)))
-    return results
-
-
 def _estimate_keypoints(
-    random: np.random.Generator, estimator: Estimator, seen: View, noise: np.ndarray
+    random: Generator,
+    estimator: Estimator,
+    truth: np.ndarray,
+    size: np.ndarray,
+    hidden: np.ndarray,
+    noise: np.ndarray,
 ) -> np.ndarray:
     """Return where an estimator sees the keypoints, in pixels, and its confidences.
 
     The error has a bias for each keypoint, the estimator's own and one of each video, wanders from
     frame to frame, grows with the person's size in the picture, with a keypoint's speed and where
     it is hidden; now and then a keypoint jumps, or left and right are swapped. The confidence falls
-    as the error grows, but not reliably. `noise` (cameras, frames, 17, 2) has unit variance.
+    as the error grows, but not reliably.
 
-    Returns:
-        (cameras, frames, 17, 3), float32.
+    `truth` (cameras, frames, 17, 2) are pixels, `size` (cameras, frames, 1, 1) is the person's
+    height in pixels, `hidden` (cameras, frames, 17) says how far the body hides a keypoint, 0 to 1,
+    `noise` is of unit variance. Returns (cameras, frames, 17, 3), float32.
     """
-    size, shape = seen.size[..., None], seen.keypoints.shape
-    speed = np.gradient(seen.keypoints / size, axis=1) * FPS  # heights a second
-    scale = estimator.error * _DIFFICULTY * (1 + (estimator.hidden - 1) * seen.hidden)
+    shape = truth.shape
+    speed = np.gradient(truth / size, axis=1) * FPS  # heights a second
+    scale = estimator.error * _DIFFICULTY * (1 + (estimator.hidden - 1) * hidden)
     scale *= 1 + 0.6 * np.tanh(np.linalg.norm(speed, axis=-1))
     own = np.random.default_rng(ESTIMATORS.index(estimator)).uniform(-0.6, 0.6, (17, 2))
     bias = own + 0.4 * random.standard_normal((shape[0], 1, *shape[2:])).clip(-2, 2)
     error = (noise + bias + 0.25 * random.standard_normal(shape)) * scale[..., None]
 
-    # Jumps are held for a few frames.
-    jumps, since = _episodes(random, shape[:3], estimator.jump * (1 + 4 * seen.hidden), 4)
-    where = np.take_along_axis(random.uniform(-0.3, 0.3, shape), since[..., None], axis=1)
-    error += np.where(jumps[..., None], where, 0)
-    keypoints = seen.keypoints + size * error
+    jumps = _episodes(random, shape[:3], estimator.jump * (1 + 4 * hidden), 4)
+    jump = random.uniform(-0.3, 0.3, (shape[0], 1, *shape[2:]))  # in heights of the person
+    error += np.where(jumps[..., None], jump, 0)
+    keypoints = truth + size * error
 
     swapped = keypoints[:, :, _COCO_MIRROR]
-    swaps, _ = _episodes(random, (*shape[:2], len(_LIMBS)), estimator.swap, 8)
+    swaps = _episodes(random, (*shape[:2], len(_LIMBS)), estimator.swap, 8)
     for limbs, now in zip(_LIMBS, np.moveaxis(swaps, -1, 0)):
         keypoints[now, limbs] = swapped[now, limbs]
 
-    relative = np.linalg.norm((keypoints - seen.keypoints) / size, axis=-1)
-    confidence = 0.96 - 0.22 * seen.hidden - 0.45 * np.tanh(relative / 0.08)
+    relative = np.linalg.norm((keypoints - truth) / size, axis=-1)
+    confidence = 0.96 - 0.22 * hidden - 0.45 * np.tanh(relative / 0.08)
     confidence += 0.035 * random.standard_normal(shape[:3])
     scaled = estimator.confidence_scale * confidence.clip(0.05, 0.99)
     return np.concatenate([keypoints, scaled[..., None]], axis=-1).astype(np.float32)
 
 
-def _other_people(
-    random: np.random.Generator, estimator: Estimator, poses: np.ndarray
-) -> np.ndarray:
-    """Return somebody at the edge of each picture, (cameras, frames, 17, 3), float32.
+def _as_published(random: Generator, estimator: Estimator, poses: np.ndarray) -> list[np.ndarray]:
+    """Return poses (cameras, frames, 17, 3) as an estimator's authors publish them, by camera."""
+    found = ~_episodes(random, poses.shape[:2], estimator.missing, 6)
+    # A list of people does not tell how long the video is unless its last frame has somebody.
+    found[:, -2:] = True
+    # The first camera's videos are a frame longer than the motion capture.
+    found = [found[0], *found[1:, :-1]]
+    if not estimator.one_person:
+        return _list_people(random, poses, found)
+    videos = [
+        {frame: pose[None] if there else None for frame, (pose, there) in enumerate(video)}
+        for video in map(zip, poses, found)
+    ]
+    return [np.array(video, dtype=object) for video in videos]
 
-    They have the subject's pose, further away; what matters is that a reader has to choose.
+
+def _list_people(random: Generator, poses: np.ndarray, found: list[np.ndarray]) -> list[np.ndarray]:
+    """Return the people in the frames of each camera where somebody is `found`, with their boxes.
+
+    In some frames there is somebody else: smaller, in the same pose, at the edge of the picture,
+    with a lower score. A reader has to choose.
     """
-    cameras = len(poses)
-    points = poses[..., :2] - poses[..., :2].mean(axis=2, keepdims=True)
-    points = points * random.uniform(0.5, 0.8, (cameras, 1, 1, 1))
-    side = random.choice([120, 880], cameras)
-    points += np.stack([side, np.full(cameras, 470)], axis=-1)[:, None, None]
-    points += 4 * random.standard_normal(points.shape)
-    confidence = 0.6 + 0.15 * random.standard_normal((*points.shape[:-1], 1))
-    confidence = estimator.confidence_scale * confidence.clip(0.05, 0.9)
-    return np.concatenate([points, confidence], axis=-1).astype(np.float32)
-
-
-def _boxes(poses: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Return (..., 5), float32: the box of poses (..., 17, 3), and the score of the detection."""
+    shape, other = poses.shape[:2], poses.copy()
+    other[..., :2] -= poses[..., :2].mean(axis=2, keepdims=True)
+    other[..., :2] *= random.uniform(0.5, 0.8)
+    other[..., :2] += [random.choice([120, 880]), 470]
+    poses = np.stack([poses, other])
+    score = np.stack([random.uniform(0.9, 0.99, shape), random.uniform(0.2, 0.6, shape)])
     low, high = poses[..., :2].min(axis=-2) - 20, poses[..., :2].max(axis=-2) + 20
-    return np.concatenate([low, high, score[..., None]], axis=-1).astype(np.float32)
+    boxes = np.concatenate([low, high, score[..., None]], axis=-1).astype(np.float32)
+    # Who is listed, in this order: the subject, 0, and sometimes the other one.
+    orders = _episodes(random, shape, 0.006, 20) * random.integers(1, 3, shape)
+    videos = []
+    for i, frames in enumerate(map(np.flatnonzero, found)):
+        people = [
+            {"frame": t, "bbox": boxes[who, i, t], "keypoints": poses[who, i, t]}
+            for t in frames.tolist()
+            for who in ((0,), (0, 1), (1, 0))[orders[i, t]]
+        ]
+        videos.append(np.fromiter(people, dtype=object, count=len(people)))
+    return videos
 
 
 def _episodes(
-    random: np.random.Generator, shape: tuple[int, ...], rate: np.ndarray | float, longest: int
-) -> tuple[np.ndarray, np.ndarray]:
+    random: Generator, shape: tuple[int, ...], rate: np.ndarray | float, longest: int
+) -> np.ndarray:
     """Return when something happens that begins at random and lasts 1 to `longest` frames.
 
-    The results are a mask and the frame in which the last episode began, both of `shape`, with time
-    as the second dimension.
+    That is a mask of `shape`, whose second dimension is time.
     """
-    begins = random.random(shape) < rate
+    lasting = np.where(random.random(shape) < rate, random.integers(1, longest + 1, shape), 0)
     frame = np.arange(shape[1]).reshape(-1, *[1] * (len(shape) - 2))
-    since = np.maximum.accumulate(np.where(begins, frame, -1), axis=1)
-    lasting = random.integers(1, longest + 1, shape)
-    length = np.take_along_axis(lasting, np.maximum(since, 0), axis=1)
-    return (since >= 0) & (frame - since < length), np.maximum(since, 0)
+    return frame < np.maximum.accumulate(frame + lasting, axis=1)
