@@ -172,13 +172,16 @@ def make_motion(random: np.random.Generator, clip: Clip) -> np.ndarray:
 
 
 def write_cdf(path: Path, positions_mm: np.ndarray) -> None:
-    """Write (frames, 32, 3) as Human3.6M does: variable Pose, (1, frames, 96), float32."""
+    """Write (frames, 32, 3) as Human3.6M does: variable Pose, (1, frames, 96), float32.
+
+    It is not compressed: gzip would write the time.
+    """
     from cdflib.cdfwrite import CDF
 
     path.parent.mkdir(parents=True, exist_ok=True)
     pose = positions_mm.astype(np.float32).reshape(1, -1, 96)
     description = {"Variable": "Pose", "Data_Type": CDF.CDF_FLOAT, "Num_Elements": 1}
-    description |= {"Rec_Vary": True, "Dim_Sizes": list(pose.shape[1:]), "Compress": 6}
+    description |= {"Rec_Vary": True, "Dim_Sizes": list(pose.shape[1:]), "Compress": 0}
     with CDF(path) as file:
         file.write_var(description, var_data=pose)
 
