@@ -138,11 +138,7 @@ def write_clips(folder: Path, clips: Sequence[Clip]) -> None:
 
 
 def write_clip(folder: Path, clip: Clip) -> None:
-    """Make one sequence; write its CDF and its estimators' files.
-
-    Raises:
-        OSError: for example when the disk is full; it names the file or the folder.
-    """
+    """Make one sequence; write its CDF and its estimators' files."""
     random = np.random.default_rng([clip.seed, SUBJECTS.index(clip.subject), clip.number])
     joints = make_motion(random, clip)
     found = look(random, joints, load_cameras()[clip.subject])
@@ -172,17 +168,14 @@ def make_motion(random: np.random.Generator, clip: Clip) -> np.ndarray:
 
 
 def write_cdf(path: Path, positions_mm: np.ndarray) -> None:
-    """Write (frames, 32, 3) as Human3.6M does: variable Pose, (1, frames, 96), float32.
-
-    It is not compressed: gzip would write the time.
-    """
+    """Write (frames, 32, 3) as Human3.6M does: variable Pose, (1, frames, 96), float32."""
     from cdflib.cdfwrite import CDF
 
     path.parent.mkdir(parents=True, exist_ok=True)
     pose = positions_mm.astype(np.float32).reshape(1, -1, 96)
     description = {"Variable": "Pose", "Data_Type": CDF.CDF_FLOAT, "Num_Elements": 1}
     description |= {"Rec_Vary": True, "Dim_Sizes": list(pose.shape[1:]), "Compress": 0}
-    with CDF(path) as file:
+    with CDF(path) as file:  # not compressed: gzip would write the time
         file.write_var(description, var_data=pose)
 
 

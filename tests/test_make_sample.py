@@ -16,9 +16,6 @@ from data import make_sample
 from data.synthetic import bodies
 
 FRAMES = 120
-# Human3.6M's tree of 32 joints.
-PARENTS = [0, 0, 1, 2, 3, 4, 0, 6, 7, 8, 9, 0, 11, 12, 13, 14, 12, 16, 17, 18, 19, 20, 19, 22]
-PARENTS += [12, 24, 25, 26, 27, 28, 27, 30]
 COCO_LIMBS = [17, 25, 18, 26, 19, 27, 6, 1, 7, 2, 8, 3]  # the rows of COCO's keypoints 5 to 16
 ESTIMATORS = ("vitpose", "pct", "moganet", "transpose")
 
@@ -119,7 +116,7 @@ def test_bodies_are_people_of_human36m(positions):
     real = [132.9, 442.9, 454.2, 162.8, 75.0, 233.4, 257.1, 121.1, 115.0, 151.0, 278.9, 251.7, 100]
     lengths = {}
     for (subject, _), pose in positions.items():
-        bones = np.linalg.norm(pose - pose[:, PARENTS], axis=-1)
+        bones = np.linalg.norm(pose - pose[:, [0, *bodies.PARENTS[1:32]]], axis=-1)
         assert np.ptp(bones, axis=0).max() < 0.01
         np.testing.assert_allclose(bones[0, joints], real, rtol=0.18)
         np.testing.assert_allclose(bones[0], lengths.setdefault(subject, bones[0]), atol=0.01)

@@ -184,10 +184,7 @@ def _list_people(random: Generator, poses: np.ndarray, found: list[np.ndarray]) 
 def _episodes(
     random: Generator, shape: tuple[int, ...], rate: np.ndarray | float, longest: int
 ) -> np.ndarray:
-    """Return when something happens that begins at random and lasts 1 to `longest` frames.
-
-    That is a mask of `shape`, whose second dimension is time.
-    """
+    """Return a mask of `shape`, time second: something begins at random, lasts 1 to `longest`."""
     lasting = np.where(random.random(shape) < rate, random.integers(1, longest + 1, shape), 0)
     frame = np.arange(shape[1]).reshape(-1, *[1] * (len(shape) - 2))
     return frame < np.maximum.accumulate(frame + lasting, axis=1)
