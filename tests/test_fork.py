@@ -7,32 +7,35 @@ import sys
 import pytest
 import torch
 from conftest import REPOSITORY
-from test_run_poseformer import data_dir  # noqa: F401
+from small_training import CPU, SMALL, data_dir, load  # noqa: F401
 
-EDITS = {
-    "another activation": ("F.gelu(self.fc1(x))", "F.silu(self.fc1(x))"),
-    "one more residual": (
-        "x = x + self.drop_path(self.mlp(self.norm2(x)))\n        return x",
-        "x = x + self.drop_path(self.mlp(self.norm2(x)))\n        return x + self.norm1(x)",
-    ),
-}
+PLAIN = "x = x + self.drop_path(self.mlp(self.norm2(x)))\n        return x"
+EDITED = PLAIN.replace("return x", "return x + self.norm1(x)")
 
 
 def train(folder, data_dir, name):
     """Train and validate an epoch with a copy of the code: weights, mm, standard error."""
-    flags = ["--data-dir", data_dir, "-c", folder / name, "-g", "cpu", "--precision", "fp32"]
-    flags += ["-str", "S1", "-ste", "S9", "-frame", "9", "--depth", "1", "--embed-dim-ratio", "16"]
-    flags += ["-e", "1", "-b", "64", "--seed", "1", "--wandb-mode", "disabled"]
-    command = [sys.executable, folder / "run_poseformer.py", *flags]
-    result = subprocess.run(command, capture_output=True, text=True)
+    flags = [
+        *SMALL,
+        "--embed-dim-ratio",
+        "16",
+        *CPU,
+        "--data-dir",
+        data_dir,
+        "-c",
+        folder / name,
+        "-e",
+        "1",
+    ]
+    command = [sys.executable, folder / "run_poseformer.py", *flags, "--wandb-mode", "disabled"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    checkpoint = torch.load(folder / name / "best_epoch.bin", weights_only=True)
+    checkpoint = load(folder / name / "best_epoch.bin")
     weights = torch.cat([w.flatten() for w in checkpoint["model_pos"].values()])
     return weights, checkpoint["min_loss"], result.stderr
 
 
-@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-def test_training_and_evaluation_compute_what_was_written(data_dir, tmp_path, edit):
+def test_training_and_evaluation_compute_what_was_written(data_dir, tmp_path):
     fast_cpu = pytest.importorskip("common.fast_cpu")
     if fast_cpu.kernels() is None:
         pytest.skip("no C compiler")
@@ -42,8 +45,8 @@ def test_training_and_evaluation_compute_what_was_written(data_dir, tmp_path, ed
     assert errors == ""
 
     model = tmp_path / "common" / "model_poseformer.py"
-    assert model.read_text().count(edit[0]) == 1
-    model.write_text(model.read_text().replace(*edit))
+    assert model.read_text().count(PLAIN) == 1
+    model.write_text(model.read_text().replace(PLAIN, EDITED))
     edited = train(tmp_path, data_dir, "edited")
     assert "is used without it" in edited[2]
     for file in ("fast_cpu.py", "fast_cpu.c"):
