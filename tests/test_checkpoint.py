@@ -1,6 +1,5 @@
 """Reading checkpoints, ours, published ones and strangers', and putting them into a model."""
 
-import copy
 import math
 import os
 import re
@@ -113,9 +112,12 @@ def test_published_checkpoints_load(tmp_path, zip_format, prefix, capsys):
 
 
 def test_the_architecture_follows_from_golden_shapes(golden_spec, tmp_path):
-    number = torch.ones(1)
+    numbers = torch.ones(4096 * 4096)  # one storage, of which every weight is a view
     for spec in golden_spec["configs"]:
-        state = {f"module.{k}": number.expand(shape) for k, shape in spec["state_dict"].items()}
+        state = {
+            f"module.{key}": numbers[: math.prod(shape)].view(shape)
+            for key, shape in spec["state_dict"].items()
+        }
         path = write(tmp_path / "p.bin", {"model_pos": state})
         checkpoint = Checkpoint.load(path, spec["number_of_frames"])
         for name in set(asdict(checkpoint.config)) & set(spec):
@@ -190,16 +192,6 @@ def test_what_fits_no_model_is_refused_in_a_line(tmp_path, change, message):
     with pytest.raises(InputError, match=re.escape(message)) as error:
         Checkpoint.load(ours(tmp_path / "a.bin", change)).build_model("cpu", "fp32")
     assert "a.bin" in str(error.value) and len(str(error.value)) < 600
-
-
-def test_a_model_is_unchanged_by_weights_that_do_not_fit(tmp_path):
-    model = make_model(seed=1)
-    before = copy.deepcopy(model.state_dict())
-    change = put("model_pos", "b", value=torch.ones(1))
-    checkpoint = Checkpoint.load(ours(tmp_path / "a.bin", change))
-    with pytest.raises(InputError):
-        checkpoint.load_into(model)
-    assert_same_weights(model.state_dict(), before)
 
 
 MOMENT = ("optimizer", "state", 0, "exp_avg")

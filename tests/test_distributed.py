@@ -19,7 +19,7 @@ TASKS = Path("/proc/self/task")
 def test_an_environment_that_is_not_torchrun_s_is_refused(monkeypatch, environment):
     for name, value in ({"WORLD_SIZE": "2"} | environment).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="WORLD_SIZE is 2 .*torchrun"):
+    with pytest.raises(InputError, match=r"WORLD_SIZE is 2 .*torchrun"):
         start_world("cpu")
 
 

@@ -1,6 +1,5 @@
 """The main script as its users run it: train, evaluate, refuse."""
 
-import json
 import math
 import os
 from pathlib import Path
@@ -176,6 +175,7 @@ BAD_USAGE = [
     ("-b 0", "not a positive whole number"),
     ("-lr nan", "not a positive number"),
     ("-lrd 0.5", "--lr-decay 0.5: goes with --schedule published"),
+    ("--warmup 99", "--warmup 99: longer than the training, which has 8 steps"),
     ("-g 0,1", "torchrun"),
     ("--seed 18446744073709551616", "is too large a number"),
     ("--data-dir nowhere", "data_3d_h36m.npz: no such file"),
@@ -196,7 +196,7 @@ BAD_USAGE += [(f"--evaluate a {f}", f"{f.split()[0]} is for training") for f in 
 MOVED = ("--render", "--viz-output x", "--causal", "--no-resample", "--smooth 5", "--up y")
 BY_LIFT = "films, pose files and own footage are made by lift.py"
 BAD_USAGE += [(f"--evaluate a {f}", f"{f.split()[0]}: {BY_LIFT}") for f in MOVED]
-BAD_USAGE += [("--evaluate a -d custom", f"-d custom: {BY_LIFT}")]
+BAD_USAGE += [(f"{flag} custom", f"-d custom: {BY_LIFT}") for flag in ("-d", "--dataset")]
 
 
 @pytest.mark.parametrize(("flags", "message"), BAD_USAGE)

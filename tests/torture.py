@@ -26,7 +26,6 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
 from pathlib import Path
 from unittest import mock
 
@@ -183,7 +182,7 @@ class Campaign:
     """Attacks trainings in a folder, at moments that follow from a seed."""
 
     def __init__(self, work: Path, seed: int) -> None:
-        self.work, self.chance, self.counts = work, random.Random(seed), Counter()
+        self.work, self.chance = work, random.Random(seed)
         write_data(work / "data", actions=("Walking 1",), frames=24)
         self.references = {}
         for processes in (1, 2):
@@ -238,7 +237,6 @@ class Campaign:
             for pid in [self.chance.choice(ids)] if self.chance.random() < 0.5 else ids * 2:
                 os.kill(pid, number)  # a process that has ended stays until it is waited for
         statuses = wait(ids)
-        self.counts[signal.Signals(number).name, processes, is_placed] += 1
         expected = {0, 128 + number, -number}
         if processes > 1:  # who loses another says so, or gets SIGTERM, as from torchrun
             expected |= {2, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL}
@@ -285,10 +283,7 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         campaign = Campaign(Path(work), arguments.seed)
         campaign.run(attacks)
-    for (name, processes, is_placed), count in sorted(campaign.counts.items()):
-        where = "placed" if is_placed else "random"
-        print(f"{count:4d} {name}, {processes} process(es), {where} moments")
-    print("nothing was lost")
+    print(f"{len(attacks)} signals; nothing was lost")
 
 
 if __name__ == "__main__":
