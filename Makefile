@@ -83,7 +83,7 @@ fuzz: $(VENV)/.installed-dev
 gpu-check:
 	$(PY) benchmarks/gpu.py
 
-# Ten minutes of kills, signals and full disks; a short form is part of the tests.
+# Ten minutes of kills and signals; a short form is part of the tests.
 torture: $(VENV)/.installed-dev
 	$(PY) tests/torture.py
 

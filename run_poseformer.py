@@ -16,6 +16,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no C++ stack beside a m
 
 import argparse
 import json
+import math
 import time
 from dataclasses import asdict, replace
 
@@ -57,7 +58,7 @@ from common.h36m_dataset import (
 from common.loss import mpjpe
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 from common.optimizer import build_optimizer, init_at_mean_pose, set_learning_rate
-from common.recipe import Recipe
+from common.recipe import LearningRates, Recipe
 from common.report import format_report, latex_row, make_report
 from common.run_folder import LAST, RunFolder, prepare_folder
 from common.scenes import AugmentedWindows
@@ -127,6 +128,7 @@ def train(arguments: argparse.Namespace, world: World) -> None:
     train_set, test_set = load_training_data(arguments, recipe)
     config = network_config(arguments, recipe, train_set, checkpoint)
     windows = training_windows(train_set, config, recipe, world)
+    LearningRates(recipe, math.ceil(len(windows) / recipe.batch_size))  # refuses a long warm-up
     noise_std = recipe.std * pixels_to_normalized(train_set[0].subject, train_set[0].camera)
     mean_pose = average_pose(train_set)
 

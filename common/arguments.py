@@ -3,7 +3,6 @@
 import argparse
 import sys
 from dataclasses import fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ NETWORK_FLAGS = (
     ("", "depth", "BLOCKS", "blocks of each kind"),
     ("", "embed_dim_ratio", "D", "channels a joint"),
 )
+_BY_LIFT = "films, pose files and own footage are made by lift.py now; see python lift.py --help"
 _MOVED = ("--render", "--viz-", "--causal", "--no-resample", "--smooth", "--up")
 
 
@@ -190,15 +190,10 @@ def _add_evaluation_flags(group: Any) -> None:
 
 
 def _refuse_moved_flags(argv: list[str]) -> None:
-    """Say where rendering and own footage are to be found now."""
-    words = [word.split("=")[0] for word in argv]
-    moved = next((word for word in words if word.startswith(_MOVED)), None)
-    own_footage = ("-d", "custom") in pairwise(words) or "--dataset=custom" in argv
-    if moved or own_footage:
-        raise InputError(
-            f"{moved or '-d custom'}: films, pose files and own footage are made by lift.py now; "
-            "see python lift.py --help"
-        )
+    """Say where rendering is to be found now."""
+    for word in argv:
+        if word.startswith(_MOVED):
+            raise InputError(f"{word.split('=')[0]}: {_BY_LIFT}")
 
 
 def _check(parser: ArgumentParser, given: dict[str, Any]) -> None:
@@ -207,6 +202,8 @@ def _check(parser: ArgumentParser, given: dict[str, Any]) -> None:
     Raises:
         InputError: naming the first of them.
     """
+    if given.get("dataset") == "custom":
+        raise InputError(f"-d custom: {_BY_LIFT}")
     for name in ("evaluate", "resume"):
         if given.get(name) == "":
             raise InputError(f"--{name} '': give the checkpoint's file")

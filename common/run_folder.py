@@ -94,8 +94,6 @@ class RunFolder:
 
     def complete(self, resumed: Path) -> None:
         """Write what a kill may have kept the epoch of the resumed checkpoint from writing."""
-        if not self.world.is_main:
-            return
         log = self.folder / LOG_NAME
         if not self.state.log and log.is_file():  # earlier versions' checkpoints do not hold it
             self.state.log = [r for r in read_log(log) if r["epoch"] <= self.state.epoch]

@@ -8,6 +8,7 @@ from typing import Any
 from common.console import warn
 
 _TIMEOUT_S = 8  # to reach the server at the start
+_IN_THE_LOG = "log.jsonl holds the figures"
 
 
 class WandbRun:
@@ -36,8 +37,9 @@ class WandbRun:
         self._run: Any = None
         mode = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
         settings = {"project": project, "name": name, "id": run_id, "config": config}
-        for attempt in dict.fromkeys((mode, "offline") if mode != "disabled" else ()):
-            if self._attempt(f"start {attempt}", lambda mode=attempt: self._start(mode, settings)):
+        attempts = {mode: "the run is logged offline", "offline": _IN_THE_LOG}
+        for attempt, instead in attempts.items() if mode != "disabled" else ():
+            if self._attempt("start", lambda mode=attempt: self._start(mode, settings), instead):
                 break
         self.id = self._run and self._run.id
 
@@ -46,7 +48,7 @@ class WandbRun:
 
         if mode != "offline" and not wandb.api.api_key:  # it would ask for a key, and wait
             if mode == "online":
-                raise RuntimeError("there is no login (wandb login); the run is logged offline")
+                raise RuntimeError("there is no login (wandb login)")
             mode = "offline"
         is_online = mode != "offline"
         limits = {"init_timeout": _TIMEOUT_S} if is_online else {}
@@ -86,12 +88,12 @@ class WandbRun:
         if offline:
             print(f"Weights & Biases was offline; upload the run with: wandb sync '{sync_dir}'")
 
-    def _attempt(self, what: str, call: Callable[[], Any]) -> bool:
-        """Do something with the run; warn and return False where it fails."""
+    def _attempt(self, what: str, call: Callable[[], Any], instead: str = _IN_THE_LOG) -> bool:
+        """Do something with the run; where it fails, warn, and return False."""
         try:
             call()
         except Exception as error:  # a broken installation raises what it likes
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            warn(f"Weights & Biases did not {what}: {reason}; log.jsonl holds the figures")
+            warn(f"Weights & Biases did not {what}: {reason}; {instead}")
             return False
         return True

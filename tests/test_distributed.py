@@ -1,4 +1,4 @@
-"""The group of processes is left whole, whatever ends the work."""
+"""The group of processes comes together or says why not, and is left whole."""
 
 import signal
 from pathlib import Path
@@ -7,9 +7,20 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from common.distributed import World
+from common.console import InputError
+from common.distributed import World, start_world
 
 TASKS = Path("/proc/self/task")
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"RANK": "x"}, {"RANK": "2", "LOCAL_RANK": "0"}], ids=str
+)
+def test_an_environment_that_is_not_torchrun_s_is_refused(monkeypatch, environment):
+    for name, value in ({"WORLD_SIZE": "2"} | environment).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"WORLD_SIZE is 2 .*torchrun"):
+        start_world("cpu")
 
 
 def threads_of_the_group():

@@ -1,13 +1,46 @@
-"""Recipes and their learning rates."""
+"""Recipes, their flags and their learning rates."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from common.arguments import parse_arguments, training_recipe
+from common.checkpoint import Checkpoint
 from common.console import InputError
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.optimizer import init_at_mean_pose
 from common.recipe import RECIPES, LearningRates, Recipe
-from common.train_step import start_at
+
+
+def another_value(field):
+    """Return some value of a field other than its default."""
+    kind, names = field.metadata["kind"], field.metadata["names"]
+    words = [word for name in names for word in name.split("|")]
+    candidates = [True, 7, 0.25, "S7", *words]
+    return next(x for x in candidates if x != field.default and kind.admits(x))
+
+
+@pytest.mark.parametrize("field", fields(Recipe), ids=lambda field: field.name)
+def test_each_field_is_a_flag_that_a_checkpoint_keeps(field):
+    value = another_value(field)
+    name = f"--{field.name.replace('_', '-')}"
+    flag = [name] if value is True else [name, str(value)]
+    others = ["--schedule", "published"] if field.name == "lr_decay" else []
+    chosen = training_recipe(parse_arguments([*flag, *others]), None)
+    assert getattr(chosen, field.name) == value
+
+    checkpoint = Checkpoint(Path("a.bin"), {}, PoseFormerConfig(), asdict(chosen), {})
+    assert training_recipe(parse_arguments([]), checkpoint) == chosen
+    assert training_recipe(parse_arguments(flag), checkpoint) == chosen
+    stored = asdict(chosen) | {field.name: field.default}
+    if field.name != "epochs":  # which the published schedule lets change
+        stored["schedule"] = Recipe().schedule if field.name == "schedule" else "published"
+    checkpoint = Checkpoint(Path("a.bin"), {}, PoseFormerConfig(), stored, {})
+    with pytest.raises(InputError, match=rf"{name} .*: a\.bin was trained with"):
+        training_recipe(parse_arguments(flag), checkpoint)
 
 
 def rates(steps_per_epoch=10, **recipe):
@@ -20,10 +53,10 @@ def by_pytorch(kind, total, warmup):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
     schedules = torch.optim.lr_scheduler
     rise = schedules.LinearLR(optimizer, 1 / warmup, 1.0, warmup - 1)
-    fall = {
-        "linear": lambda o: schedules.LinearLR(o, 1.0, 0.0, total - warmup),
-        "cosine": lambda o: schedules.CosineAnnealingLR(o, total - warmup),
-    }[kind](optimizer)
+    if kind == "linear":
+        fall = schedules.LinearLR(optimizer, 1.0, 0.0, total - warmup)
+    else:
+        fall = schedules.CosineAnnealingLR(optimizer, total - warmup)
     both = schedules.SequentialLR(optimizer, [rise, fall], [warmup])
     found = []
     for _ in range(total):
@@ -45,9 +78,6 @@ def test_linear_and_cosine_are_pytorchs(kind, warmup):
 def test_the_published_rate_falls_after_each_epoch():
     found = rates(schedule="published", warmup=0, lr_decay=0.5)
     np.testing.assert_array_equal(found, np.repeat([2.0, 1.0, 0.5], 10))
-    assert LearningRates(Recipe(schedule="published", lr_decay=0.5, warmup=0), 10).at_end_of(2) == (
-        Recipe().learning_rate / 2
-    )
 
 
 def test_a_warmup_longer_than_the_training_is_refused():
@@ -68,15 +98,14 @@ def test_the_published_recipe_is_the_published_one():
 
 def test_a_new_network_answers_the_mean_pose():
     pose = np.random.default_rng(0).normal(0, 0.3, (17, 3)).astype(np.float32)
-    config, expected = PoseFormerConfig(9, 3, 3, embed_dim_ratio=16), torch.from_numpy(pose)
     inputs = torch.rand(40, 9, 17, 2) * 2 - 1
-    model = PoseFormerV2(config)
+    model = PoseFormerV2(PoseFormerConfig(9, 3, 3, embed_dim_ratio=16))
 
     def distance():
-        return (model(inputs)[:, 0] - expected).norm(dim=-1).mean()
+        return (model(inputs)[:, 0] - torch.from_numpy(pose)).norm(dim=-1).mean()
 
     before = distance()
-    start_at(model, pose)
+    init_at_mean_pose(model, pose)
     assert distance() < 0.2 * before
     distance().backward()
     assert all(p.grad.abs().sum() > 0 for p in model.parameters())
