@@ -17,13 +17,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import console, h36m_dataset
-from common.checkpoint import Checkpoint, find_checkpoint
-from common.console import InputError, positive_int
-from common.device import PRECISIONS, choose_device, keep_freed_memory, resolve_precision
-from common.export import POSE_SUFFIXES, export_poses
-from common.files import check_distinct, check_output
-from common.footage import (
+from common import h36m_dataset
+from common.camera import Camera, camera_index, load_cameras
+from common.drawing.films import Film, choose_frames, render_film, save_strip
+from common.drawing.pose_files import POSE_SUFFIXES, export_poses
+from common.files import console
+from common.files.console import InputError, positive_int
+from common.files.output import check_distinct, check_output
+from common.files.video import VIDEO_SUFFIXES, parse_size
+from common.footage.motion import DEFAULT_CUTOFF_HZ
+from common.footage.sequences import (
     UPS,
     Footage,
     footage_of_dataset,
@@ -31,11 +34,9 @@ from common.footage import (
     load_own_footage,
     place_in_world,
 )
-from common.h36m_cameras import Camera, camera_index, load_cameras
 from common.h36m_dataset import FPS, keypoints_path
-from common.motion import DEFAULT_CUTOFF_HZ
-from common.video import VIDEO_SUFFIXES, parse_size
-from common.visualization import Film, choose_frames, render_film, save_strip
+from common.training.checkpoint import Checkpoint, find_checkpoint
+from common.training.device import PRECISIONS, choose_device, keep_freed_memory, resolve_precision
 
 OWN_FOOTAGE = "custom"  # the dataset of data/prepare_2d_custom.py, which has no true 3D
 DEFAULT_SEQUENCE = {"subject": "S9", "action": "Walking", "camera": "55011271"}
@@ -207,7 +208,7 @@ def make_parser() -> console.ArgumentParser:
         help="folder of the npz files",
     )
     add("--causal", action="store_true", help="use past frames only")
-    hz = console.Kind(float, lambda hz: 0.1 <= hz <= 1000, "a number from 0.1 to 1000")
+    hz = console.Check(float, lambda hz: 0.1 <= hz <= 1000, "a number from 0.1 to 1000")
     smooth = "take out motion faster than this, without a delay "
     smooth += f"({DEFAULT_CUTOFF_HZ:g} Hz if no number follows)"
     add("--smooth", type=hz, nargs="?", const=DEFAULT_CUTOFF_HZ, metavar="HZ", help=smooth)
@@ -267,4 +268,4 @@ def parse_camera(text: str) -> Camera:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run_script(main)

@@ -30,18 +30,10 @@ from common.arguments import (
     parse_arguments,
     training_recipe,
 )
-from common.checkpoint import Checkpoint, checkpoint_bytes, find_checkpoint
-from common.console import InputError, never_fail_to_print, run, split_names
-from common.device import (
-    allow_tf32,
-    autocast,
-    compile_network,
-    keep_freed_memory,
-    resolve_precision,
-)
-from common.distributed import World, start_world
+from common.augmentation import AugmentedWindows
 from common.evaluation import evaluate, mean_pose_mpjpe_mm
-from common.files import atomic_output, check_output
+from common.files.console import InputError, never_fail_to_print, run_script, split_names
+from common.files.output import atomic_output, check_output
 from common.generators import WindowGenerator, with_noise
 from common.h36m_dataset import (
     Sequence2d3d,
@@ -57,14 +49,22 @@ from common.h36m_dataset import (
 )
 from common.loss import mpjpe
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
-from common.optimizer import build_optimizer, init_at_mean_pose, set_learning_rate
-from common.recipe import LearningRates, Recipe
 from common.report import format_report, latex_row, make_report
-from common.run_folder import LAST, RunFolder, prepare_folder
-from common.scenes import AugmentedWindows
-from common.train_step import CapturedStep
-from common.training import Epoch, Interruption, TrainingState
-from common.wandb_run import WandbRun
+from common.training.checkpoint import Checkpoint, checkpoint_bytes, find_checkpoint
+from common.training.cuda_graph import CapturedStep
+from common.training.device import (
+    allow_tf32,
+    autocast,
+    compile_network,
+    keep_freed_memory,
+    resolve_precision,
+)
+from common.training.epoch import Epoch, Interruption, TrainingState
+from common.training.optimizer import build_optimizer, init_at_mean_pose, set_learning_rate
+from common.training.processes import World, start_world
+from common.training.recipe import LearningRates, Recipe
+from common.training.run_folder import LAST, RunFolder, prepare_folder
+from common.training.wandb_run import WandbRun
 
 
 def main() -> None:
@@ -369,4 +369,4 @@ def number_of_frames(sequences: list[Sequence2d3d]) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

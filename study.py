@@ -19,20 +19,20 @@ from typing import Any
 import numpy as np
 
 from common.arguments import NETWORK_FLAGS, parse_arguments, training_recipe
-from common.confidences import WITH_CONFIDENCE
-from common.console import InputError, progress, run, split_names
-from common.figures import COLORS, INK, paper_figure, save_figure
-from common.files import atomic_output
+from common.drawing.figures import COLORS, INK, paper_figure, save_figure
+from common.files.confidences import WITH_CONFIDENCE
+from common.files.console import InputError, progress, run_script, split_names
+from common.files.npz import read_positions_2d
+from common.files.output import atomic_output
+from common.files.tables import format_markdown, latex_cells, mean_and_spread
+from common.fusion.errors_2d import list_views, measure, ranks, view_arrays
 from common.h36m_dataset import (
     estimator_names,
     keypoints_names,
     keypoints_path,
     positions_3d_path,
 )
-from common.keypoint_errors import list_views, measure, ranks, view_arrays
-from common.npz_io import read_positions_2d
-from common.runs import do_runs, parse_study_arguments, prepare_study
-from common.tables import format_markdown, latex_cells, mean_and_spread
+from common.training.runs import do_runs, parse_study_arguments, prepare_study
 
 Report = Mapping[str, Any]  # of `make_report`
 Row = dict[str, Any]  # of `study_rows`
@@ -313,4 +313,4 @@ def draw_study(rows: Sequence[Row]) -> Any:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.console import DATA_DIR, ArgumentParser, InputError, run
-from common.tables import format_markdown
+from common.files.console import DATA_DIR, ArgumentParser, InputError, run_script
+from common.files.tables import format_markdown
 
 MERGE_STRATEGIES = ("manual", "average", "weighted_average")
 MERGED_DETECTORS = {"vitpose", "pct", "moganet"}
@@ -95,4 +95,4 @@ def resident_pages(pid: int) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

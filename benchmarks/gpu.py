@@ -33,17 +33,17 @@ from benchmarks.throughput import (
     random_sequences,
     seconds_on_gpu,
 )
-from common.console import ArgumentParser, InputError, run
-from common.device import resolve_precision
-from common.distributed import World, start_world
 from common.evaluation import evaluate, predict_on_device
-from common.files import atomic_output
+from common.files.console import ArgumentParser, InputError, run_script
+from common.files.output import atomic_output
+from common.files.tables import format_markdown
 from common.loss import MetricSums
 from common.model_poseformer import MAX_SEQUENCES, PoseFormerConfig, PoseFormerV2
-from common.optimizer import load_optimizer_state, set_learning_rate
-from common.recipe import RECIPES
-from common.tables import format_markdown
-from common.train_step import CapturedStep
+from common.training.cuda_graph import CapturedStep
+from common.training.device import resolve_precision
+from common.training.optimizer import load_optimizer_state, set_learning_rate
+from common.training.processes import World, start_world
+from common.training.recipe import RECIPES
 
 TRAIN_FRAMES, TEST_FRAMES = 1_559_752, 543_344  # of Human3.6M, over four cameras
 CONFIG = PoseFormerConfig()
@@ -362,4 +362,4 @@ def kernels_of(work: Callable[[], object]) -> list[tuple[str, float]]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -18,12 +18,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.arguments import parse_arguments
-from common.console import InputError, run
-from common.figures import COLORS, paper_figure, save_figure
-from common.files import atomic_output
-from common.run_log import LOG_NAME, read_log
-from common.runs import Run, do_runs, parse_study_arguments, prepare_study
-from common.tables import format_markdown, mean_and_spread
+from common.drawing.figures import COLORS, paper_figure, save_figure
+from common.files.console import InputError, run_script
+from common.files.output import atomic_output
+from common.files.tables import format_markdown, mean_and_spread
+from common.training.run_log import LOG_NAME, read_log
+from common.training.runs import Run, do_runs, parse_study_arguments, prepare_study
 
 RECIPES = {
     "published": "--recipe published",
@@ -108,4 +108,4 @@ def draw(courses: Mapping[str, np.ndarray]) -> Any:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

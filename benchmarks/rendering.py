@@ -14,12 +14,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.data_preparation import measure
-from common.camera import project, world_to_camera
-from common.console import ArgumentParser, run
-from common.h36m_cameras import load_cameras
-from common.npz_io import write_positions_2d, write_positions_3d
+from common.camera import load_cameras, project, world_to_camera
+from common.files.console import ArgumentParser, run_script
+from common.files.npz import write_positions_2d, write_positions_3d
+from common.files.tables import format_markdown
 from common.skeleton import JOINTS_32_TO_17
-from common.tables import format_markdown
 
 LIMIT_S = {".mp4": 15, ".gif": 30}
 LIMIT_FRAMES = 1500
@@ -66,4 +65,4 @@ def write_files(folder: Path, frames: int) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -17,10 +17,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.console import ArgumentParser, positive_int, run
-from common.lift import StreamingLifter, load_lifter
+from common.files.console import ArgumentParser, positive_int, run_script
+from common.files.tables import format_markdown
+from common.footage.lifting import StreamingLifter, load_lifter
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
-from common.tables import format_markdown
 
 SIZE = (1920, 1080)
 FPS = 30
@@ -65,4 +65,4 @@ def measure_ms(model: PoseFormerV2, count: int, flip: bool) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

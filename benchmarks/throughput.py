@@ -28,17 +28,17 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.console import ArgumentParser, InputError, positive_int, run
-from common.device import allow_tf32, compile_network, keep_freed_memory
-from common.distributed import World, start_world
 from common.evaluation import predict_on_device
-from common.files import atomic_output
+from common.files.console import ArgumentParser, InputError, positive_int, run_script
+from common.files.output import atomic_output
+from common.files.tables import format_table
 from common.h36m_dataset import ACTIONS, Sequence2d3d
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2, model_flops
-from common.optimizer import WEIGHT_DECAY, build_optimizer, set_learning_rate
-from common.recipe import RECIPES, Recipe
-from common.tables import format_table
-from common.train_step import CapturedStep
+from common.training.cuda_graph import CapturedStep
+from common.training.device import allow_tf32, compile_network, keep_freed_memory
+from common.training.optimizer import WEIGHT_DECAY, build_optimizer, set_learning_rate
+from common.training.processes import World, start_world
+from common.training.recipe import RECIPES, Recipe
 from run_poseformer import loss_of, training_windows
 
 # Kept frames and kept coefficients of the published model for each receptive field.
@@ -309,4 +309,4 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

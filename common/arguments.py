@@ -6,8 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import Checkpoint
-from common.console import (
+from common.files.console import (
     CHECKPOINT_DIR,
     DATA_DIR,
     ArgumentParser,
@@ -18,7 +17,8 @@ from common.console import (
 )
 from common.h36m_dataset import Sequence2d3d, parse_subjects
 from common.model_poseformer import PoseFormerConfig
-from common.recipe import RECIPES, Recipe
+from common.training.checkpoint import Checkpoint
+from common.training.recipe import RECIPES, Recipe
 
 # Groups of flags that one way of using the script reads, and the other does not.
 TRAINING_GROUPS = ("training", "run of a training")

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.device import autocast
-from common.distributed import World
 from common.generators import WindowGenerator, flip_keypoints, flip_poses
 from common.h36m_dataset import Sequence2d3d
 from common.loss import MetricSums
 from common.model_poseformer import PoseFormerV2
 from common.skeleton import NUM_JOINTS
+from common.training.device import autocast
+from common.training.processes import World
 
 BATCH_TOKENS = {"cpu": 3072, "cuda": 49152}  # tokens of the mixed blocks at a time
 

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from common.camera import normalize_screen_coordinates, world_to_camera
-from common.confidences import read_estimates
-from common.console import InputError, split_names
-from common.h36m_cameras import CAMERA_IDS, load_cameras
-from common.npz_io import Positions2d, Positions3d, read_positions_3d
+from common.camera import CAMERA_IDS, load_cameras, normalize_screen_coordinates, world_to_camera
+from common.files.confidences import read_estimates
+from common.files.console import InputError, split_names
+from common.files.npz import Positions2d, Positions3d, read_positions_3d
 from common.skeleton import JOINTS_32_TO_17, ROOT
 
 TRAIN_SUBJECTS = ("S1", "S5", "S6", "S7", "S8")

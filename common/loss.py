@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.console import InputError
+from common.files.console import InputError
 from common.h36m_dataset import ACTIONS, SUBJECTS, action_class
 from common.skeleton import NUM_JOINTS
 

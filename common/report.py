@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from common.files.tables import format_table, latex_cells
 from common.h36m_dataset import ACTION_ABBREVIATIONS, ACTIONS, SUBJECTS
 from common.loss import METRICS, MetricSums
 from common.skeleton import JOINT_NAMES
-from common.tables import format_table, latex_cells
 
 _UNITS = "MPJPE, P-MPJPE, N-MPJPE in mm; MPJVE in mm per frame; PCK@150 mm, AUC in %"
 

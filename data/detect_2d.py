@@ -18,10 +18,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.console import ArgumentParser, InputError, progress, run
-from common.files import atomic_output, check_distinct, check_output
-from common.layouts import body_points
-from common.video import count_frames, probe_video, read_video
+from common.files.console import ArgumentParser, InputError, progress, run_script
+from common.files.output import atomic_output, check_distinct, check_output
+from common.files.video import count_frames, probe_video, read_video
+from common.footage.layouts import body_points
 
 # Takes a picture (height, width, 3), RGB; yields a tuple for each person: keypoints (17, 3), the
 # box (5,) with its score or None, and the identity or None.
@@ -132,4 +132,4 @@ ESTIMATORS = {
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from common.figures import COLORS, INK, paper_figure, save_figure
-from common.keypoint_errors import CUMULATIVE_PX
+from common.drawing.figures import COLORS, INK, paper_figure, save_figure
+from common.fusion.errors_2d import CUMULATIVE_PX
 from common.skeleton import JOINT_NAMES
 
 

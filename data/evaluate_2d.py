@@ -18,14 +18,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import keypoint_errors
-from common.console import DATA_DIR, ArgumentParser, InputError, progress, run
-from common.files import atomic_output, check_output
+from common.files.console import DATA_DIR, ArgumentParser, InputError, progress, run_script
+from common.files.npz import read_positions_2d
+from common.files.output import atomic_output, check_output
+from common.files.tables import format_table
+from common.fusion import errors_2d as keypoint_errors
+from common.fusion.errors_2d import PCK_SHARES, estimates_path, list_estimators
 from common.h36m_dataset import TEST_SUBJECTS, keypoints_path, parse_subjects
-from common.keypoint_errors import PCK_SHARES, estimates_path, list_estimators
-from common.npz_io import read_positions_2d
 from common.skeleton import JOINT_NAMES
-from common.tables import format_table
 
 COLUMNS = {
     "mean_px": "mean",
@@ -222,4 +222,4 @@ def _csv_rows(summary: Mapping[str, Any]) -> Iterator[list[Any]]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -25,9 +25,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import console
-from common.console import DATA_DIR, InputError, progress
-from common.h36m_cameras import CAMERA_IDS, load_cameras
+from common.camera import CAMERA_IDS, load_cameras
+from common.files import console
+from common.files.console import DATA_DIR, InputError, progress
 from common.h36m_dataset import ACTIONS, CORRUPT_SEQUENCE, SUBJECTS, SUBJECTS_FLAG, action_class
 from common.skeleton import NUM_JOINTS_32
 from data.prepare_data_h36m import PUBLISHED_FRAMES
@@ -211,4 +211,4 @@ def install(temporary: Path, preprocess: Path, folders: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run_script(main)

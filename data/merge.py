@@ -4,7 +4,7 @@ manual takes some joints of one estimator from others; average is the plain mean
 weighted_average weights each joint of each frame by the confidences in the _w_conf files. Two
 strategies learn from gt on the training subjects: best_joint takes each joint from the estimator
 that is best for it; fitted is the best linear unbiased mixture, smoothed over time
-(common/fusion.py), and takes confidences where there are any.
+(common/fusion/mixtures.py), and takes confidences where there are any.
 """
 
 import argparse
@@ -16,23 +16,31 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.confidences import (
+from common.camera import CAMERA_IDS
+from common.files.confidences import (
     LARGEST_PROBABILITY,
     WITH_CONFIDENCE,
     check_channel,
     largest_confidence,
     scale_logits,
 )
-from common.console import DATA_DIR, ArgumentParser, InputError, progress, run, split_names, warn
-from common.files import check_distinct
-from common.fusion import FittedMixture, cut_to_shortest, mix_fitted, weighted_mean
-from common.fusion_fit import fit_mixture, read_mixture, write_mixture
-from common.h36m_cameras import CAMERA_IDS
+from common.files.console import (
+    DATA_DIR,
+    ArgumentParser,
+    InputError,
+    progress,
+    run_script,
+    split_names,
+    warn,
+)
+from common.files.npz import Positions2d, npz_path, read_positions_2d, write_positions_2d
+from common.files.output import check_distinct
+from common.files.tables import format_table
+from common.fusion.errors_2d import View, estimates_path, list_estimators, list_views, view_arrays
+from common.fusion.fitting import fit_mixture, read_mixture, write_mixture
+from common.fusion.mixtures import FittedMixture, cut_to_shortest, mix_fitted, weighted_mean
 from common.h36m_dataset import TRAIN_SUBJECTS, keypoints_path
-from common.keypoint_errors import View, estimates_path, list_estimators, list_views, view_arrays
-from common.npz_io import Positions2d, npz_path, read_positions_2d, write_positions_2d
 from common.skeleton import JOINT_NAMES
-from common.tables import format_table
 
 DETECTORS = {
     "manual": "vitpose",
@@ -328,4 +336,4 @@ def fit(detectors: list[str], training: Training) -> FittedMixture:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -14,15 +14,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import console
-from common.console import DATA_DIR, InputError, warn
-from common.files import check_distinct
-from common.layouts import KEYPOINT_NAMES, LAYOUTS, POINT_PARENTS, to_h36m
-from common.npz_io import FPS_RANGE, write_custom_2d
-from common.people import People, read_people
-from common.plausibility import contradictions
-from common.tracks import Piece, Track, follow, interpolate_gaps
-from common.video import count_frames, probe_video
+from common.files import console
+from common.files.console import DATA_DIR, InputError, warn
+from common.files.npz import FPS_RANGE, write_custom_2d
+from common.files.output import check_distinct
+from common.files.video import count_frames, probe_video
+from common.footage.layouts import KEYPOINT_NAMES, LAYOUTS, POINT_PARENTS, to_h36m
+from common.footage.people import People, read_people
+from common.footage.plausibility import contradictions
+from common.footage.tracks import Piece, Track, follow, interpolate_gaps
 
 # Coordinates up to this are shares of the picture, as MediaPipe's, and no pixels.
 MAX_SHARE = 2.0
@@ -76,12 +76,14 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--input", type=Path, required=True, metavar="FILE", help="the keypoints; or a folder")
     holds = re.compile(r"[\w.-]+").fullmatch
-    name = console.Kind(str, lambda text: bool(holds(text)), "of letters, digits, '_', '-' and '.'")
+    name = console.Check(
+        str, lambda text: bool(holds(text)), "of letters, digits, '_', '-' and '.'"
+    )
     add("--name", type=name, required=True, help="the output is data_2d_custom_NAME.npz")
     add("--video", type=Path, metavar="FILE", help="tells the picture's size and the frame rate")
     add("--size", type=picture_size, metavar="WxH", help="without --video: the picture's size")
     low, high = FPS_RANGE
-    rate = console.Kind(float, lambda x: low <= x <= high, f"a frame rate from {low} to {high}")
+    rate = console.Check(float, lambda x: low <= x <= high, f"a frame rate from {low} to {high}")
     fps = "without --video: frames a second; with it: instead of the video's own rate"
     add("--fps", type=rate, help=fps)
     add("--layout", choices=LAYOUTS, help="what the keypoints are (default: by their number)")
@@ -212,4 +214,4 @@ def report(name: str, piece: Piece, layout: str) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run_script(main)

@@ -18,10 +18,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import console
-from common.console import DATA_DIR, InputError, progress, warn
-from common.files import find_folder
-from common.h36m_cameras import CAMERA_IDS
+from common.camera import CAMERA_IDS
+from common.files import console
+from common.files.console import DATA_DIR, InputError, progress, warn
+from common.files.npz import Positions2d, read_positions_3d, write_positions_2d
+from common.files.output import find_folder
+from common.footage.layouts import LAYOUTS, to_h36m
+from common.footage.people import best_of_each_frame, read_people
+from common.footage.tracks import Piece, hold_gaps
 from common.h36m_dataset import (
     CORRUPT_SEQUENCE,
     SUBJECTS_FLAG,
@@ -31,10 +35,6 @@ from common.h36m_dataset import (
     list_raw_files,
     wrong_takes,
 )
-from common.layouts import LAYOUTS, to_h36m
-from common.npz_io import Positions2d, read_positions_3d, write_positions_2d
-from common.people import best_of_each_frame, read_people
-from common.tracks import Piece, hold_gaps
 
 FILE_SUFFIX = "_pose_sequence.npy"
 # More processes than these wait for the disk.
@@ -239,4 +239,4 @@ def report_gaps(files: list[RawFile], sequences: list[Piece], max_gap: int) -> N
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run_script(main)

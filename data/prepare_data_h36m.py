@@ -13,10 +13,24 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.camera import project, world_to_camera
-from common.console import DATA_DIR, ArgumentParser, InputError, listing, progress, run, warn
-from common.files import atomic_output, check_distinct, find_folder
-from common.h36m_cameras import load_cameras
+from common.camera import load_cameras, project, world_to_camera
+from common.files.console import (
+    DATA_DIR,
+    ArgumentParser,
+    InputError,
+    listing,
+    progress,
+    run_script,
+    warn,
+)
+from common.files.npz import (
+    Positions2d,
+    Positions3d,
+    npz_path,
+    write_positions_2d,
+    write_positions_3d,
+)
+from common.files.output import atomic_output, check_distinct, find_folder
 from common.h36m_dataset import (
     ACTIONS,
     SUBJECTS_FLAG,
@@ -28,7 +42,6 @@ from common.h36m_dataset import (
     list_raw_files,
     wrong_takes,
 )
-from common.npz_io import Positions2d, Positions3d, npz_path, write_positions_2d, write_positions_3d
 from common.skeleton import JOINTS_32_TO_17, NUM_JOINTS_32
 
 FILES_PER_SUBJECT = TAKES_PER_ACTION * len(ACTIONS)
@@ -192,4 +205,4 @@ def report_counts(positions_2d: Positions2d) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -15,17 +15,22 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import console
-from common.camera import camera_to_world
-from common.console import DATA_DIR, ArgumentParser, InputError, non_negative_int, positive_int
-from common.figures import COLORS, INK, paper_figure, save_figure
-from common.files import check_output
-from common.h36m_cameras import CAMERA_IDS, camera_index, load_cameras
+from common.camera import CAMERA_IDS, camera_index, camera_to_world, load_cameras
+from common.drawing.figures import COLORS, INK, paper_figure, save_figure
+from common.drawing.films import Film, choose_frames, render_film
+from common.files import console
+from common.files.console import (
+    DATA_DIR,
+    ArgumentParser,
+    InputError,
+    non_negative_int,
+    positive_int,
+)
+from common.files.npz import read_positions_2d, read_positions_3d
+from common.files.output import check_output
+from common.files.video import VIDEO_SUFFIXES, parse_size
 from common.h36m_dataset import FPS, SUBJECTS, canonical_action, select_actions
-from common.npz_io import read_positions_2d, read_positions_3d
 from common.skeleton import JOINT_NAMES, JOINTS_32_TO_17
-from common.video import VIDEO_SUFFIXES, parse_size
-from common.visualization import Film, choose_frames, render_film
 
 DEBUG_FRAMES = 200
 ESTIMATORS = {"vitpose": "ViTPose", "pct": "PCT", "moganet": "MogaNet", "transpose": "TransPose"}
@@ -72,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--limit", type=positive_int, help="draw at most this many frames")
     few = {"action": "store_const", "const": DEBUG_FRAMES, "dest": "limit"}
     add("--debug", **few, help=f"the same as --limit {DEBUG_FRAMES}")
-    frame_rate = console.Kind(float, lambda x: 0 < x <= 1000, "a frame rate above 0, to 1000")
+    frame_rate = console.Check(float, lambda x: 0 < x <= 1000, "a frame rate above 0, to 1000")
     add("--fps", type=frame_rate, default=FPS, help="frames a second, when shown")
     size = "of the video in pixels (default: 1700x400 for three panels)"
     add("--size", type=parse_size, metavar="WIDTHxHEIGHT", help=size)
@@ -173,4 +178,4 @@ def save_errors(output: Path, film: Film) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run_script(main)

@@ -18,12 +18,12 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.distributed import World
+from common.augmentation import AugmentedWindows
 from common.h36m_dataset import Sequence2d3d
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
-from common.optimizer import build_optimizer, set_learning_rate
-from common.recipe import Recipe
-from common.scenes import AugmentedWindows
+from common.training.optimizer import build_optimizer, set_learning_rate
+from common.training.processes import World
+from common.training.recipe import Recipe
 from run_poseformer import loss_of
 
 

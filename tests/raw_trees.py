@@ -10,8 +10,8 @@ from unittest import mock
 
 import numpy as np
 
-from common.console import run
-from common.h36m_cameras import CAMERA_IDS
+from common.camera import CAMERA_IDS
+from common.files.console import run_script
 
 # As in the dataset: the takes' numbers differ, and two actions have names of their own.
 RAW_ACTIONS = (
@@ -35,7 +35,7 @@ def call(main, *arguments):
         contextlib.redirect_stderr(err),
     ):
         try:
-            run(main)
+            run_script(main)
         except SystemExit as exit_:
             status = exit_.code
         finally:  # `run` leaves a process that is about to end, which this one is not

@@ -8,9 +8,9 @@ import torch
 from raw_trees import call
 
 import run_poseformer
-from common.h36m_cameras import load_cameras
+from common.camera import load_cameras
+from common.files.npz import write_positions_2d, write_positions_3d
 from common.h36m_dataset import cameras_poses
-from common.npz_io import write_positions_2d, write_positions_3d
 
 ACTIONS = ("Sitting", "SittingDown", "Walking 1")
 FRAMES = 20

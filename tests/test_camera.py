@@ -5,13 +5,13 @@ from scipy.spatial.transform import Rotation
 from common.camera import (
     camera_to_world,
     image_coordinates,
+    load_cameras,
     normalize_screen_coordinates,
     project,
     quaternion_inverse,
     quaternion_rotate,
     world_to_camera,
 )
-from common.h36m_cameras import load_cameras
 
 
 def test_golden_vectors(golden):

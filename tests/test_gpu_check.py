@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 
 from benchmarks import gpu, throughput
-from common.distributed import start_world
 from common.model_poseformer import PoseFormerConfig
+from common.training.processes import start_world
 
 CONFIG = PoseFormerConfig(9, embed_dim_ratio=8, depth=1)
 NEEDS_A_GPU = ("a capture that breaks", "attention by the efficient")

@@ -4,8 +4,9 @@ from raw_trees import RAW_ACTIONS, random_keypoints, world_poses
 from scipy.spatial.transform import Rotation
 
 from common import h36m_dataset
-from common.console import InputError
-from common.h36m_cameras import CAMERA_IDS, load_cameras
+from common.camera import CAMERA_IDS, load_cameras
+from common.files.console import InputError
+from common.files.npz import write_positions_2d, write_positions_3d
 from common.h36m_dataset import (
     ACTIONS,
     SUBJECTS,
@@ -23,9 +24,8 @@ from common.h36m_dataset import (
     subset,
     wrong_takes,
 )
-from common.npz_io import write_positions_2d, write_positions_3d
-from common.recipe import Recipe
 from common.skeleton import JOINTS_32_TO_17
+from common.training.recipe import Recipe
 from run_poseformer import noisy
 
 NAMES = ("Sitting", "Sitting 1", "SittingDown", "WalkDog")

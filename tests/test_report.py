@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.console import InputError
+from common.files.console import InputError
 from common.h36m_dataset import ACTIONS
 from common.loss import METRICS, MetricSums, auc, mpjpe, n_mpjpe, p_mpjpe, pck
 from common.report import format_report, latex_row, make_report

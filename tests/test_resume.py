@@ -24,10 +24,10 @@ from small_training import (  # noqa: F401
 )
 
 import run_poseformer
-from common.distributed import World
 from common.generators import WindowGenerator
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
-from common.training import Interrupted, Interruption
+from common.training.epoch import Interrupted, Interruption
+from common.training.processes import World
 
 LAST = "last_epoch.bin"
 
@@ -155,14 +155,14 @@ KILLED_ONCE = f"""
 import os, signal, sys
 sys.path.insert(0, {str(REPOSITORY)!r})
 import run_poseformer
-from common.console import run
+from common.files.console import run_script
 plain, steps = run_poseformer.loss_of, iter(range(1, 1000))
 def killed(*arguments):
     if next(steps) == 7 and os.environ["RANK"] + os.environ["TORCHELASTIC_RESTART_COUNT"] == "00":
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(*arguments)
 run_poseformer.loss_of = killed
-run(run_poseformer.main)
+run_script(run_poseformer.main)
 """
 
 

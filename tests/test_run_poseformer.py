@@ -20,7 +20,7 @@ from small_training import (  # noqa: F401
 )
 
 import run_poseformer
-from common.h36m_cameras import load_cameras
+from common.camera import load_cameras
 from common.h36m_dataset import cameras_poses
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 

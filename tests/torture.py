@@ -34,9 +34,9 @@ import torch._dynamo  # noqa: F401  (an optimizer imports it; here once, not in 
 from small_training import CPU, RANDOM, SMALL, assert_same_training, load, write_data
 
 import run_poseformer
-from common.checkpoint import Checkpoint
-from common.console import run
-from common.run_folder import LAST
+from common.files.console import run_script
+from common.training.checkpoint import Checkpoint
+from common.training.run_folder import LAST
 
 EPOCHS = 4
 ATTACKS_A_TRAINING = 4
@@ -90,7 +90,7 @@ def live(arguments, environment, output, attack):
             run_poseformer.main()
 
         with placed(attack):
-            run(main)
+            run_script(main)
         status = 0
     except SystemExit as ending:
         status = ending.code or 0

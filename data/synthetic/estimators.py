@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from common.h36m_cameras import Camera
+from common.camera import Camera
 from common.h36m_dataset import FPS
 from data.synthetic.room import view
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.random import Generator
 
-from common.camera import project, world_to_camera
-from common.h36m_cameras import Camera
+from common.camera import Camera, project, world_to_camera
 
 _MARGIN = 0.003  # between a body and the edge of the picture, as a share of the picture
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from common.console import InputError
+from common.files.console import InputError
 
 SECONDS = 60
 MEMORY_BYTES = 3 << 30

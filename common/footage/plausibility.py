@@ -1,0 +1,63 @@
+"""Whether keypoints look like the layout that they are taken for."""
+
+import numpy as np
+
+from common.footage.layouts import to_h36m
+from common.skeleton import COCO_NAMES, JOINT_NAMES
+
+# A pair of points tells left from right where it is seen this wide, in units of the trunk.
+_CLEAR_WIDTH = 0.15
+_CONFIDENT = 0.8
+_MOST = 0.5
+
+
+def contradictions(keypoints: np.ndarray, layout: str) -> list[str]:
+    """Return one phrase for each thing that in most frames contradicts the layout.
+
+    Keypoints are (frames, 17, 2 or 3), pixels, y down; the layout is "coco" or "h36m".
+    """
+    at = dict(zip(JOINT_NAMES, to_h36m(keypoints, layout).swapaxes(0, 1)))
+    trunk = np.linalg.norm(at["Hip"][:, :2] - at["Thorax"][:, :2], axis=-1)
+    shoulders = _width(at["LShoulder"], at["RShoulder"])
+    others = {"hips": _width(at["LHip"], at["RHip"])}
+    is_behind = np.zeros(len(keypoints), dtype=bool)
+    if layout == "coco":
+        coco = dict(zip(COCO_NAMES, keypoints.swapaxes(0, 1)))
+        # Eyes are closer to each other than shoulders.
+        others["eyes"] = 3 * _width(coco["left_eye"], coco["right_eye"])
+        face = np.stack([coco[name] for name in ("nose", "left_eye", "right_eye")])
+        is_behind = (shoulders < 0) & (face[..., 2:] > _CONFIDENT).all(axis=(0, 2))
+        is_behind &= keypoints.shape[-1] == 3
+    found = []
+    upside_down = np.mean(at["Hip"][:, 1] < at["Thorax"][:, 1])
+    if upside_down > _MOST:
+        found.append(
+            f"the hips are above the shoulders in {upside_down:.0%} of the frames; is the --layout "
+            "right, and does y point down?"
+        )
+    for pair, width in others.items():
+        share = _share(shoulders * width < 0, trunk, shoulders, width)
+        if share > _MOST:
+            found.append(
+                f"left and right of shoulders and {pair} contradict each other in {share:.0%} of "
+                "the frames; is the --layout right?"
+            )
+    share = _share(is_behind, trunk, shoulders)
+    if share > _MOST:
+        found.append(
+            f"left and right seem to be exchanged in {share:.0%} of the frames: the face is "
+            "seen clearly, but the left shoulder is on the left, as from behind"
+        )
+    return found
+
+
+def _width(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return how far points (frames, channels) of the left lie to the right of their partners."""
+    return left[:, 0] - right[:, 0]
+
+
+def _share(holds: np.ndarray, trunk: np.ndarray, *widths: np.ndarray) -> float:
+    """Return in which share of the frames with clear widths something holds; 0 without any."""
+    is_clear = np.all([np.abs(width) > _CLEAR_WIDTH * trunk for width in widths], axis=0)
+    # Frames in which the person is seen from the side tell nothing, few others not enough.
+    return float(holds[is_clear].mean()) if is_clear.mean() > 0.1 else 0.0

@@ -1,0 +1,210 @@
+"""Trainings by `run_poseformer.py`, each in a folder of its own: done once, resumed, parallel."""
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.arguments import parse_arguments
+from common.files.console import (
+    REPOSITORY,
+    ArgumentParser,
+    InputError,
+    non_negative_int,
+    progress,
+    split_names,
+)
+from common.files.output import atomic_output
+from common.training.device import choose_device
+from common.training.run_folder import LAST
+
+_POLL_S = 0.05  # how often a process is looked at
+REPORT, OUTPUT, SETTINGS = "report.json", "output.txt", "study.json"
+# Flags of `run_poseformer.py` that each run gets here, so that a user cannot pass them on.
+_SET_HERE = {"--seed", "-c", "--checkpoint", "-g", "--gpu", "-r", "--resume", "--evaluate"}
+_SET_HERE |= {"--render", "--overwrite", "--report", "--wandb-id", "--no-eval"}
+# A training's flags that its evaluation is given too.
+_EVALUATED = ("data_dir", "dataset", "subjects_test", "actions", "downsample", "std", "precision")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: what it is called, its flags for `run_poseformer.py`, its folder."""
+
+    name: str
+    flags: tuple[str, ...]
+    folder: Path
+
+    def report(self) -> dict[str, Any]:
+        """Return its evaluation.
+
+        Raises:
+            InputError: if the report is damaged.
+        """
+        path = self.folder / REPORT
+        try:
+            report = json.loads(path.read_text())
+            float(report["average_over_actions"]["mpjpe_mm"]), dict(report["by_sequence"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: damaged; delete it, and it is made again") from error
+        return report
+
+
+def parse_study_arguments(
+    description: str, set_here: set[str], own_flag: str, **options: Any
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the command line of a study.
+
+    Args:
+        description: the script's docstring, of which the first line is shown.
+        set_here: further flags of `run_poseformer.py` that a user cannot pass on.
+        own_flag: a flag of the script that takes names.
+        options: of that flag, for `add_argument`.
+
+    Returns:
+        The script's own flags (that one, `study`, `seeds`, `gpus`), and those to pass on.
+    """
+    parser = ArgumentParser(
+        description=description.splitlines()[0],
+        epilog="All other flags, such as --epochs 40 or --data-dir DIR, go to run_poseformer.py.",
+    )
+    add = parser.add_argument
+    add(own_flag, nargs="+", metavar="NAME", **options)
+    add("--study", type=Path, required=True, metavar="DIR", help="folder of the runs and results")
+    add("--seeds", nargs="+", type=non_negative_int, default=[0, 1, 2], metavar="N", help="seeds")
+    gpus = "one run at a time on each; cpu for none"
+    add("--gpus", type=split_names, default="0", metavar="N,…", help=gpus)
+    arguments, passed = parser.parse_known_args()
+    for flag in (word.split("=")[0] for word in passed):
+        if flag in _SET_HERE | set_here | {own_flag}:
+            parser.error(f"{flag}: each run gets its own; leave it out")
+    for name, values in vars(arguments).items():
+        if isinstance(values, list) and len(set(values)) < max(1, len(values)):
+            parser.error(f"--{name}: one is given twice, or none")
+    for gpu in arguments.gpus:
+        choose_device(gpu, quiet=True)  # raises where there is none of this number
+    return arguments, passed
+
+
+def prepare_study(folder: Path, settings: dict[str, Any]) -> None:
+    """Create the folder of a study, or make sure that it holds the same study.
+
+    Args:
+        folder: of all its runs.
+        settings: what they have in common, plain values. Those that the folder's file lacks, as
+            it is of another version, are not compared.
+
+    Raises:
+        InputError: if it holds something else.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+            raise InputError(f"{folder}: holds something else; choose another --study")
+        with atomic_output(path) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n")
+    try:
+        earlier = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({str(error)[:200]}); choose another --study") from error
+    for name in settings.keys() & earlier.keys():
+        if settings[name] != earlier[name]:
+            raise InputError(
+                f"{path}: this study has {name} {earlier[name]}, not {settings[name]}; "
+                "give the same flags, or choose another --study"
+            )
+
+
+def do_runs(
+    study: Path, flags: Mapping[str, Sequence[str]], seeds: Sequence[int], gpus: Sequence[str]
+) -> dict[str, list[Run]]:
+    """Do all runs of a study that have no report yet, one at a time on each GPU.
+
+    Args:
+        study: folder of all runs.
+        flags: of `run_poseformer.py`, for each name that is compared.
+        seeds: all are trained with each; the first seed of all names comes first.
+        gpus: values of the flag --gpu.
+
+    Returns:
+        For each name its runs, one for each seed.
+
+    Raises:
+        InputError: if one fails; the others save where they are and end.
+    """
+    runs: dict[str, list[Run]] = {}
+    for name, words in flags.items():
+        place = study / name.replace(", ", "_").replace(" ", "_")
+        for seed in seeds:
+            one = Run(f"{name}, seed {seed}", (*words, "--seed", f"{seed}"), place / f"seed_{seed}")
+            runs.setdefault(name, []).append(one)
+    ordered = [one for of_seed in zip(*runs.values()) for one in of_seed]
+    missing = [one for one in ordered if not (one.folder / REPORT).is_file()]
+    print(f"{len(ordered)} runs, {len(ordered) - len(missing)} of them done", flush=True)
+    waiting, stop = iter(missing), threading.Event()
+
+    def work(gpu: str) -> None:
+        for one in waiting:  # each is taken by one thread
+            train_and_evaluate(one, gpu, stop)
+            bar.update(1)
+            error = one.report()["average_over_actions"]["mpjpe_mm"]
+            print(f"{one.name}: {error:.1f} mm", flush=True)
+
+    with progress(total=len(missing), unit="run") as bar, ThreadPoolExecutor(len(gpus)) as pool:
+        try:
+            for worker in as_completed([pool.submit(work, gpu) for gpu in gpus]):
+                worker.result()
+        finally:  # after an error or a signal
+            stop.set()
+    return runs
+
+
+def train_and_evaluate(one: Run, gpu: str, stop: threading.Event) -> None:
+    """Train from where the folder's checkpoint stands, and evaluate.
+
+    The last epoch is evaluated: to choose the best one by the test subjects would flatter it.
+
+    Raises:
+        InputError: if run_poseformer.py fails, with its last line.
+    """
+    folder = one.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    program = [sys.executable, str(REPOSITORY / "run_poseformer.py")]
+    place = ["-c", str(folder), "--gpu", gpu]
+    start = ["--resume", LAST] if (folder / LAST).is_file() else ["--overwrite"]
+    partial = folder / f"partial_{REPORT}"
+    train = [*one.flags, *place, *start, "--wandb-mode", "disabled"]
+    evaluate = [*evaluation_flags(one.flags), *place, "--evaluate", LAST, "--report", str(partial)]
+    for flags in (train, evaluate):
+        if run_command([*program, *flags], folder / OUTPUT, stop):
+            lines = (folder / OUTPUT).read_text().split("\n")
+            last = next((line for line in reversed(lines) if line.strip()), "stopped")
+            raise InputError(f"{folder / OUTPUT}: {last.removeprefix('error: ')}")
+    partial.replace(folder / REPORT)
+
+
+def run_command(command: list[str], output: Path, stop: threading.Event) -> int:
+    """Run a command, its output added to a file; return its exit status.
+
+    Once `stop` is set, the command is asked to save and end.
+    """
+    with output.open("a") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        while process.poll() is None and not stop.wait(_POLL_S):
+            pass
+        process.terminate()  # does nothing where it has ended
+        return process.wait()
+
+
+def evaluation_flags(flags: Sequence[str]) -> list[str]:
+    """Return those of a training's flags that its evaluation is given too."""
+    values = vars(parse_arguments(list(flags)))
+    given = {name: values[name] for name in _EVALUATED if values[name] is not None}
+    words = ((f"--{name.replace('_', '-')}", str(value)) for name, value in given.items())
+    return [word for pair in words for word in pair]
