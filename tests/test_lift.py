@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from raw_trees import assert_one_line_error, call, untouched
-from test_lift import SIZE, moving, random_model
+from test_lifting import SIZE, moving, random_model
 from test_visualize import data  # noqa: F401
 
 import lift as script
