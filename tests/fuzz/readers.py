@@ -17,11 +17,10 @@ from raw_trees import npy_bytes, person, random_keypoints, world_poses
 from common.files.npz import (
     KEYPOINTS_METADATA,
     read_custom_2d,
-    read_npz,
     read_positions_2d,
     read_positions_3d,
 )
-from common.files.safe_load import read_torch_file
+from common.files.safe_load import read_npz, read_torch_file
 from data.prepare_2d_estimation import convert_file
 from fuzz.engine import Reader
 from fuzz.mutations import (
