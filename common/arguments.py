@@ -23,9 +23,6 @@ from common.training.recipe import RECIPES, Recipe, one_of
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 
-# Groups of flags that one way of using the script reads, and the other does not.
-TRAINING_GROUPS = ("training", "run of a training")
-EVALUATION_GROUPS = ("evaluation",)
 # (short flag, its field of `PoseFormerConfig`, what stands for its value, help)
 NETWORK_FLAGS = (
     ("-frame", "number_of_frames", "F", "receptive field, odd"),
@@ -182,9 +179,10 @@ def _check(parser: ArgumentParser, given: dict[str, Any]) -> None:
     for one, other in (("resume", "evaluate"), ("resume", "overwrite")):
         if one in given and other in given:
             raise InputError(f"--{one} and --{other} exclude each other; give one of them")
-    unread, reason = EVALUATION_GROUPS, "goes with --evaluate"
+    unread, reason = ("evaluation",), "goes with --evaluate"
     if "evaluate" in given:
-        unread, reason = TRAINING_GROUPS, "is for training, not for --evaluate; leave it out"
+        unread = ("training", "run of a training")
+        reason = "is for training, not for --evaluate; leave it out"
     for title, flag in _flags(parser):
         if title in unread and flag.dest in given:
             raise InputError(f"--{flag.dest.replace('_', '-')} {reason}")

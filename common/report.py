@@ -60,9 +60,9 @@ def format_report(report: Mapping[str, Any], by_subject: bool = False) -> str:
     return "\n\n".join(blocks)
 
 
-def latex_row(report: Mapping[str, Any], label: str, metric: str = "mpjpe_mm") -> str:
-    r"""Return one row of the literature's table: `label & Dire. & … & WalkT. & Avg \\`."""
-    return latex_cells([label, *_action_cells(report, metric)])
+def latex_row(report: Mapping[str, Any], label: str) -> str:
+    r"""Return one row of the literature's table, of MPJPE: `label & Dire. & … & Avg \\`."""
+    return latex_cells([label, *_action_cells(report, "mpjpe_mm")])
 
 
 def _summary(sums: Tensor) -> dict[str, Any]:

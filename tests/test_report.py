@@ -165,9 +165,9 @@ def test_the_text_names_subjects_on_demand(report):
 
 
 def test_latex_row(report):
-    row = latex_row(report, "ViTPose_w & 50%", "p_mpjpe_mm")
+    row = latex_row(report, "ViTPose_w & 50%")
     label, *cells = row.removesuffix(r" \\").replace(r"\&", "and").split(" & ")
     assert label == r"ViTPose\_w and 50\%"
-    assert cells[0] == f"{report['by_action']['Directions']['p_mpjpe_mm']:.1f}"
+    assert cells[0] == f"{report['by_action']['Directions']['mpjpe_mm']:.1f}"
     assert cells[1] == "-"
-    assert cells[15] == f"{report['average_over_actions']['p_mpjpe_mm']:.1f}"
+    assert cells[15] == f"{report['average_over_actions']['mpjpe_mm']:.1f}"
