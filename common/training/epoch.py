@@ -207,8 +207,8 @@ class Interruption:
     """Makes SIGINT and SIGTERM wait for the end of the step, or end `run_interruptible`.
 
     Of a single process, a second signal of the same kind does what it always does, so a user can
-    still end it at once. Several processes get each signal twice, from the terminal or the scheduler and from
-    torchrun, which kills them after 30 s; they ignore the second one.
+    still end it at once. Several processes get each signal twice, from the terminal or the
+    scheduler and from torchrun, which kills them after 30 s; they ignore the second one.
     """
 
     def __init__(self, world: World) -> None:
