@@ -24,12 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.arguments import (
-    evaluation_recipe,
-    network_config,
-    parse_arguments,
-    training_recipe,
-)
+from common.arguments import evaluation_recipe, network_config, parse_arguments, training_recipe
 from common.augmentation import AugmentedWindows
 from common.evaluation import evaluate, mean_pose_mpjpe_mm
 from common.files.console import InputError, never_fail_to_print, run_script, split_names

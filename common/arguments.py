@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,71 @@ from common.files.console import (
 from common.h36m_dataset import Sequence2d3d, parse_subjects
 from common.model_poseformer import PoseFormerConfig
 from common.training.checkpoint import Checkpoint
-from common.training.recipe import RECIPES, Recipe
+from common.training.recipe import RECIPES, Recipe, one_of
 
-# Groups of flags that one way of using the script reads, and the other does not.
-TRAINING_GROUPS = ("training", "run of a training")
-EVALUATION_GROUPS = ("evaluation",)
-# (flag, its field of `PoseFormerConfig`, what stands for its value, help)
+WANDB_MODES = ("auto", "online", "offline", "disabled")
+
+# (short flag, its field of `PoseFormerConfig`, what stands for its value, help)
 NETWORK_FLAGS = (
     ("-frame", "number_of_frames", "F", "receptive field, odd"),
     ("-frame-kept", "number_of_kept_frames", "f", "central frames that enter as they are"),
-    (
-        *("-coeff-kept", "number_of_kept_coeffs", "n"),
-        "lowest DCT coefficients that stand for the whole window",
-    ),
+    ("-coeff-kept", "number_of_kept_coeffs", "n", "lowest DCT coefficients of the whole window"),
     ("", "depth", "BLOCKS", "blocks of each kind"),
     ("", "embed_dim_ratio", "D", "channels a joint"),
 )
+# Of each group: flags, the type of their value, default, what stands for the value, help.
+_FLAGS = {
+    "data": (
+        ("-d --dataset", str, "h36m", "NAME", "read data_3d_NAME.npz"),
+        (
+            *("--data-dir", Path, DATA_DIR, "DIR"),
+            "folder of the npz files (default: the repository's data)",
+        ),
+    ),
+    "run": (
+        (
+            *("-c --checkpoint", Path, CHECKPOINT_DIR, "DIR"),
+            "folder of best_epoch.bin, last_epoch.bin, epoch_N.bin and log.jsonl "
+            "(default: the repository's checkpoint)",
+        ),
+        ("-g --gpu", str, "0", "N", "which GPU; cpu for none (default: 0)"),
+        (
+            *("--tf32", bool, False, None),
+            "let a GPU round fp32 to 11 bits in products (2D by about half a pixel), faster",
+        ),
+    ),
+    "run of a training": (
+        ("-r --resume", str, None, "FILE", "go on from this checkpoint"),
+        ("--overwrite", bool, False, None, "replace an earlier run in the checkpoint folder"),
+        ("--no-eval", bool, False, None, "do not validate after each epoch"),
+        (
+            *("-cf --checkpoint-frequency", non_negative_int, 0, "N"),
+            "also keep epoch_N.bin every N epochs",
+        ),
+        (
+            *("--export-training-curves", bool, False, None),
+            "draw training_curves.png into the checkpoint folder after each epoch",
+        ),
+        ("--no-compile", bool, False, None, "on a GPU, train without torch.compile"),
+        ("--no-cuda-graph", bool, False, None, "on a GPU, train without CUDA graphs"),
+        ("--wandb-name", str, None, "NAME", "name of the Weights & Biases run"),
+        ("--wandb-id", str, None, "ID", "go on with this Weights & Biases run"),
+        (
+            *("--wandb-project", str, "poseformerv2-h36m", "NAME"),
+            "its project (default: poseformerv2-h36m)",
+        ),
+        (
+            *("--wandb-mode", one_of(*WANDB_MODES), "auto", "|".join(WANDB_MODES)),
+            "auto, the default, is online when you are logged in, else offline",
+        ),
+    ),
+    "evaluation": (
+        ("--evaluate", str, None, "FILE", "evaluate this checkpoint, ours or a published one"),
+        ("--by-subject", bool, False, None, "also report each subject"),
+        ("--latex", bool, False, None, "also print the table's row in LaTeX"),
+        ("--report", Path, None, "FILE.json", "write all figures to this file"),
+    ),
+}
 _BY_LIFT = "films, pose files and own footage are made by lift.py now; see python lift.py --help"
 _MOVED = ("--render", "--viz-", "--causal", "--no-resample", "--smooth", "--up")
 
@@ -53,12 +103,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         InputError: if flags contradict each other.
     """
     argv = sys.argv[1:] if argv is None else argv
-    _refuse_moved_flags(argv)
+    for word in argv:
+        if word.startswith(_MOVED):
+            raise InputError(f"{word.split('=')[0]}: {_BY_LIFT}")
     parser = make_parser()
     given = parser.parse_args(argv)  # holds what was given, and nothing else
     _check(parser, vars(given))
-    actions = [action for group in parser._action_groups for action in group._group_actions]
-    defaults = {a.dest: getattr(a, "unless_given", None) for a in actions if a.dest != "help"}
+    defaults = {flag.dest: getattr(flag, "unless_given", None) for _, flag in _flags(parser)}
     return argparse.Namespace(**defaults | vars(given))
 
 
@@ -86,17 +137,18 @@ def make_parser() -> ArgumentParser:
         flags = [*filter(None, [short]), f"--{name.replace('_', '-')}"]
         help += f" (default: {getattr(PoseFormerConfig, name)})"
         groups["model"].add_argument(*flags, type=positive_int, metavar=metavar, help=help)
-    _add_data_flags(groups["data"])
-    _add_run_flags(groups["run"])
-    _add_flags_of_a_training(groups["run of a training"])
-    _add_evaluation_flags(groups["evaluation"])
+    for title, flags in _FLAGS.items():
+        for names, kind, default, metavar, help in flags:
+            how = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": metavar}
+            flag = groups[title].add_argument(*names.split(), help=help, **how)
+            flag.unless_given = default
     return parser
 
 
-def _add(group: Any, *names: str, default: Any = None, help: str, **settings: Any) -> None:
-    """Add a flag whose default is filled in after parsing."""
-    action = group.add_argument(*names, help=help, **settings)
-    action.unless_given = False if settings.get("action") == "store_true" else default
+def _flags(parser: ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
+    """Yield the title of its group and each flag, but for --help."""
+    for group in parser._action_groups:
+        yield from ((group.title, flag) for flag in group._group_actions if flag.dest != "help")
 
 
 def _add_recipe_flag(group: Any, field: Any) -> None:
@@ -113,89 +165,6 @@ def _add_recipe_flag(group: Any, field: Any) -> None:
     group.add_argument(*flags, type=kind, metavar=metavar, help=help.replace("%", "%%"))
 
 
-def _add_data_flags(group: Any) -> None:
-    _add(group, "-d", "--dataset", default="h36m", metavar="NAME", help="read data_3d_NAME.npz")
-    _add(
-        group,
-        "--data-dir",
-        type=Path,
-        default=DATA_DIR,
-        metavar="DIR",
-        help="folder of the npz files (default: the repository's data)",
-    )
-
-
-def _add_run_flags(group: Any) -> None:
-    _add(
-        group,
-        "-c",
-        "--checkpoint",
-        type=Path,
-        default=CHECKPOINT_DIR,
-        metavar="DIR",
-        help="folder of best_epoch.bin, last_epoch.bin, epoch_N.bin and log.jsonl "
-        "(default: the repository's checkpoint)",
-    )
-    which = "which GPU; cpu for none (default: 0)"
-    _add(group, "-g", "--gpu", default="0", metavar="N", help=which)
-    tf32 = "let a GPU round fp32 to 11 bits in products (2D by about half a pixel), faster"
-    _add(group, "--tf32", action="store_true", help=tf32)
-
-
-def _add_flags_of_a_training(group: Any) -> None:
-    _add(group, "-r", "--resume", metavar="FILE", help="go on from this checkpoint")
-    replaces = "replace an earlier run in the checkpoint folder"
-    _add(group, "--overwrite", action="store_true", help=replaces)
-    _add(group, "--no-eval", action="store_true", help="do not validate after each epoch")
-    _add(
-        group,
-        "-cf",
-        "--checkpoint-frequency",
-        type=non_negative_int,
-        default=0,
-        metavar="N",
-        help="also keep epoch_N.bin every N epochs",
-    )
-    curves = "draw training_curves.png into the checkpoint folder after each epoch"
-    _add(group, "--export-training-curves", action="store_true", help=curves)
-    compiled = "on a GPU, train without torch.compile"
-    _add(group, "--no-compile", action="store_true", help=compiled)
-    graph = "on a GPU, train without CUDA graphs"
-    _add(group, "--no-cuda-graph", action="store_true", help=graph)
-    _add(group, "--wandb-name", metavar="NAME", help="name of the Weights & Biases run")
-    _add(group, "--wandb-id", metavar="ID", help="go on with this Weights & Biases run")
-    _add(
-        group,
-        "--wandb-project",
-        default="poseformerv2-h36m",
-        metavar="NAME",
-        help="its project (default: poseformerv2-h36m)",
-    )
-    _add(
-        group,
-        "--wandb-mode",
-        choices=("auto", "online", "offline", "disabled"),
-        default="auto",
-        help="auto, the default, is online when you are logged in, else offline",
-    )
-
-
-def _add_evaluation_flags(group: Any) -> None:
-    evaluated = "evaluate this checkpoint, ours or a published one"
-    _add(group, "--evaluate", metavar="FILE", help=evaluated)
-    _add(group, "--by-subject", action="store_true", help="also report each subject")
-    _add(group, "--latex", action="store_true", help="also print the table's row in LaTeX")
-    written = "write all figures to this file"
-    _add(group, "--report", type=Path, metavar="FILE.json", help=written)
-
-
-def _refuse_moved_flags(argv: list[str]) -> None:
-    """Say where rendering is to be found now."""
-    for word in argv:
-        if word.startswith(_MOVED):
-            raise InputError(f"{word.split('=')[0]}: {_BY_LIFT}")
-
-
 def _check(parser: ArgumentParser, given: dict[str, Any]) -> None:
     """Refuse flags that contradict each other, or that would not be read.
 
@@ -210,13 +179,13 @@ def _check(parser: ArgumentParser, given: dict[str, Any]) -> None:
     for one, other in (("resume", "evaluate"), ("resume", "overwrite")):
         if one in given and other in given:
             raise InputError(f"--{one} and --{other} exclude each other; give one of them")
-    unread, reason = EVALUATION_GROUPS, "goes with --evaluate"
+    unread, reason = ("evaluation",), "goes with --evaluate"
     if "evaluate" in given:
-        unread, reason = TRAINING_GROUPS, "is for training, not for --evaluate; leave it out"
-    for group in parser._action_groups:
-        for action in group._group_actions:
-            if group.title in unread and action.dest in given:
-                raise InputError(f"--{action.dest.replace('_', '-')} {reason}")
+        unread = ("training", "run of a training")
+        reason = "is for training, not for --evaluate; leave it out"
+    for title, flag in _flags(parser):
+        if title in unread and flag.dest in given:
+            raise InputError(f"--{flag.dest.replace('_', '-')} {reason}")
 
 
 # The flags and a checkpoint together -------------------------------------------------------------
@@ -299,27 +268,18 @@ def network_config(
     rates = {"drop_rate": recipe.dropout, "drop_path_rate": recipe.drop_path}
     if checkpoint is not None:
         checkpoint.check_channels(flags["in_chans"], flags["confidence_chans"])
-        check_flags(checkpoint, flags)
+        for name, value in flags.items():
+            stored = getattr(checkpoint.config, name)
+            if value != stored:
+                raise InputError(
+                    f"--{name.replace('_', '-')} {value}: contradicts {checkpoint.path}, which has "
+                    f"{stored}; leave the flag out or choose another checkpoint"
+                )
         return replace(checkpoint.config, **rates)
     try:
         return PoseFormerConfig(**flags, **rates)
     except ValueError as error:
         raise InputError(str(error)) from error
-
-
-def check_flags(checkpoint: Checkpoint, flags: dict[str, Any]) -> None:
-    """Refuse flags {field of `PoseFormerConfig`: value} that contradict the checkpoint's network.
-
-    Raises:
-        InputError: naming the flag, its value and the checkpoint's.
-    """
-    for name, value in flags.items():
-        stored = getattr(checkpoint.config, name)
-        if value != stored:
-            raise InputError(
-                f"--{name.replace('_', '-')} {value}: contradicts {checkpoint.path}, which has "
-                f"{stored}; leave the flag out or choose another checkpoint"
-            )
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -239,10 +239,13 @@ def load_sequences(
         for action in select_actions(path_3d, positions_3d[subject], actions):
             poses = cameras_poses(positions_3d[subject][action], subject)
             for camera in range(len(CAMERA_IDS)):
-                pixels = [
-                    _cut(p[subject][action][camera], poses[camera], path, subject, action, camera)
-                    for p, path in zip(positions_2d, paths_2d)
-                ]
+                pixels = [positions[subject][action][camera] for positions in positions_2d]
+                for path, view in zip(paths_2d, pixels):
+                    if len(view) < len(poses[camera]):
+                        raise InputError(
+                            f"{path}: {subject} {action}, camera {CAMERA_IDS[camera]}: "
+                            f"{len(view)} frames of 2D, but {len(poses[camera])} of 3D"
+                        )
                 sequences.append(_sequence(subject, action, camera, pixels, poses[camera]))
     return sequences
 
@@ -301,30 +304,19 @@ def _check_same_sequences(
             raise InputError(
                 f"{path}: lacks {', '.join(missing)}; it holds {', '.join(sorted(positions))}"
             )
-    for path, positions in zip(paths_2d, positions_2d):
         for subject in subjects:
-            lacking = sorted(set(positions_3d[subject]) - set(positions[subject]))
+            lacking = sorted(positions_3d[subject].keys() - positions[subject].keys())
             if lacking:
                 raise InputError(
                     f"{path}: {subject} lacks {', '.join(lacking)}, which {path_3d.name} has"
                 )
 
 
-def _cut(
-    pixels: np.ndarray, poses: np.ndarray, path: Path, subject: str, action: str, camera: int
-) -> np.ndarray:
-    if len(pixels) < len(poses):
-        raise InputError(
-            f"{path}: {subject} {action}, camera {CAMERA_IDS[camera]}: "
-            f"{len(pixels)} frames of 2D, but {len(poses)} of 3D"
-        )
-    return pixels[: len(poses)]
-
-
 def _sequence(
     subject: str, action: str, camera: int, pixels: list[np.ndarray], poses: np.ndarray
 ) -> Sequence2d3d:
     view = load_cameras()[subject][camera]
+    pixels = [p[: len(poses)] for p in pixels]
     keypoints = [normalize_screen_coordinates(p[..., :2], view.width, view.height) for p in pixels]
     confidences = [p[..., 2:] for p in pixels]
     root = poses[:, ROOT]
@@ -349,6 +341,11 @@ def each_sequence(positions: Positions2d | Positions3d) -> Iterator[tuple[str, s
 def downsample(sequences: Sequence[Sequence2d3d], factor: int) -> list[Sequence2d3d]:
     """Keep every `factor`-th frame of each sequence."""
     return [_frames(sequence, slice(None, None, factor)) for sequence in sequences]
+
+
+def _frames(sequence: Sequence2d3d, frames: slice) -> Sequence2d3d:
+    cut = {name: getattr(sequence, name)[frames] for name in ("keypoints", "poses", "root")}
+    return replace(sequence, **cut)
 
 
 def subset(sequences: Sequence[Sequence2d3d], part: float, seed: int) -> list[Sequence2d3d]:
@@ -386,12 +383,3 @@ def average_pose(sequences: Sequence[Sequence2d3d]) -> np.ndarray:
     """Return the average of all poses, (17, 3), float32, metres, camera coordinates."""
     total = sum(sequence.poses.sum(axis=0, dtype=np.float64) for sequence in sequences)
     return (total / sum(len(sequence.poses) for sequence in sequences)).astype(np.float32)
-
-
-def _frames(sequence: Sequence2d3d, frames: slice) -> Sequence2d3d:
-    return replace(
-        sequence,
-        keypoints=sequence.keypoints[frames],
-        poses=sequence.poses[frames],
-        root=sequence.root[frames],
-    )

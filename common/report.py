@@ -29,13 +29,8 @@ def make_report(sums: MetricSums) -> dict[str, Any]:
         a sequence's cameras. Units are in the names of the figures. Actions and subjects without
         frames are left out; a figure of which there is no value, as MPJVE of single frames, is
         None.
-
-    Raises:
-        ValueError: if no sequence was added.
     """
     state = sums.state.cpu()
-    if not state.any():
-        raise ValueError("no sequence was added")
     return {
         **_summary(state.sum(dim=0)),
         "by_subject": {s: _summary(part) for s, part in zip(SUBJECTS, state) if part.any()},
@@ -65,15 +60,9 @@ def format_report(report: Mapping[str, Any], by_subject: bool = False) -> str:
     return "\n\n".join(blocks)
 
 
-def latex_row(report: Mapping[str, Any], label: str, metric: str = "mpjpe_mm") -> str:
-    r"""Return one row of the literature's table: `label & Dire. & … & WalkT. & Avg \\`.
-
-    Args:
-        report: from `make_report`.
-        label: the row's name, plain text.
-        metric: a key of `METRICS`.
-    """
-    return latex_cells([label, *_action_cells(report, metric)])
+def latex_row(report: Mapping[str, Any], label: str) -> str:
+    r"""Return one row of the literature's table, of MPJPE: `label & Dire. & … & Avg \\`."""
+    return latex_cells([label, *_action_cells(report, "mpjpe_mm")])
 
 
 def _summary(sums: Tensor) -> dict[str, Any]:

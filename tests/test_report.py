@@ -133,8 +133,6 @@ def test_bad_sequences_are_refused():
     predicted[3, 16, 2] = np.nan
     with pytest.raises(InputError, match=r"S9 Eating: the prediction is NaN"):
         MetricSums().add(subject, action, predicted, target)
-    with pytest.raises(ValueError, match="no sequence"):
-        make_report(MetricSums())
 
 
 def test_the_text_holds_the_literatures_table_and_both_averages(report):
@@ -167,9 +165,9 @@ def test_the_text_names_subjects_on_demand(report):
 
 
 def test_latex_row(report):
-    row = latex_row(report, "ViTPose_w & 50%", "p_mpjpe_mm")
+    row = latex_row(report, "ViTPose_w & 50%")
     label, *cells = row.removesuffix(r" \\").replace(r"\&", "and").split(" & ")
     assert label == r"ViTPose\_w and 50\%"
-    assert cells[0] == f"{report['by_action']['Directions']['p_mpjpe_mm']:.1f}"
+    assert cells[0] == f"{report['by_action']['Directions']['mpjpe_mm']:.1f}"
     assert cells[1] == "-"
-    assert cells[15] == f"{report['average_over_actions']['p_mpjpe_mm']:.1f}"
+    assert cells[15] == f"{report['average_over_actions']['mpjpe_mm']:.1f}"

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
@@ -24,7 +23,6 @@ from small_training import (  # noqa: F401
 )
 
 import run_poseformer
-from common.generators import WindowGenerator
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 from common.training.epoch import Interrupted, Interruption
 from common.training.processes import World
@@ -197,30 +195,6 @@ def test_two_processes_of_which_one_is_killed_train_like_one(train, data_dir, tm
     assert torch.dist(*moves) < 0.01 * moves[0].norm()
     for a, b in zip(log_figures(tmp_path / "one"), log_figures(tmp_path / "two"), strict=True):
         assert b == pytest.approx(a, rel=1e-4)
-
-
-def test_the_mean_of_the_processes_gradients_is_the_batch_s():
-    torch.manual_seed(0)
-    random = np.random.default_rng(0)
-    keypoints, poses = (random.normal(size=(15, 17, n)).astype(np.float32) for n in (2, 3))
-    windows = WindowGenerator([keypoints], [poses], 9, device="cpu")
-    model = PoseFormerV2(PoseFormerConfig(9, 3, 3, embed_dim_ratio=8, depth=1))
-    batch = torch.arange(15)
-
-    def gradient(indices, weights=None):
-        model.zero_grad()
-        run_poseformer.loss_of(model, windows, indices, weights, "fp32", 0.0).backward()
-        return torch.cat([p.grad.flatten() for p in model.parameters()])
-
-    whole = gradient(batch)
-    for size in (2, 4, 16):  # of 16 processes, one is left without a sample
-        worlds = [World(rank, size, torch.device("cpu")) for rank in range(size)]
-        parts = [world.local_batch(batch, batch_size=20) for world in worlds]
-        assert {len(indices) for indices, _ in parts} == {-(-20 // size)}
-        drawn = torch.cat([indices[weights > 0] for indices, weights in parts])
-        assert sorted(drawn.tolist()) == batch.tolist()  # without overlap
-        mean = sum(gradient(*part) for part in parts) / size
-        torch.testing.assert_close(mean, whole, rtol=1e-3, atol=1e-6)
 
 
 def test_of_two_processes_a_signal_that_comes_within_the_agreement_is_kept(monkeypatch):

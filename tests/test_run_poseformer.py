@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fuzz.mutations import Calls
 from raw_trees import assert_one_line_error, call
 from small_training import (  # noqa: F401
     ACTIONS,
@@ -145,14 +146,11 @@ def plain_mpjpe_mm(model, data_dir, action):
     return 1000 * np.mean(errors)
 
 
-class Malicious:
-    def __reduce__(self):
-        return (os.system, ("touch executed",))
-
-
 def test_a_malicious_checkpoint_runs_nothing(data_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save({"model_pos": {}, "epoch": Malicious()}, tmp_path / "evil.bin")
+    torch.save(
+        {"model_pos": {}, "epoch": Calls(os.system, "touch executed")}, tmp_path / "evil.bin"
+    )
     for flag in ("--evaluate", "--resume"):
         result = call(run_poseformer.main, flag, tmp_path / "evil.bin", "--data-dir", data_dir)
         assert_one_line_error(result, "evil.bin", "system")
@@ -162,7 +160,6 @@ def test_a_malicious_checkpoint_runs_nothing(data_dir, tmp_path, monkeypatch):
 # Flags, and a part of the message.
 BAD_USAGE = [
     ("-k nobody", "there are: gt, moganet, pct, vitpose"),
-    ("-k vitpose+nobody", "there are: gt, moganet, pct, vitpose"),
     ("-k vitpose+", "'vitpose+' is not names of estimators"),
     ("-str S6", "lacks S6; it holds S1, S5, S9"),
     ("-str S2", "no subject 'S2'"),
@@ -170,7 +167,6 @@ BAD_USAGE = [
     ("-a ,", "no action is named"),
     ("-frame 10", "must be odd"),
     ("-frame-kept 11", "number_of_kept_frames"),
-    ("-coeff-kept 12", "number_of_kept_coeffs"),
     ("--embed-dim-ratio 12", "multiple of the 8 attention heads"),
     ("-b 0", "not a positive whole number"),
     ("-lr nan", "not a positive number"),

@@ -191,20 +191,8 @@ class Campaign:
             self.references[processes] = folder, time.monotonic() - began
 
     def launch(self, folder, processes, attack=None):
-        flags = [
-            *SMALL,
-            *CPU,
-            "-s",
-            6,
-            "-b",
-            24,
-            "-e",
-            EPOCHS,
-            "-cf",
-            1,
-            "--wandb-mode",
-            "disabled",
-        ]
+        flags = [*SMALL, *CPU, "-s", 6, "-b", 24, "-e", EPOCHS, "-cf", 1]
+        flags += ["--wandb-mode", "disabled"]
         flags += ["--data-dir", self.work / "data", "-c", folder]
         flags += RANDOM if processes == 1 else ()  # of one process, to the last bit
         flags += ["--resume", LAST] if (folder / LAST).is_file() else ()

@@ -27,8 +27,7 @@ EXIT_TERMINATED = 143
 class InputError(Exception):
     """Bad usage or bad input; the message is one line that names the file and what to do.
 
-    Args:
-        message: characters in it that cannot be printed, as in a damaged name, are replaced.
+    Characters in it that cannot be printed, as in a damaged name, are replaced.
     """
 
     def __init__(self, message: str) -> None:
@@ -210,25 +209,17 @@ def describe_os_error(error: OSError) -> str:
     return f"{where}: {what}" if where else what
 
 
-def progress(
-    iterable: Iterable | None = None,
-    *,
-    total: int | None = None,
-    initial: int = 0,
-    desc: str = "",
-    unit: str = "it",
-) -> Any:
+def progress(iterable: Iterable | None = None, **options: Any) -> Any:
     """Return a tqdm bar on standard error, silent where that is no terminal or tqdm is missing.
 
-    Without an `iterable`, the bar is moved by `update(n)`; `initial` steps were done before.
+    Without an `iterable`, the bar is moved by `update(n)`; `initial` steps of `total` were done
+    before. All options are tqdm's.
     """
     try:
         from tqdm import tqdm
     except ImportError:  # training and evaluation need NumPy and PyTorch alone
         return _NoBar(iterable)
-    look = {"desc": desc, "unit": unit, "dynamic_ncols": True}
-    hidden = not sys.stderr.isatty()
-    return tqdm(iterable, total=total, initial=initial, disable=hidden, **look)
+    return tqdm(iterable, disable=not sys.stderr.isatty(), dynamic_ncols=True, **options)
 
 
 class _NoBar(contextlib.nullcontext):

@@ -8,17 +8,10 @@ import numpy as np
 
 from common.files.console import InputError, listing, shown
 from common.files.output import atomic_output
-from common.files.safe_load import read_npy as read_npy
 from common.files.safe_load import read_npz
 
 NUM_CAMERAS = 4
 FPS_RANGE = (0.1, 1000)  # frames a second
-_VIDEO_RANGES = {
-    "w": ("width", 1, 99_999),
-    "h": ("height", 1, 99_999),
-    "fps": ("frame rate", *FPS_RANGE),
-    "first_frame": ("first frame", 0, 100_000_000),
-}
 KEYPOINTS_METADATA = {
     "num_joints": 17,
     "keypoints_symmetry": [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]],
@@ -134,14 +127,13 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
         info = videos.get(video)
         if not isinstance(info, dict) or not {"w", "h"} <= info.keys():
             raise InputError(f"{path}: its metadata does not tell the size of {video}")
-        for key, (what, low, high) in _VIDEO_RANGES.items():
-            if key in info and not _is_between(info[key], low, high):
-                raise InputError(
-                    f"{path}: the {what} of {video} is {shown(info[key])}, not a number from "
-                    f"{low} to {high}"
-                )
-        if not isinstance(info.get("first_frame", 0), int | np.integer):
-            raise InputError(f"{path}: the first frame of {video} is {shown(info['first_frame'])}")
+        if not (_is_between(info["w"], 1, 99_999) and _is_between(info["h"], 1, 99_999)):
+            raise InputError(f"{path}: the size of {video} is {shown((info['w'], info['h']))}")
+        if "fps" in info and not _is_between(info["fps"], *FPS_RANGE):
+            raise InputError(
+                f"{path}: the frame rate of {video} is {shown(info['fps'])}, not a number from "
+                f"{FPS_RANGE[0]} to {FPS_RANGE[1]}"
+            )
         for action, keypoints in actions.items():
             name = video if len(actions) == 1 else f"{video} {action}"
             positions[name], metadata[name] = keypoints, info
@@ -149,8 +141,7 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
 
 
 def _is_between(value: Any, low: float, high: float) -> bool:
-    is_number = isinstance(value, int | float | np.integer | np.floating)
-    return is_number and not isinstance(value, bool) and bool(low <= value <= high)
+    return isinstance(value, int | float | np.integer | np.floating) and bool(low <= value <= high)
 
 
 def write_custom_2d(
@@ -208,28 +199,17 @@ def _check_cameras(
     ]
 
 
-def as_array(value: Any) -> np.ndarray:
-    """Return an array, or numbers in nested lists, as an array of real numbers.
-
-    Raises:
-        ValueError: if it holds anything else, or lists that differ in length.
-    """
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError("lists that differ in length") from error
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"{array.dtype} {array.shape}" if array.ndim else shown(value))
-    return array
-
-
 def _check_array(where: str, array: Any, joints: int, channels: tuple[int, ...]) -> np.ndarray:
     """Return `array` as float32 (frames, joints, channels), or say what is wrong with it."""
     shape = f"(frames, {joints}, {' or '.join(map(str, channels))})"
     try:
-        array = as_array(array)
+        array = np.asarray(array)
     except ValueError as error:
-        raise InputError(f"{where}: expected numbers {shape}, got {error}") from error
+        raise InputError(
+            f"{where}: expected numbers {shape}, got lists that differ in length"
+        ) from error
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{where}: expected numbers {shape}, got {array.dtype} {array.shape}")
     if array.ndim != 3 or array.shape[1] != joints or array.shape[2] not in channels:
         raise InputError(f"{where}: expected an array {shape}, got {array.shape}")
     if len(array) == 0:

@@ -254,19 +254,13 @@ def _plain_torch_object(value: Any) -> Any:
     return None if type(value) is _RandomState else _refuse(value)
 
 
-def _plain(
-    value: Any,
-    convert_other: Callable[[Any], Any] = _refuse,
-    depth: int = 0,
-    done: dict[int, Any] | None = None,
-) -> Any:
+def _plain(value: Any, convert_other: Callable[[Any], Any] = _refuse, depth: int = 0) -> Any:
     """Return nested containers with the arrays in the place of their stand-ins.
 
     Args:
         value: what a pickle held.
         convert_other: returns what to put in the place of an object that is no plain type.
         depth: how many containers hold the value.
-        done: {id of a container: what it became}, as many containers may hold the same one.
 
     Raises:
         ValueError: if containers nest too deep, or hold something else.
@@ -274,26 +268,21 @@ def _plain(
     kind = type(value)
     if isinstance(value, _SCALARS) or kind is np.ndarray:
         return value
-    done = {} if done is None else done
-    if id(value) in done:
-        return done[id(value)]
     if depth > MAX_DEPTH:
         raise ValueError(f"it nests deeper than {MAX_DEPTH} containers")
 
     def inner(items: Any) -> Iterator[Any]:
-        return (_plain(item, convert_other, depth + 1, done) for item in items)
+        return (_plain(item, convert_other, depth + 1) for item in items)
 
     if kind in (dict, OrderedDict):
         if not all(isinstance(key, _SCALARS) for key in dict.keys(value)):
             raise ValueError("it holds a dict whose keys are no plain types")
-        plain = dict(zip(dict.keys(value), inner(dict.values(value))))
-    elif kind in (list, tuple, set, frozenset):
-        plain = kind(inner(value))
-    elif kind is _Array:
-        plain = value.array
-        if plain.dtype == object:
-            plain = np.fromiter(inner(plain.flat), object, plain.size).reshape(plain.shape)
-    else:
-        plain = convert_other(value)
-    done[id(value)] = plain
-    return plain
+        return dict(zip(dict.keys(value), inner(dict.values(value))))
+    if kind in (list, tuple, set, frozenset):
+        return kind(inner(value))
+    if kind is not _Array:
+        return convert_other(value)
+    array = value.array
+    if array.dtype == object:
+        return np.fromiter(inner(array.flat), object, array.size).reshape(array.shape)
+    return array

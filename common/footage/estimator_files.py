@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.files.console import InputError, shown
-from common.files.npz import read_npy, read_npz
+from common.files.safe_load import read_npy, read_npz
 
 
 class Person(NamedTuple):

@@ -179,7 +179,9 @@ def seed_dropout(seed: int, state: TrainingState, world: World) -> None:
     what the uninterrupted run would have drawn.
     """
     if state.random_state is not None and world.size == 1:
-        set_random_state(state.random_state, world.device)
+        torch.set_rng_state(state.random_state[0])
+        if world.device.type == "cuda" and len(state.random_state) > 1:
+            torch.cuda.set_rng_state(state.random_state[1], world.device)
         return
     entropy = [seed, state.epoch, state.step, world.rank]
     torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
@@ -193,19 +195,8 @@ def random_state(device: torch.device) -> list[Tensor]:
     return states
 
 
-def set_random_state(states: list[Tensor], device: torch.device) -> None:
-    """Undo what has been drawn since `random_state`; a GPU's is left out on the CPU."""
-    torch.set_rng_state(states[0])
-    if device.type == "cuda" and len(states) > 1:
-        torch.cuda.set_rng_state(states[1], device)
-
-
 class Interrupted(Exception):
-    """The user, or the machine's scheduler, wants the training to stop.
-
-    Args:
-        signal_number: which signal said so.
-    """
+    """The user, or the machine's scheduler, wants the training to stop."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
@@ -215,9 +206,9 @@ class Interrupted(Exception):
 class Interruption:
     """Makes SIGINT and SIGTERM wait for the end of the step, or end `run_interruptible`.
 
-    Of a single process, a second signal of the same kind does what it always does, so nobody is
-    locked in. Several processes get each signal twice, from the terminal or the scheduler and from
-    torchrun, which kills them after 30 s; they ignore the second one.
+    Of a single process, a second signal of the same kind does what it always does, so a user can
+    still end it at once. Several processes get each signal twice, from the terminal or the
+    scheduler and from torchrun, which kills them after 30 s; they ignore the second one.
     """
 
     def __init__(self, world: World) -> None:

@@ -163,8 +163,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]
     A state that was saved on another device or by another release of PyTorch fits too.
 
     Raises:
-        ValueError: if it has other parameters, other shapes, or numbers that cannot be.
-        KeyError, TypeError or AttributeError: if it is no optimizer's state.
+        ValueError: if it has other parameters or other shapes.
+        KeyError or TypeError: if it is no optimizer's state.
     """
     order = [index for group in saved["param_groups"] for index in group["params"]]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -179,6 +179,4 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]
             value = torch.as_tensor(value)
             if ours is None or ours.shape != value.shape:
                 raise ValueError(f"the optimizer's {name} {tuple(value.shape)} does not fit")
-            if not value.isfinite().all() or (name != "exp_avg" and (value < 0).any()):
-                raise ValueError(f"the optimizer's {name} holds numbers that cannot be")
             ours.copy_(value)

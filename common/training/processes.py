@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from common.files.console import InputError
 from common.training.device import choose_device
 
-_TORCHRUN_VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _JOIN_TIMEOUT = timedelta(seconds=45)
 _LOST = (
     "Connection closed by peer",
@@ -115,14 +114,6 @@ class World:
         dist.all_reduce(result, operation, group=self.control)
         return result
 
-    def share(self, value: object) -> object:
-        """Return the main process's `value` in every process."""
-        if self.size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.control)
-        return box[0]
-
     def alone(self) -> "World":
         """Return this process as if there were no other, for work that it does by itself."""
         return replace(self, rank=0, size=1)
@@ -197,15 +188,16 @@ def start_world(gpu: str) -> World:
 
 def _torchrun_s_numbers() -> tuple[int, int, int, int]:
     """Return rank, number of processes, rank on this machine, and number of restarts."""
-    missing = [name for name in _TORCHRUN_VARIABLES if name not in os.environ]
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     try:
-        rank, size, local_rank, restarts = (int(os.environ.get(name, "0")) for name in names)
-    except ValueError:
-        missing = names
-    if missing or not (0 <= rank < size and local_rank >= 0):
+        rank, size, local_rank = (int(os.environ[name]) for name in names[:3])
+        restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        is_complete = rank < size and all(name in os.environ for name in names)
+    except (KeyError, ValueError):
+        is_complete = False
+    if not is_complete:
         raise InputError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} in the environment, but {missing or names} "
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} in the environment, but {', '.join(names)} "
             "are not as torchrun sets them; start torchrun --nproc_per_node=N run_poseformer.py …, "
             "or unset WORLD_SIZE"
         )

@@ -224,7 +224,3 @@ class LearningRates:
         done = (step - self._warmup) / (self._total - self._warmup)
         left = 1 - done if recipe.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
         return recipe.learning_rate * left
-
-    def at_end_of(self, epoch: int) -> float:
-        """Return the rate of an epoch's last step; the first epoch is 1."""
-        return self[epoch * self.steps_per_epoch - 1]

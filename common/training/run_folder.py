@@ -75,9 +75,7 @@ class RunFolder:
     curves: bool = False
     wandb: WandbRun = field(default_factory=lambda: WandbRun("disabled"))
     earlier: list[Path] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._waiting: dict[str, bytes] = {}
+    _waiting: dict[str, bytes] = field(default_factory=dict, init=False)
 
     def save_epoch(self) -> None:
         """Save, print and log the epoch that was completed last."""

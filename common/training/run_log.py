@@ -8,7 +8,6 @@ import numpy as np
 
 from common.drawing.figures import COLORS, INK, paper_figure, save_figure
 from common.files.console import InputError
-from common.files.output import check_output
 
 LOG_NAME = "log.jsonl"
 
@@ -44,12 +43,16 @@ def save_training_curves(log_path: Path | str, output: Path | str) -> None:
         output: the PNG.
 
     Raises:
-        InputError: if the log is missing, empty or damaged, the suffix is not .png, or the
-            output's folder is missing.
+        InputError: if the log is missing, empty or damaged.
         OSError: if the disk is full or read-only.
     """
-    output = check_output(output, (".png",))
-    epochs, train, valid = _errors_by_epoch(Path(log_path))
+    records = read_log(Path(log_path))
+    if not records:
+        raise InputError(f"{log_path}: holds no epoch yet")
+    epochs = [record["epoch"] for record in records]
+    keys = ("train_mpjpe_mm", "valid_mpjpe_mm")
+    # As floats, None becomes NaN.
+    train, valid = np.array([[r.get(key) for r in records] for key in keys], dtype=np.float64)
     figure, axes = paper_figure(6.4, 3.8)
     style = {"linewidth": 1.8, "marker": "o" if len(epochs) < 25 else None, "markersize": 3.5}
     axes.plot(epochs, train, color=COLORS[0], label="training", **style)
@@ -62,14 +65,3 @@ def save_training_curves(log_path: Path | str, output: Path | str) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.legend(frameon=False, labelcolor=INK)
     save_figure(figure, output)
-
-
-def _errors_by_epoch(path: Path) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Return (epochs,) each: the epoch's number, and both errors in mm, NaN where there is none."""
-    records = read_log(path)
-    if not records:
-        raise InputError(f"{path}: holds no epoch yet")
-    keys = ("train_mpjpe_mm", "valid_mpjpe_mm")
-    # As floats, None becomes NaN.
-    train, valid = np.array([[r.get(key) for r in records] for key in keys], dtype=np.float64)
-    return [record["epoch"] for record in records], train, valid

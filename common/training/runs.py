@@ -168,7 +168,7 @@ def do_runs(
 def train_and_evaluate(one: Run, gpu: str, stop: threading.Event) -> None:
     """Train from where the folder's checkpoint stands, and evaluate.
 
-    The last epoch is evaluated: to choose the best one by the test subjects would flatter it.
+    The last epoch is evaluated: an epoch that is chosen by the test subjects looks too good.
 
     Raises:
         InputError: if run_poseformer.py fails, with its last line.

@@ -1,14 +1,11 @@
 """Confidence as a third input channel: read, scaled, mirrored, spared by noise, remembered."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from raw_trees import assert_one_line_error, call
-from test_run_poseformer import EXTENDABLE, data_dir, load, train  # noqa: F401
+from raw_trees import assert_one_line_error
+from small_training import EXTENDABLE, data_dir, evaluate, log_figures, train  # noqa: F401
 
-import run_poseformer
 from common.files.confidences import scale_logits
 from common.files.console import InputError
 from common.files.npz import read_positions_2d, write_positions_2d
@@ -17,7 +14,6 @@ from common.generators import WindowGenerator, flip_keypoints, with_noise
 from common.h36m_dataset import load_sequences
 from common.skeleton import LEFT_JOINTS, RIGHT_JOINTS
 from common.training.checkpoint import Checkpoint
-from run_poseformer import noisy
 
 
 @pytest.fixture
@@ -77,19 +73,10 @@ def test_mirroring_leaves_confidence_alone():
     assert torch.equal(batch[3:, 0], flipped)
 
 
-def test_noise_leaves_confidence_alone(confident):
+def test_noise_leaves_confidence_alone():
     keypoints = torch.randn(3, 17, 6)
     changed = (with_noise(keypoints, 0.1, confidences=2) != keypoints).flatten(0, 1).any(dim=0)
     assert changed.tolist() == [True] * 4 + [False] * 2
-    whole = sequences(confident, "vitpose_w_conf")
-    for before, after in zip(whole, noisy(whole, 3.0, 0, confidences=1)):
-        np.testing.assert_array_equal(before.keypoints[..., 2], after.keypoints[..., 2])
-        assert (before.keypoints[..., :2] != after.keypoints[..., :2]).all()
-
-
-def evaluate(data_dir, folder, *arguments):
-    fixed = ("--data-dir", data_dir, "-c", folder, "--precision", "fp32", "-g", "cpu")
-    return call(run_poseformer.main, *fixed, "--evaluate", "last_epoch.bin", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -97,35 +84,21 @@ def evaluate(data_dir, folder, *arguments):
     [("vitpose_w_conf", 3, 1), ("vitpose_w_conf+pct_w_conf", 6, 2)],
 )
 def test_a_checkpoint_remembers_its_confidences(
-    train, confident, tmp_path, keypoints, channels, confidences
+    train, evaluate, confident, keypoints, channels, confidences
 ):
-    result, folder = train("-e", "1", "--keypoints", keypoints, *EXTENDABLE)
-    assert result.status == 0, result.stderr
+    _, folder = train("-e", "1", "--keypoints", keypoints, "-std", "1", *EXTENDABLE)
     config = Checkpoint.load(folder / "last_epoch.bin").config
     assert (config.in_chans, config.confidence_chans) == (channels, confidences)
     result, _ = train("-e", "2", "--resume", "last_epoch.bin")
     assert result.status == 0, result.stderr
-    report = tmp_path / "report.json"
-    result = evaluate(confident, folder, "-ste", "S9", "--report", report)
-    assert result.status == 0, result.stderr
-    valid = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["valid_mpjpe_mm"]
-    found = json.loads(report.read_text())
+    _, found = evaluate(folder / "last_epoch.bin", "-std", "1")
+    valid = log_figures(folder)[-1]["valid_mpjpe_mm"]
     assert found["keypoints"] == keypoints
     assert found["average_over_actions"]["mpjpe_mm"] == pytest.approx(valid, rel=1e-5)
-    strip = ("--render", "--viz-action", "Sitting", "--viz-output", tmp_path / "strip.png")
-    assert evaluate(confident, folder, *strip).status == 0
-    result = evaluate(confident, folder, "--keypoints", "vitpose_w_conf+pct")
+    result, _ = evaluate(folder / "last_epoch.bin", "--keypoints", "vitpose_w_conf+pct")
     assert_one_line_error(result, "last_epoch.bin", "was trained with")
-
-
-def test_a_checkpoint_from_before_is_read(train):
-    _, folder = train("-e", "1", *EXTENDABLE)
-    path = folder / "last_epoch.bin"
-    before = load(path)
-    del before["config"]["confidence_chans"]
-    torch.save(before, path)
-    result, _ = train("-e", "2", "--resume", "last_epoch.bin")
-    assert result.status == 0, result.stderr
+    with pytest.raises(InputError, match="trained with"):  # own footage has coordinates alone
+        load_lifter(folder / "last_epoch.bin")
 
 
 def test_missing_confidences_are_named(train, confident):
@@ -134,11 +107,3 @@ def test_missing_confidences_are_named(train, confident):
     result, folder = train("-e", "1", "--keypoints", "vitpose_w_conf")
     assert_one_line_error(result, f"{path}: holds no confidences", "--detector vitpose --keep-conf")
     assert not folder.exists()
-
-
-def test_own_footage_is_lifted_from_coordinates_alone(train, confident):
-    _, folder = train("-e", "1", "--keypoints", "vitpose_w_conf")
-    result = evaluate(folder, folder, "-d", "custom", "-k", "mine_w_conf")
-    assert_one_line_error(result, "own footage is lifted from coordinates alone")
-    with pytest.raises(InputError, match="1 confidences"):
-        load_lifter(folder / "last_epoch.bin")

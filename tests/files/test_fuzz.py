@@ -15,13 +15,13 @@ UNRESTRICTED = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_no_reader_is_shaken_by_strange_files(name):
-    counts = campaign(READERS[name], 60, seed=20_261_123)
+def test_no_reader_is_shaken_by_strange_files(tmp_path, name):
+    counts = campaign(READERS[name], 60, 20_261_123, tmp_path)
     assert counts[READ] + counts[REFUSED] == 60
     assert counts[REFUSED] > 10
 
 
 @pytest.mark.parametrize("name", UNRESTRICTED)
-def test_a_campaign_finds_fault_with_the_usual_readers(name):
+def test_a_campaign_finds_fault_with_the_usual_readers(tmp_path, name):
     with pytest.raises(AssertionError, match=f"{name}, .* ran code: "):
-        campaign(READERS[name]._replace(read=UNRESTRICTED[name]), 100, seed=0)
+        campaign(READERS[name]._replace(read=UNRESTRICTED[name]), 100, 0, tmp_path)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fuzz.mutations import Calls
 from raw_trees import npy_bytes, random_keypoints
 
 from common.files.console import InputError
@@ -230,16 +231,6 @@ def test_other_tensors_are_refused(tmp_path, tensor):
 # No code runs
 
 
-class Calls:
-    """Pickles to a call of `function`."""
-
-    def __init__(self, function, *arguments):
-        self.function, self.arguments = function, arguments
-
-    def __reduce__(self):
-        return self.function, self.arguments
-
-
 def calls(target):
     """Return {a function's name: what calls it}, each of which would create the file `target`."""
     code = f"open({str(target)!r}, 'w').close()"
@@ -267,7 +258,7 @@ def readings(folder, pickled):
         yield read_torch_file, checkpoint_of(folder / f"a{is_zip}.bin", pickled, is_zip)
 
 
-@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("protocol", (0, 2, 4))
 @pytest.mark.parametrize("name", calls(""))
 def test_what_calls_anything_is_refused_by_name_in_every_file(tmp_path, name, protocol):
     target = tmp_path / "ran"
@@ -280,14 +271,6 @@ def test_what_calls_anything_is_refused_by_name_in_every_file(tmp_path, name, pr
         if protocol == 2 or read in (read_npy, read_npz):  # PyTorch reads protocol 2 alone
             assert "refused, because it holds " in str(caught.value)
             assert f"{name}, which could run code" in str(caught.value)
-
-
-def test_the_malicious_files_would_run_in_an_ordinary_reader(tmp_path):
-    target = tmp_path / "ran"
-    path = tmp_path / "a.npy"
-    path.write_bytes(in_object_array([calls(target)["system"]], 4))
-    np.load(path, allow_pickle=True)
-    assert target.exists()
 
 
 POINTER = b"C\x08" + b"\x41" * 8  # bytes of the file that would be taken for an object's address
@@ -305,15 +288,10 @@ FORGED = {
     + POINTER + FORGED_DTYPE + b"(K\x01tX\x01\x00\x00\x00CtR",
     "larger than its data": RECONSTRUCT + b"(K\x01(J\xff\xff\xff\x7ft"
     + FORGED_DTYPE.replace(b"O8", b"f8") + b"I00\n" + POINTER + b"tb",
-    "negative sizes": RECONSTRUCT + b"(K\x01(J\xff\xff\xff\xffJ\xff\xff\xff\xfft"
-    + FORGED_DTYPE.replace(b"O8", b"f8") + b"I00\n" + POINTER + b"tb",
     "structure": RECONSTRUCT + b"(K\x01(K\x01t" + FORGED_DTYPE.replace(b"O8", b"V8")
     + b"I00\n" + POINTER + b"tb",
-    "a dtype by itself": FORGED_DTYPE,
-    "an array without content": RECONSTRUCT,
     "a state for a stand-in's class": b"cnumpy\ndtype\n(N}X\x08\x00\x00\x00__init__Nstb",
     "a state for a list": b"](N}X\x06\x00\x00\x00appendNstb",
-    "an array as a key": b"}" + RECONSTRUCT + b"K\x01s",
 }  # fmt: skip
 
 
@@ -330,33 +308,13 @@ def test_forged_arrays_are_refused_before_they_exist(tmp_path, name):
 # Damage
 
 
-def holding_itself():
+def test_deep_containers_are_one_error(tmp_path):
     knot = []
     knot.append(knot)
-    return knot
-
-
-@pytest.mark.parametrize(
-    "pickled",
-    [
-        b"\x80\x02" + b"]" * 20_000 + b"a" * 19_999 + b".",
-        b"\x80\x02K\x00" + b"\x85" * 20_000 + b".",
-        pickle.dumps(holding_itself(), 2),
-    ],
-    ids=["lists", "tuples", "a list that holds itself"],
-)
-def test_deep_containers_are_one_error(tmp_path, pickled):
-    for read, path in readings(tmp_path, pickled):
-        with pytest.raises(InputError, match=f"nests deeper than {MAX_DEPTH}"):
-            read(path)
-
-
-def test_many_ways_to_one_container_cost_no_time(tmp_path):
-    deep = ()
-    for _ in range(MAX_DEPTH - 5):
-        deep = (deep, deep)
-    (tmp_path / "a.npy").write_bytes(in_object_array([deep], 4))
-    read_npy(tmp_path / "a.npy")
+    for pickled in (b"\x80\x02" + b"]" * 20_000 + b"a" * 19_999 + b".", pickle.dumps(knot, 2)):
+        for read, path in readings(tmp_path, pickled):
+            with pytest.raises(InputError, match=f"nests deeper than {MAX_DEPTH}"):
+                read(path)
 
 
 def valid_files(folder):
@@ -416,15 +374,6 @@ def test_what_is_no_such_file_is_one_error(tmp_path, read):
             read(tmp_path / f"{name}.x")
 
 
-@pytest.mark.parametrize("shape", ["(" * 5000, "9" * 900 + ",", "-1,", "1 2", "1 << 50,"])
-def test_a_header_that_lies_is_one_error(tmp_path, shape):
-    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}".encode()
-    content = b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header
-    (tmp_path / "a.npy").write_bytes(content + bytes(80))
-    with pytest.raises(InputError, match=r"a\.npy: damaged"):
-        read_npy(tmp_path / "a.npy")
-
-
 def test_a_member_that_inflates_beyond_measure_is_one_error(tmp_path):
     npy = io.BytesIO()
     np.save(npy, np.zeros(17 << 17))
@@ -437,12 +386,3 @@ def test_a_member_that_inflates_beyond_measure_is_one_error(tmp_path):
             read(tmp_path / name)
     np.savez_compressed(tmp_path / "b.npz", a=np.zeros((1000, 17, 2)))
     assert_same(read_npz(tmp_path / "b.npz"), {"a": np.zeros((1000, 17, 2))})
-
-
-@pytest.mark.parametrize("name", [b"x" * 100_000, b"os.system\x1b[31m", "é\u2028".encode()])
-def test_the_name_of_what_is_refused_is_short_and_printable(tmp_path, name):
-    (tmp_path / "a.npy").write_bytes(npy_bytes(b"\x80\x02cposix\n" + name + b"\n."))
-    with pytest.raises(InputError, match=r"refused, because it holds posix\.") as error:
-        read_npy(tmp_path / "a.npy")
-    assert len(str(error.value)) < 400 + len(str(tmp_path))
-    assert str(error.value).isprintable()

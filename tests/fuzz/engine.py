@@ -44,14 +44,14 @@ class Reader(NamedTuple):
     protected: Callable[[Random], tuple[bytes, bytes]] | None = None
 
 
-def campaign(reader: Reader, cases: int, seed: int, keep: Path | None = None) -> Counter:
+def campaign(reader: Reader, cases: int, seed: int, keep: Path) -> Counter:
     """Read the valid files of a reader and a number of strange ones.
 
     Args:
         reader: which reader.
         cases: how many strange files.
         seed: of the drawing; a case depends on the seed and its number alone.
-        keep: folder for a file that fails; None to keep none.
+        keep: folder for a file that fails.
 
     Returns:
         {READ or REFUSED: how many strange files}.
@@ -70,9 +70,7 @@ def campaign(reader: Reader, cases: int, seed: int, keep: Path | None = None) ->
                 content, original = draw(reader, Random(f"{seed} {reader.name} {case}"))
                 verdict = _ask(pipe, process, content, original)
                 if verdict not in (READ, REFUSED):
-                    kept = (
-                        keep or Path(folder)
-                    ) / f"{reader.name.replace(' ', '_')}{reader.suffix}"
+                    kept = keep / f"{reader.name.replace(' ', '_')}{reader.suffix}"
                     kept.write_bytes(content)
                     raise AssertionError(f"{reader.name}, case {case}, file {kept}: {verdict}")
                 counts[verdict] += 1

@@ -17,11 +17,10 @@ from raw_trees import npy_bytes, person, random_keypoints, world_poses
 from common.files.npz import (
     KEYPOINTS_METADATA,
     read_custom_2d,
-    read_npz,
     read_positions_2d,
     read_positions_3d,
 )
-from common.files.safe_load import read_torch_file
+from common.files.safe_load import read_npz, read_torch_file
 from data.prepare_2d_estimation import convert_file
 from fuzz.engine import Reader
 from fuzz.mutations import (
@@ -62,12 +61,9 @@ def of_subjects(poses: Any) -> dict:
 
 
 def saved(save: Callable, *arguments: Any, **named: Any) -> bytes:
-    """Return what NumPy or PyTorch saves."""
+    """Return what NumPy saves."""
     file = io.BytesIO()
-    if save is torch.save:
-        save(*arguments, file, **named)
-    else:
-        save(file, *arguments, **named)
+    save(file, *arguments, **named)
     return file.getvalue()
 
 
@@ -164,10 +160,12 @@ def checkpoint_reader(name: str, is_zip: bool) -> Reader:
     }
 
     def torch_saved(value: Any) -> bytes:
+        file = io.BytesIO()
         try:
-            return saved(torch.save, value, _use_new_zipfile_serialization=is_zip)
+            torch.save(value, file, _use_new_zipfile_serialization=is_zip)
         except Exception:  # some drawn values cannot be saved
             return b"\x80\x02N."
+        return file.getvalue()
 
     def with_pickle(random: Random) -> bytes:
         if is_zip:

@@ -1,7 +1,6 @@
 """Reading checkpoints, ours, published ones and strangers', and putting them into a model."""
 
 import math
-import os
 import re
 from dataclasses import asdict, replace
 
@@ -98,7 +97,7 @@ def test_published_checkpoints_load(tmp_path, zip_format, prefix, capsys):
     checkpoint = Checkpoint.load(path, number_of_frames=9)
     assert checkpoint.config == CONFIG  # from the shapes of the weights
     x = torch.rand(2, 9, 17, 2)
-    loaded = checkpoint.build_model("cpu", "fp32")
+    loaded = checkpoint.build_model("cpu")
     torch.testing.assert_close(loaded(x), model.eval()(x), rtol=1e-5, atol=1e-5)
     assert capsys.readouterr().err == ""
     assert Checkpoint.load(path).config.number_of_frames == 27
@@ -128,32 +127,6 @@ def test_the_architecture_follows_from_golden_shapes(golden_spec, tmp_path):
         assert shapes == {key: weight.shape for key, weight in model.state_dict().items()}
 
 
-class Malicious:
-    def __init__(self, function, *arguments):
-        self.function, self.arguments = function, arguments
-
-    def __reduce__(self):
-        return self.function, self.arguments
-
-
-@pytest.mark.parametrize("zip_format", FORMATS.values(), ids=FORMATS)
-@pytest.mark.parametrize("place", ["random_state", "model_pos"])
-@pytest.mark.parametrize("name", ["system", "eval"])
-def test_a_malicious_pickle_is_refused_by_name(tmp_path, name, place, zip_format):
-    marker = tmp_path / "marker"
-    evil = {
-        "system": Malicious(os.system, f"touch {marker}"),
-        "eval": Malicious(eval, f"open({str(marker)!r}, 'w')"),
-    }[name]
-    path = write(tmp_path / "evil.bin", published(make_model(), **{place: evil}), zip_format)
-    with pytest.raises(InputError, match=name) as error:
-        Checkpoint.load(path)
-    assert str(path) in str(error.value)
-    assert not marker.exists()
-    torch.load(path, weights_only=False)
-    assert marker.exists()  # so it would have run
-
-
 # What does not fit. Changes of a checkpoint's content, and part of the message.
 
 
@@ -170,47 +143,39 @@ def put(*keys, value):
 BIAS = ("model_pos", "head.1.bias")
 REFUSED = {
     "no weights": (lambda c: c.pop("model_pos"), "holds no dict with 'model_pos'"),
-    "weights of text": (put(*BIAS, value="x"), "not a dict of named, dense tensors"),
+    "weights of text": (put(*BIAS, value="x"), "not a dict of named tensors"),
     "another network": (put("model_pos", value={"a": torch.ones(1)}), "not the weights of a Pose"),
-    "missing": (lambda c: c["model_pos"].pop(BIAS[1]), "lacks keys 'head.1.bias'"),
-    "surplus": (put("model_pos", "b", value=torch.ones(1)), "surplus keys 'b'"),
-    "shape": (put(*BIAS, value=torch.ones(51, 1)), "is float32 (51, 1), not float32 (51,)"),
-    "type": (put(*BIAS, value=torch.ones(51).double()), "is float64 (51,), not float32 (51,)"),
+    "missing": (
+        lambda c: c["model_pos"].pop(BIAS[1]),
+        'Missing key(s) in state_dict: "head.1.bias"',
+    ),
+    "surplus": (put("model_pos", "b", value=torch.ones(1)), 'Unexpected key(s) in state_dict: "b"'),
+    "shape": (put(*BIAS, value=torch.ones(51, 1)), "size mismatch for head.1.bias"),
     "NaN": (put(*BIAS, value=torch.full((51,), math.nan)), "infinite numbers in 'head.1.bias'"),
     "depth": (put("config", "depth", value=1), "says depth = 1 and its weights say 2"),
     "unknown field": (put("config", "surprise", value=1), "an unknown field 'surprise'"),
-    "field of text": (put("config", "depth", value="x"), "a.bin: "),
     "rate": (put("config", "drop_rate", value=2.0), "drop_rate must lie in [0, 1), not 2.0"),
     "batch size": (put("recipe", "batch_size", value=0), "its batch_size is 0, not a positive"),
-    "decay": (put("recipe", "lr_decay", value=-0.9), "its lr_decay is -0.9, not a positive"),
-    "recipe": (put("recipe", value=[1]), "not names and values"),
 }
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_fits_no_model_is_refused_in_a_line(tmp_path, change, message):
     with pytest.raises(InputError, match=re.escape(message)) as error:
-        Checkpoint.load(ours(tmp_path / "a.bin", change)).build_model("cpu", "fp32")
+        Checkpoint.load(ours(tmp_path / "a.bin", change)).build_model("cpu")
     assert "a.bin" in str(error.value) and len(str(error.value)) < 600
 
 
-MOMENT = ("optimizer", "state", 0, "exp_avg")
 SPOILED = {
-    "epoch": put("epoch", value=-1),
-    "min_loss": put("min_loss", value=math.nan),
+    "no epoch": lambda content: content.pop("epoch"),
     "progress": put("progress", value=[1]),
-    "step": put("progress", "step", value=-1),
-    "random state": put("progress", "random_state", value=[torch.zeros(3, dtype=torch.uint8)]),
-    "moment NaN": put(*MOMENT, value=torch.full((8, 2), math.nan)),
-    "moment of another shape": put(*MOMENT, value=torch.zeros(3)),
-    "moment negative": put("optimizer", "state", 0, "step", value=torch.tensor(-1.0)),
+    "moment of another shape": put("optimizer", "state", 0, "exp_avg", value=torch.zeros(3)),
     "optimizer": put("optimizer", value=[1]),
-    "group": put("optimizer", "param_groups", value=[{}]),
 }
 
 
 @pytest.mark.parametrize("change", SPOILED.values(), ids=SPOILED)
-def test_what_a_resume_takes_from_a_checkpoint_is_checked(tmp_path, change):
+def test_a_resume_names_a_checkpoint_that_lacks_something(tmp_path, change):
     checkpoint, model = Checkpoint.load(ours(tmp_path / "a.bin", change)), make_model()
     with pytest.raises(InputError, match=r"a\.bin: .*resume from another checkpoint"):
         checkpoint.resume(model, build_optimizer(model, Recipe()), TrainingState())

@@ -1,6 +1,5 @@
 """What can be checked of the GPU path without a GPU; `make gpu-check` does the rest on one."""
 
-import os
 from unittest import mock
 
 import numpy as np
@@ -19,7 +18,7 @@ from common.model_poseformer import Attention
 from common.training.cuda_graph import CapturedStep
 from common.training.device import compile_network, resolve_precision
 from common.training.optimizer import set_learning_rate
-from common.training.processes import World, start_world
+from common.training.processes import World
 from common.training.recipe import Recipe
 from run_poseformer import loss_of
 
@@ -110,27 +109,6 @@ def test_loss_is_one_graph_for_the_compiler():
     torch._dynamo.reset()
     for plain, traced in zip(*results):
         torch.testing.assert_close(traced, plain, rtol=1e-4, atol=1e-6)
-
-
-def test_processes_on_gpus_join_over_nccl(monkeypatch):
-    calls = []
-    environment = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1"}
-    environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
-    monkeypatch.setattr(os, "environ", environment)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
-    monkeypatch.setattr(common.training.processes, "_store_of_all", lambda *_: "the store")
-
-    def join(backend, store, rank, world_size, device_id):
-        assert (store, rank, world_size) == ("the store", 3, 4)
-        calls.append((backend, device_id))
-
-    monkeypatch.setattr(common.training.processes.dist, "init_process_group", join)
-    monkeypatch.setattr(common.training.processes.dist, "new_group", lambda backend: backend)
-    world = start_world("0")
-    assert calls == [GPU, ("nccl", GPU)]
-    assert (world.rank, world.size, world.device, world.control) == (3, 4, GPU, "gloo")
 
 
 def test_attention_in_parts_is_attention(monkeypatch):

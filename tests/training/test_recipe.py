@@ -17,9 +17,8 @@ from common.training.recipe import RECIPES, LearningRates, Recipe
 
 def another_value(field):
     """Return some value of a field other than its default."""
-    kind, names = field.metadata["kind"], field.metadata["names"]
-    words = [word for name in names for word in name.split("|")]
-    candidates = [True, 7, 0.25, "S7", *words]
+    kind = field.metadata["kind"]
+    candidates = [True, 7, 0.25, "S7", *kind.what.removeprefix("one of ").split(", ")]
     return next(x for x in candidates if x != field.default and kind.admits(x))
 
 
