@@ -71,8 +71,7 @@ def main() -> None:
 
 def parse_arguments() -> Namespace:
     """Return the parsed flags."""
-    summary = "Write a licence-free stand-in for Human3.6M's raw files."
-    parser = console.ArgumentParser(description=summary)
+    parser = console.ArgumentParser(description=__doc__.splitlines()[0])
     add, length = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
     folder = "the files go into preprocess/ in this folder; an earlier sample is replaced"
     add("--data-dir", type=Path, default=DATA_DIR / "sample", help=folder)
