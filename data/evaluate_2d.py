@@ -22,9 +22,17 @@ from common.files.console import DATA_DIR, ArgumentParser, InputError, progress,
 from common.files.npz import read_positions_2d
 from common.files.output import atomic_output, check_output
 from common.files.tables import format_table
-from common.fusion import errors_2d as keypoint_errors
-from common.fusion.errors_2d import PCK_SHARES, estimates_path, list_estimators
-from common.h36m_dataset import TEST_SUBJECTS, keypoints_path, parse_subjects
+from common.fusion.errors_2d import (
+    PCK_SHARES,
+    error_correlation,
+    estimates_path,
+    list_estimators,
+    list_views,
+    measure,
+    sample_frames,
+    view_arrays,
+)
+from common.h36m_dataset import SUBJECTS_FLAG, TEST_SUBJECTS, keypoints_path
 from common.skeleton import JOINT_NAMES
 
 COLUMNS = {
@@ -43,8 +51,6 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.report:
         check_output(arguments.report, (".json", ".csv"))
-    if arguments.figures and arguments.figures.is_file():
-        raise InputError(f"{arguments.figures}: this is a file; --figures needs a folder")
     paths = choose_files(arguments.data_dir, arguments.keypoints)
     truth_path = keypoints_path(arguments.data_dir, "h36m", "gt")
     report = evaluate(truth_path, paths, arguments.subjects)
@@ -66,28 +72,21 @@ def parse_arguments() -> argparse.Namespace:
     text = "the estimators or mixtures, data_2d_h36m_NAME.npz (default: all that there are); "
     text += "confidences are taken from data_2d_h36m_NAME_w_conf.npz if there is one"
     add("--keypoints", nargs="+", metavar="NAME", help=text)
-    add("--subjects", default=",".join(TEST_SUBJECTS), metavar="S,…", help="whose sequences")
+    own = {"default": ",".join(TEST_SUBJECTS), "help": "whose sequences"}
+    add("--subjects", **SUBJECTS_FLAG | own)
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder of the npz files")
     add("--report", type=Path, metavar="FILE", help="write all figures to this .json or .csv")
     add("--figures", type=Path, metavar="DIR", help="draw PNGs into this folder")
-    arguments = parser.parse_args()
-    try:
-        arguments.subjects = parse_subjects(arguments.subjects)
-    except InputError as error:
-        parser.error(f"--subjects: {error}")
-    return arguments
+    return parser.parse_args()
 
 
 def choose_files(data_dir: Path, names: Sequence[str] | None) -> dict[str, Path]:
     """Return {estimator: its file}, the one with confidences where there is one.
 
     Raises:
-        InputError: if one is named twice or has no file, or there is none at all.
+        InputError: if one has no file, or there is none at all.
     """
-    if names is None:
-        names = list_estimators(data_dir)
-    if len(set(names)) < len(names):
-        raise InputError(f"--keypoints {' '.join(names)}: an estimator is named twice")
+    names = names or list_estimators(data_dir)
     if not names:
         raise InputError(
             f"{data_dir}: holds no estimator's data_2d_h36m_*.npz; prepare one with "
@@ -108,16 +107,16 @@ def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str
         InputError: if a file is bad, or lacks a sequence or a frame that gt has.
     """
     truth = read_positions_2d(truth_path)
-    views = keypoint_errors.list_views(truth_path, truth, subjects)
+    views = list_views(truth_path, truth, subjects)
     truths = [truth[s][a][camera][..., :2] for s, a, camera in views]
     lengths = list(map(len, truths))
     summaries, sampled = {}, []
     for name, path in progress(paths.items(), desc="measuring", unit="file"):
-        estimates = keypoint_errors.view_arrays(path, read_positions_2d(path), views, lengths)
-        summaries[name] = keypoint_errors.measure(estimates, truths, views)
-        sampled.append(keypoint_errors.sample_differences(estimates, truths))
+        estimates = view_arrays(path, read_positions_2d(path), views, lengths)
+        summaries[name] = measure(estimates, truths, views)
+        sampled.append(sample_frames(estimates)[..., :2] - sample_frames(truths))
         del estimates  # before the next file is read
-    correlation = keypoint_errors.error_correlation(sampled)
+    correlation = error_correlation(sampled)
 
     def best(joint: str, figure: str) -> str:
         return min(summaries, key=lambda name: summaries[name]["by_joint"][joint][figure])
@@ -144,7 +143,6 @@ def format_report(report: Mapping[str, Any]) -> str:
     """Return the tables for a terminal; a star marks the best of a row."""
     estimators = report["estimators"]
     names, summaries = list(estimators), list(estimators.values())
-    told = {n: s["confidence"] for n, s in estimators.items() if s["confidence"]}
 
     def table(title: str, columns: Iterable[str], rows: Mapping[str, Iterable[str]]) -> str:
         return format_table([[title, *columns], *([label, *row] for label, row in rows.items())])
@@ -166,6 +164,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         correlations = zip(names, report["error_correlation"]["mean"])
         rows = {name: map(_number, row) for name, row in correlations}
         blocks.append(table("Error correlation", names, rows))
+    told = {n: s["confidence"] for n, s in estimators.items() if s["confidence"]}
     if told:
         rows = {}
         for name, confidence in told.items():

@@ -71,8 +71,7 @@ def main() -> None:
 
 def parse_arguments() -> Namespace:
     """Return the parsed flags."""
-    summary = "Write a licence-free stand-in for Human3.6M's raw files."
-    parser = console.ArgumentParser(description=summary)
+    parser = console.ArgumentParser(description=__doc__.splitlines()[0])
     add, length = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
     folder = "the files go into preprocess/ in this folder; an earlier sample is replaced"
     add("--data-dir", type=Path, default=DATA_DIR / "sample", help=folder)
@@ -143,15 +142,12 @@ def write_clip(folder: Path, clip: Clip) -> None:
     joints = make_motion(random, clip)
     found = look(random, joints, load_cameras()[clip.subject])
     cdf = folder / "cdf_files" / clip.subject / "MyPoseFeatures/D3_Positions" / f"{clip.name}.cdf"
-    try:
-        write_cdf(cdf, 1000 * joints[: clip.frames, :NUM_JOINTS_32])
-        for estimator, arrays in found.items():
-            path = folder / f"h36m_{estimator}" / clip.subject
-            path.mkdir(parents=True, exist_ok=True)
-            for camera, array in zip(CAMERA_IDS, arrays):
-                np.save(path / f"{clip.name}_{camera}_pose_sequence.npy", array, allow_pickle=True)
-    except OSError as error:  # a failed write does not name its file
-        raise OSError(error.errno, error.strerror, error.filename or str(folder.parent)) from error
+    write_cdf(cdf, 1000 * joints[: clip.frames, :NUM_JOINTS_32])
+    for estimator, arrays in found.items():
+        path = folder / f"h36m_{estimator}" / clip.subject
+        path.mkdir(parents=True, exist_ok=True)
+        for camera, array in zip(CAMERA_IDS, arrays):
+            np.save(path / f"{clip.name}_{camera}_pose_sequence.npy", array, allow_pickle=True)
 
 
 def make_motion(random: np.random.Generator, clip: Clip) -> np.ndarray:
@@ -162,9 +158,9 @@ def make_motion(random: np.random.Generator, clip: Clip) -> np.ndarray:
     # No two subjects are of the same height.
     of_all = np.random.default_rng(clip.seed)
     people = make_bodies(of_all, of_all.permutation(np.linspace(1.60, 1.86, len(SUBJECTS))))
-    person = people[[SUBJECTS.index(clip.subject)]]
-    joints, walked = perform(random, action_class(clip.name), person, clip.frames + 1)
-    return place_in_room(random, joints[0], walked[0], load_cameras()[clip.subject])
+    body = people[SUBJECTS.index(clip.subject)]
+    joints, walked = perform(random, action_class(clip.name), body, clip.frames + 1)
+    return place_in_room(random, joints, walked, load_cameras()[clip.subject])
 
 
 def write_cdf(path: Path, positions_mm: np.ndarray) -> None:

@@ -49,7 +49,7 @@ DETECTORS = {
 }
 LEARNED = ("best_joint", "fitted")
 STRATEGY_OF_FLAG = {"replace": "manual", "logits": "weighted_average", "weights": "fitted"}
-MANUAL_REPLACE = ("2,8,10,14=pct",)
+MANUAL_REPLACE = "2,8,10,14=pct"
 LOGITS_DETECTOR = "pct"
 WEIGHTS = "merge_fitted.json"
 
@@ -59,7 +59,8 @@ def main() -> None:
     arguments = parse_arguments()
     strategy, data_dir = arguments.strategy, arguments.data_dir
     mixture = read_mixture(arguments.weights) if arguments.weights else None
-    replaced = parse_replacements(arguments.replace or ())
+    manual = arguments.replace or [MANUAL_REPLACE] if strategy == "manual" else []
+    replaced = parse_replacements(manual)
     if mixture:
         detectors = list(mixture.estimators)
     else:
@@ -68,18 +69,16 @@ def main() -> None:
     paths = {name: input_path(data_dir, strategy, name) for name in detectors}
     learns = strategy in LEARNED and mixture is None
     truth_paths = [keypoints_path(data_dir, "h36m", "gt")] if learns else []
-    output = npz_path(data_dir, arguments.output_filename)
-    weights = [data_dir / WEIGHTS] if strategy == "fitted" and learns else []
-    check_distinct([output, *weights], [*paths.values(), *truth_paths])
+    output = npz_path(data_dir, arguments.output_filename or f"data_2d_h36m_merge_{strategy}")
+    check_distinct([output], [*paths.values(), *truth_paths])
 
     estimators = {name: read_positions_2d(path) for name, path in paths.items()}
     views, estimates = align(paths, estimators)
-    weighted = strategy == "weighted_average"
     for i, (name, path) in enumerate(paths.items()):
         print(f"read {path} ({sum(map(len, estimators[name].values()))} sequences)")
-        if weighted or (mixture and mixture.confident[i]):
+        if strategy == "weighted_average" or (mixture and mixture.confident[i]):
             check_channel(path, estimators[name])
-        if weighted and name not in logits:
+        if strategy == "weighted_average" and name not in logits:
             warn_of_logits(path, name, estimators[name])
     report_cuts(detectors, views, estimates)
     if learns:
@@ -99,9 +98,9 @@ def main() -> None:
         merged.setdefault(subject, {}).setdefault(action, []).append(view)
     write_positions_2d(output, merged)
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
-    for path in weights:
-        write_mixture(path, mixture)
-        print(f"wrote {path}, for --weights")
+    if strategy == "fitted" and learns:
+        write_mixture(data_dir / WEIGHTS, mixture)
+        print(f"wrote {data_dir / WEIGHTS}, for --weights")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -114,7 +113,7 @@ def parse_arguments() -> argparse.Namespace:
     text += f"{DETECTORS['average']})"
     add("--detectors", metavar="A,B,…", help=text)
     text = "manual alone: joints, by number or name, and the estimator to take them from "
-    text += f"(default: {' '.join(MANUAL_REPLACE)})"
+    text += f"(default: {MANUAL_REPLACE})"
     add("--replace", nargs="+", metavar="JOINTS=NAME", help=text)
     text = "weighted_average alone: estimators whose confidences are logits, which are divided "
     text += f"by their maximum over the sequence (default: {LOGITS_DETECTOR})"
@@ -131,10 +130,6 @@ def parse_arguments() -> argparse.Namespace:
             parser.error(f"--{flag} goes with --strategy {strategy}, not {arguments.strategy}")
     if arguments.weights and arguments.detectors is not None:
         parser.error("--detectors does not go with --weights, which names its estimators")
-    if arguments.strategy == "manual":
-        arguments.replace = arguments.replace or MANUAL_REPLACE
-    if arguments.output_filename is None:
-        arguments.output_filename = f"data_2d_h36m_merge_{arguments.strategy}.npz"
     return arguments
 
 
@@ -169,21 +164,20 @@ def choose_detectors(
     """Return the estimators to read; for manual, the one whose joints are replaced comes first.
 
     Raises:
-        InputError: if one is named twice, has no part in the mixture, or there are too few.
+        InputError: if one has no part in the mixture, or there are too few.
     """
     if given is None and strategy in LEARNED:
         detectors = [n for n in list_estimators(data_dir) if not n.startswith("merge_")]
     else:
         detectors = split_names(DETECTORS[strategy] if given is None else given)
-    if len(set(detectors)) < len(detectors):
-        raise InputError(f"--detectors {given}: an estimator is named twice")
     if strategy == "manual":
         unused = sorted(set(detectors[1:]) - set(replaced.values()))
         if unused:
             raise InputError(
                 f"--detectors {given}: --replace takes no joint of {', '.join(unused)}"
             )
-        detectors = list(dict.fromkeys(detectors[:1] + list(replaced.values())))
+        detectors = detectors[:1] + list(replaced.values())
+    detectors = list(dict.fromkeys(detectors))
     if len(detectors) < 2:
         raise InputError(
             f"estimators: {', '.join(detectors) or 'none'}, but a mixture needs two or more; name "
@@ -223,9 +217,9 @@ def align(
     Raises:
         InputError: if one of the files lacks a sequence that another has.
     """
-    pairs = [(paths[name], positions) for name, positions in estimators.items()]
-    views = list(dict.fromkeys(view for pair in pairs for view in list_views(*pair, pair[1])))
-    return views, list(zip(*(view_arrays(*pair, views) for pair in pairs)))
+    files = list(zip(paths.values(), estimators.values()))
+    views = list(dict.fromkeys(view for file in files for view in list_views(*file, file[1])))
+    return views, list(zip(*(view_arrays(*file, views) for file in files)))
 
 
 def warn_of_logits(path: Path, name: str, positions: Positions2d) -> None:

@@ -48,7 +48,6 @@ FILES_PER_SUBJECT = TAKES_PER_ACTION * len(ACTIONS)
 # Frames of the complete dataset, counted over the four cameras, S11 Directions left out.
 PUBLISHED_FRAMES = {TRAIN_SUBJECTS: 1_559_752, TEST_SUBJECTS: 543_344}
 POSITIONS_FOLDER = Path("MyPoseFeatures") / "D3_Positions"
-VARIABLE = "Pose"
 
 
 def main() -> None:
@@ -74,16 +73,15 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    folder = "folder that holds S1/MyPoseFeatures/D3_Positions/*.cdf and so on; looked for in the "
-    folder += "working directory, in --data-dir and in its preprocess folder"
-    add("--cdf-dir", type=Path, default=Path("cdf_files"), metavar="DIR", help=folder)
+    text = "folder that holds S1/MyPoseFeatures/D3_Positions/*.cdf and so on; looked for in the "
+    text += "working directory, in --data-dir and in its preprocess folder"
+    add("--cdf-dir", type=Path, default=Path("cdf_files"), metavar="DIR", help=text)
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="where the npz files go")
-    where = "output, in --data-dir unless the path is absolute"
-    for name, default in (("3d", "data_3d_h36m.npz"), ("2d", "data_2d_h36m_gt.npz")):
-        text = f"{name.upper()} {where}"
-        add(f"--output-filename-{name}", default=default, metavar="FILE", help=text)
-    per_camera = "store 3D in the coordinates of each of the four cameras, not in the world's"
-    add("--per-camera", action="store_true", help=per_camera)
+    text = "output, in --data-dir unless the path is absolute"
+    add("--output-filename-3d", default="data_3d_h36m.npz", metavar="FILE", help=f"3D {text}")
+    add("--output-filename-2d", default="data_2d_h36m_gt.npz", metavar="FILE", help=f"2D {text}")
+    text = "store 3D in the coordinates of each of the four cameras, not in the world's"
+    add("--per-camera", action="store_true", help=text)
     add("--subjects", **SUBJECTS_FLAG)
     return parser.parse_args()
 
@@ -117,8 +115,7 @@ def convert(files: dict[str, dict[str, Path]], per_camera: bool) -> tuple[Positi
     sequences = [(s, action, path) for s, paths in files.items() for action, path in paths.items()]
     for subject, action, path in progress(sequences, desc="sequences", unit="file"):
         world_m = read_world_positions(path)
-        poses: list[np.ndarray] = []
-        views: list[np.ndarray] = []
+        poses, views = [], []
         for camera in load_cameras()[subject]:
             in_camera_m = world_to_camera(world_m, camera.orientation, camera.translation_m)
             joints_m = in_camera_m[:, JOINTS_32_TO_17]
@@ -142,42 +139,30 @@ def read_world_positions(path: Path) -> np.ndarray:
     Raises:
         InputError: if the file is damaged, has no such variable, or holds NaN or infinity.
     """
-    values = read_variable(path, VARIABLE)
-    pose = values[0] if values.ndim == 3 and len(values) == 1 else values
-    variable = f"{path}: {VARIABLE}"
-    if pose.ndim != 2 or len(pose) == 0 or pose.shape[1] != NUM_JOINTS_32 * 3:
-        expected = "(1, frames, 96) or (frames, 96)"
-        raise InputError(f"{variable} is {values.shape}, expected {expected}")
-    if pose.dtype.kind != "f":
-        raise InputError(f"{variable} is {pose.dtype}, expected float32 or float64")
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(pose.astype(np.float32)).all(axis=1)
-    if not finite.all():
-        frame = np.flatnonzero(~finite)[0]
-        raise InputError(f"{path}: holds NaN or infinite coordinates, first in frame {frame}")
-    return pose.reshape(-1, NUM_JOINTS_32, 3).astype(np.float64) / 1000
-
-
-def read_variable(path: Path, name: str) -> np.ndarray:
-    """Read a variable of a CDF file.
-
-    Raises:
-        InputError: if the file is damaged or has no variable of this name.
-    """
     import cdflib
 
     try:
         cdf = cdflib.CDF(path, validate=True)
         names = cdf.cdf_info().rVariables + cdf.cdf_info().zVariables
-        if name in names:
-            return np.asarray(cdf.varget(name))
+        values = cdf.varget("Pose") if "Pose" in names else None
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"{path}: damaged or not a CDF file ({reason}); extract it again"
         ) from error
-    held = listing(names) or "none, so it may be truncated"
-    raise InputError(f"{path}: no variable {name}; it holds {held}")
+    if values is None:
+        held = listing(names) or "none, so it may be truncated"
+        raise InputError(f"{path}: no variable Pose; it holds {held}")
+    pose = values[0] if values.ndim == 3 and len(values) == 1 else values
+    if pose.ndim != 2 or len(pose) == 0 or pose.shape[1] != NUM_JOINTS_32 * 3:
+        expected = "(1, frames, 96) or (frames, 96)"
+        raise InputError(f"{path}: Pose is {values.shape}, expected {expected}")
+    finite = np.isfinite(pose).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"{path}: holds NaN or infinite coordinates, first in frame {finite.argmin()}"
+        )
+    return pose.reshape(-1, NUM_JOINTS_32, 3).astype(np.float64) / 1000
 
 
 def write_both(

@@ -36,8 +36,9 @@ def estimates_path(data_dir: Path, name: str) -> Path:
         InputError: if there is none.
     """
     confident = name + WITH_CONFIDENCE
-    there_is = confident in keypoints_names(data_dir, "h36m")
-    return keypoints_path(data_dir, "h36m", confident if there_is else name)
+    if confident in keypoints_names(data_dir, "h36m"):
+        name = confident
+    return keypoints_path(data_dir, "h36m", name)
 
 
 class View(NamedTuple):
@@ -60,8 +61,8 @@ def list_views(path: Path, positions: Positions2d, subjects: Iterable[str]) -> l
     return [
         View(subject, action, camera)
         for subject in subjects
-        for action, cameras in positions[subject].items()
-        for camera in range(len(cameras))
+        for action, views in positions[subject].items()
+        for camera in range(len(views))
     ]
 
 
@@ -115,32 +116,29 @@ def measure(
         `by_joint`: that of each joint. `calibration`: ten bins of equal numbers of keypoints, from
         the least confident: `confidence` and `error_px`, the means in the bin.
     """
-    frames = sum(map(len, truths))
     bias = sum((e[..., :2] - t).sum(axis=0, dtype=np.float64) for e, t in zip(estimates, truths))
-    bias = (bias / frames).astype(np.float32)
+    bias = (bias / sum(map(len, truths))).astype(np.float32)
     confidence = None
     if estimates[0].shape[-1] == 3:
-        step = max(1, frames // _SAMPLED_FRAMES)
-        sampled = np.concatenate([e[::step, :, 2] for e in estimates])
-        errors = _lengths(sample_differences(estimates, truths) - bias)
-        confidence = _measure_confidence(sampled, errors)
+        sampled = sample_frames(estimates)
+        errors = _lengths(sampled[..., :2] - sample_frames(truths) - bias)
+        confidence = _measure_confidence(sampled[..., 2], errors)
     with ThreadPoolExecutor() as pool:
         by_view = list(pool.map(lambda e, t: _view_errors(e, t, bias), estimates, truths))
         total = _join(by_view)
-        joints = zip(*(np.ascontiguousarray(array.T) for array in total))
-        joints = pool.map(lambda arrays: _figures(_Errors(*arrays)), joints)
+        joints = pool.map(_figures, *(np.ascontiguousarray(array.T) for array in total))
 
         def by(key: Callable[[View], str]) -> dict[str, dict[str, float | None]]:
             groups: dict[str, list[_Errors]] = {}
             for view, errors in zip(views, by_view):
                 groups.setdefault(key(view), []).append(errors)
-            figures = pool.map(lambda parts: _figures(_join(parts)), groups.values())
+            figures = pool.map(lambda parts: _figures(*_join(parts)), groups.values())
             return dict(zip(groups, figures))
 
-        ordered = np.sort(total.error, axis=None)
+        ordered = np.sort(total[0], axis=None)
         below = np.searchsorted(ordered, CUMULATIVE_PX, side="right") / ordered.size
         return {
-            **_figures(total),
+            **_figures(*total),
             "by_joint": {
                 joint: figures | {"bias_px": xy}
                 for joint, figures, xy in zip(JOINT_NAMES, joints, bias.tolist())
@@ -153,13 +151,9 @@ def measure(
         }
 
 
-class _Errors(NamedTuple):
-    """Of every keypoint of one view or of several; J joints, pixels."""
-
-    error: np.ndarray  # (frames, J)
-    bias_free: np.ndarray  # (frames, J)
-    within: np.ndarray  # (frames, J), how many of `PCK_SHARES` it is within
-    jitter: np.ndarray  # (frames - 2 of each view, J)
+# Of each keypoint, (frames, 17): error and bias-free error, pixels, and how many of `PCK_SHARES` it
+# is within; and the jitter, (frames - 2 of each view, 17), pixels.
+_Errors = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _view_errors(estimate: np.ndarray, truth: np.ndarray, bias: np.ndarray) -> _Errors:
@@ -170,15 +164,16 @@ def _view_errors(estimate: np.ndarray, truth: np.ndarray, bias: np.ndarray) -> _
     size = (by_joint.max(axis=0) - by_joint.min(axis=0)).max(axis=1, keepdims=True)
     within = np.sum([error < share * size for share in PCK_SHARES], axis=0, dtype=np.uint8)
     jitter = _lengths(np.diff(difference, n=2, axis=0))
-    return _Errors(error, _lengths(difference - bias), within, jitter)
+    return error, _lengths(difference - bias), within, jitter
 
 
 def _join(views: Sequence[_Errors]) -> _Errors:
-    return _Errors(*map(np.concatenate, zip(*views)))
+    return tuple(map(np.concatenate, zip(*views)))
 
 
-def _figures(errors: _Errors) -> dict[str, float | None]:
-    error, bias_free, within, jitter = errors
+def _figures(
+    error: np.ndarray, bias_free: np.ndarray, within: np.ndarray, jitter: np.ndarray
+) -> dict[str, float | None]:
     median, p95 = np.percentile(error, (50, 95))
     near = [np.count_nonzero(within > i) for i in range(len(PCK_SHARES))]
     return {
@@ -191,10 +186,10 @@ def _figures(errors: _Errors) -> dict[str, float | None]:
     }
 
 
-def sample_differences(estimates: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> np.ndarray:
-    """Return estimate - truth (frames, 17, 2), pixels, of about 20,000 frames of all views."""
-    step = max(1, sum(map(len, truths)) // _SAMPLED_FRAMES)
-    return np.concatenate([e[::step, :, :2] - t[::step] for e, t in zip(estimates, truths)])
+def sample_frames(views: Sequence[np.ndarray]) -> np.ndarray:
+    """Return about 20,000 frames of arrays (frames, …), evenly spread over each."""
+    step = max(1, sum(map(len, views)) // _SAMPLED_FRAMES)
+    return np.concatenate([view[::step] for view in views])
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.files.console import InputError
 from common.files.output import atomic_output
-from common.fusion import mixtures as fusion
+from common.fusion import mixtures
 from common.fusion.mixtures import FittedMixture
 from common.skeleton import NUM_JOINTS
 
@@ -51,9 +51,6 @@ def fit_mixture(
         groups: for each view whose it is; what is chosen is chosen on groups that were left out.
             Where all views are one group's, every second view is another's.
 
-    Returns:
-        The mixture.
-
     Raises:
         InputError: if there are too few frames or views.
     """
@@ -74,7 +71,7 @@ def fit_mixture(
     data = _Training(views, truths, groups, confident)
     freedom, mixed, variances = _choose_freedom(data)
     motion = _choose_motion(data, mixed, variances)
-    layout = _fit_layout(data, fusion.rts_smooth(mixed, variances, data.lengths, motion))
+    layout = _fit_layout(data, mixtures.rts_smooth(mixed, variances, data.lengths, motion))
     noise = data.noise_model(slice(None))
     return FittedMixture(tuple(estimators), confident, freedom, motion, *noise, layout)
 
@@ -97,8 +94,8 @@ class _Training:
         groups = np.repeat(groups, self.lengths)
         # For each group, which of the frames are its own.
         self.folds = [groups == group for group in np.unique(groups)]
-        keypoints, self._confidences = fusion.stack_estimates(views, confident)
-        sizes = np.repeat(fusion.person_sizes(keypoints, self.lengths), self.lengths)[:, None, None]
+        keypoints, self._confidences = mixtures.stack_estimates(views, confident)
+        sizes = mixtures.person_sizes(keypoints, self.lengths)
         self.keypoints = keypoints / sizes  # (E, frames, 17, 2)
         self.truth = np.concatenate(truths) / sizes  # (frames, 17, 2)
         # Regressed on the truth, which has no noise, and common to all estimators: what one has
@@ -107,7 +104,7 @@ class _Training:
         shared = _regress(self.truth, difference, min(_RIDGES))
         shared[NUM_JOINTS:] = 0
         # The truth as the estimators' layout has it, a(x) added, (frames, 17, 2).
-        self.target = self.truth + fusion.apply_layout(shared, self.truth)
+        self.target = self.truth + mixtures.apply_layout(shared, self.truth)
 
     def noise_model(self, rows: np.ndarray | slice) -> tuple[np.ndarray, ...]:
         """Return bias, knots, variances and correlation of these frames, as in `FittedMixture`."""
@@ -116,15 +113,15 @@ class _Training:
         noise = noise - bias[:, None]
         confidences = self._confidences[:, rows]
         knots, variances = _fit_variances(noise, confidences)
-        deviations = np.sqrt(fusion.noise_variances(knots, variances, confidences))
+        deviations = np.sqrt(mixtures.noise_variances(knots, variances, confidences))
         return bias, knots, variances, _fit_correlation(noise / deviations[..., None])
 
     def mix(self, model: tuple[np.ndarray, ...], rows: np.ndarray, freedom: float) -> tuple:
         """Mix these frames; returns the mixture and its variance."""
         bias, knots, variances, correlation = model
         unbiased = self.keypoints[:, rows] - bias[:, None]
-        noise = fusion.noise_variances(knots, variances, self._confidences[:, rows])
-        return fusion.best_unbiased(unbiased, noise, correlation, freedom)
+        noise = mixtures.noise_variances(knots, variances, self._confidences[:, rows])
+        return mixtures.best_unbiased(unbiased, noise, correlation, freedom)
 
 
 def _fit_variances(noise: np.ndarray, confidences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +182,7 @@ def _choose_motion(data: _Training, mixed: np.ndarray, variances: np.ndarray) ->
     """Return for each joint the q with the lowest mean error, (17,)."""
     errors = []
     for q in _MOTIONS:
-        smoothed = fusion.rts_smooth(mixed, variances, data.lengths, np.full(NUM_JOINTS, q))
+        smoothed = mixtures.rts_smooth(mixed, variances, data.lengths, np.full(NUM_JOINTS, q))
         errors.append(np.linalg.norm(smoothed - data.target, axis=-1).mean(axis=0))
     return np.array(_MOTIONS)[np.argmin(errors, axis=0)]
 
@@ -197,7 +194,7 @@ def _fit_layout(data: _Training, mixed: np.ndarray) -> np.ndarray:
     for fold in data.folds:
         for i, ridge in enumerate(_RIDGES):
             layout = _regress(mixed[~fold], missing[~fold], ridge)
-            left = missing[fold] - fusion.apply_layout(layout, mixed[fold])
+            left = missing[fold] - mixtures.apply_layout(layout, mixed[fold])
             errors[i] += np.linalg.norm(left, axis=-1).sum()
     return _regress(mixed, missing, _RIDGES[int(errors.argmin())])
 
@@ -220,13 +217,10 @@ def _regress(poses: np.ndarray, target: np.ndarray, ridge: float) -> np.ndarray:
 
 def write_mixture(path: Path, mixture: FittedMixture) -> None:
     """Write a mixture as JSON, atomically; infinite `motion` as null, which JSON has."""
-    contents = {
-        name: value.tolist() if isinstance(value, np.ndarray) else value
-        for name, value in vars(mixture).items()
-    }
-    contents["motion"] = [q if np.isfinite(q) else None for q in contents["motion"]]
+    motion = [q if np.isfinite(q) else None for q in mixture.motion]
+    text = json.dumps(vars(mixture) | {"motion": motion}, default=np.ndarray.tolist)
     with atomic_output(path) as temporary:
-        temporary.write_text(json.dumps(contents) + "\n")
+        temporary.write_text(text + "\n")
 
 
 def read_mixture(path: Path) -> FittedMixture:
@@ -249,8 +243,6 @@ def read_mixture(path: Path) -> FittedMixture:
             raise ValueError("the shapes of its arrays do not match")
         if not all(np.isfinite(array).all() for array in arrays):
             raise ValueError("a number is not finite")
-        if min(mixture.degrees_of_freedom, motion.min(), mixture.variances.min()) <= 0:
-            raise ValueError("a variance, 'motion' or 'degrees_of_freedom' is not positive")
         np.linalg.cholesky(mixture.correlation)  # must be positive definite
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(

@@ -92,7 +92,7 @@ def mix_fitted(
         some = views[first : first + _VIEWS_AT_A_TIME]
         lengths = np.array([len(view[0]) for view in some])
         keypoints, confidences = stack_estimates(some, mixture.confident)
-        sizes = np.repeat(person_sizes(keypoints, lengths), lengths)[:, None, None]
+        sizes = person_sizes(keypoints, lengths)
         unbiased = keypoints / sizes - mixture.bias[:, None]
         noise = noise_variances(mixture.knots, mixture.variances, confidences)
         mixed, variances = best_unbiased(
@@ -121,16 +121,17 @@ def stack_estimates(
 
 
 def person_sizes(keypoints: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return how large the person is in each view, (views,): the mean length of the bones.
+    """Return for each frame how large the person is in its view, (frames, 1, 1), pixels.
 
-    Of the estimators' median, in a frame that shows the person nearly full length: the 90th
-    percentile over the view's frames. At least a pixel. Given are keypoints (E, frames, 17, 2),
-    pixels, the views one after the other, and the views' numbers of frames.
+    The size is the mean length of the bones in the estimators' median, and of this the 90th
+    percentile over the view's frames, as in a frame that shows the person nearly full length. Given
+    are keypoints (E, frames, 17, 2), pixels, the views one after the other, and their lengths.
     """
     ends = np.median(keypoints, axis=0)[:, np.array(BONES)]  # (frames, bones, 2, 2)
     bones = np.linalg.norm(ends[:, :, 0] - ends[:, :, 1], axis=-1).mean(axis=1)
     parts = np.split(bones, np.cumsum(lengths)[:-1])
-    return np.maximum([np.percentile(part, 90) for part in parts], 1.0)
+    sizes = np.maximum([np.percentile(part, 90) for part in parts], 1.0)
+    return np.repeat(sizes, lengths)[:, None, None]
 
 
 def noise_variances(

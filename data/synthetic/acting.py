@@ -82,35 +82,35 @@ _REACH = np.array([_REACHES.get(site.split("_")[-1], 0.06) for site in SITES])
 
 
 def perform(
-    random: Generator, action: str, people: np.ndarray, frames: int
+    random: Generator, action: str, body: np.ndarray, frames: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Let `people` (bodies, 37, 3) perform one of `ACTIONS`, each in another way.
+    """Let a body (37, 3) perform one of `ACTIONS`.
 
     Returns:
-        Joints (bodies, frames, 37, 3), on the floor, about the origin, who walks along x; and how
-        far each has walked, (bodies, frames), metres.
+        Joints (frames, 37, 3), on the floor, about the origin, facing along x; and how far it has
+        walked, (frames,), metres.
     """
-    act, shape, one_each = ACTIONS[action], (len(people), frames), (len(people), 1)
-    walks = bodies.hold(random, np.array(act.walks), shape, 4.0, move_s=0.8)
-    cycles = np.cumsum(random.uniform(0.82, 1.0, one_each) * (0.5 + 0.5 * walks), axis=1) / FPS
-    phase = 2 * np.pi * (cycles + random.uniform(0, 1, one_each))
-    angles = bodies.hold(random, np.array(act.body), shape, 3.5, move_s=1.5)
+    act = ACTIONS[action]
+    walks = bodies.hold(random, np.array(act.walks), frames, 4.0, move_s=0.8)
+    cycles = np.cumsum(random.uniform(0.82, 1.0) * (0.5 + 0.5 * walks)) / FPS
+    phase = 2 * np.pi * (cycles + random.uniform(0, 1))
+    angles = bodies.hold(random, np.array(act.body), frames, 3.5, move_s=1.5)
     _lean_while_sitting_down(angles)
     _walk(angles, phase, walks)
     _move_arms(random, act, angles, phase, walks)
-    joints = bodies.place_joints(people, bodies.roam(random, angles, _REACH[:, None], 0.7))
-    # Who stands has the feet in one place, whatever the knees do.
-    ankles = joints[:, :, [3, 8], :2].mean(axis=2, keepdims=True)
-    joints[..., :2] -= (1 - walks)[..., None, None] * ankles
-    joints[..., 2] -= bodies.find_floor(joints)[..., None]
-    # Who walks gets as far as the foot that goes backward, seen from the hip.
-    backward = -np.gradient(joints[:, :, [4, 9], 0], axis=1).min(axis=-1)
-    return joints, np.cumsum(np.where(walks > 0, backward, 0), axis=1)
+    joints = bodies.place_joints(body, bodies.roam(random, angles, _REACH[:, None], 0.7))
+    # In standing the feet stay in one place, whatever the knees do.
+    ankles = joints[:, [3, 8], :2].mean(axis=1, keepdims=True)
+    joints[..., :2] -= (1 - walks)[:, None, None] * ankles
+    joints[..., 2] -= bodies.find_floor(joints)
+    # A step is as long as the foot's way backward, seen from the hip.
+    backward = -np.gradient(joints[:, [4, 9], 0], axis=0).min(axis=-1)
+    return joints, np.cumsum(np.where(walks > 0, backward, 0))
 
 
 def _at(angles: np.ndarray, site: str) -> np.ndarray:
-    """Return the angles (bodies, frames, 3) at one of `SITES`, to be changed in place."""
-    return angles[:, :, SITES.index(site)]
+    """Return the angles (frames, 3) at one of `SITES`, to be changed in place."""
+    return angles[:, SITES.index(site)]
 
 
 def _lean_while_sitting_down(angles: np.ndarray) -> None:
@@ -120,9 +120,9 @@ def _lean_while_sitting_down(angles: np.ndarray) -> None:
 
 
 def _walk(angles: np.ndarray, phase: np.ndarray, walks: np.ndarray) -> None:
-    """Let the legs go through the gait cycle, as far as somebody `walks`, (bodies, frames).
+    """Let the legs go through the gait cycle, as far as the body `walks`, (frames,), 0 to 1.
 
-    `phase` (bodies, frames) is 0 at the right heel's strike and grows by 2 π until the next one.
+    `phase` (frames,) is 0 at the right heel's strike and grows by 2 π until the next one.
     """
     # The hip goes forward and up with its leg, the shoulders go against it.
     tilt, turn = np.radians(4) * walks * np.sin(phase), np.radians(6) * walks * np.cos(phase)
@@ -144,17 +144,13 @@ def _move_arms(
     random: Generator, act: Act, angles: np.ndarray, phase: np.ndarray, walks: np.ndarray
 ) -> None:
     """Move the arms from pose to pose; let them swing against the legs, and wave."""
-    acting = bodies.hold(random, np.array(act.arm), phase.shape, act.pose_s, 0.7)
-    other = acting
+    right = left = bodies.hold(random, np.array(act.arm), len(phase), act.pose_s, 0.7)
     if act.other_arm is not None:
-        other = bodies.hold(random, np.array(act.other_arm), phase.shape, act.pose_s, 0.7)
-    right_handed = random.random((len(phase), 1, 1)) < 0.8
-    waves_per_s = random.uniform(1.3, 1.8, (len(phase), 1))
-    waving = np.sin(2 * np.pi * waves_per_s * np.arange(phase.shape[1]) / FPS)
-    for side, own_phase, arm in (
-        ("right", phase, np.where(right_handed, acting, other)),
-        ("left", phase + np.pi, np.where(right_handed, other, acting)),
-    ):
+        left = bodies.hold(random, np.array(act.other_arm), len(phase), act.pose_s, 0.7)
+    if random.random() >= 0.8:  # left-handed
+        right, left = left, right
+    waving = np.sin(2 * np.pi * random.uniform(1.3, 1.8) * np.arange(len(phase)) / FPS)
+    for side, own_phase, arm in (("right", phase, right), ("left", phase + np.pi, left)):
         bend, spread, twist, elbow, swing, wave = np.moveaxis(arm, -1, 0)
         swing = swing * walks
         bend = bend - 24 * swing * np.cos(own_phase)

@@ -1,8 +1,8 @@
-"""Bodies that move: skeletons of any stature, poses, random smooth motion, the floor; many at once.
+"""Bodies that move: skeletons of any stature, poses, random smooth motion, the floor.
 
-Joints are arrays (bodies, frames, 37, 3) in metres, x forward, y to the left, z up: Human3.6M's 32
-joints, then what estimators find in a face: nose, left eye, right eye, left ear, right ear. Poses
-are angles (..., 17, 3) in radians: of each joint of `SITES` how far it is bent, spread, twisted.
+Joints are arrays (frames, 37, 3) in metres, x forward, y to the left, z up: Human3.6M's 32 joints,
+then what estimators find in a face: nose, left eye, right eye, left ear, right ear. Poses are
+angles (..., 17, 3) in radians: of each joint of `SITES` how far it is bent, spread, twisted.
 """
 
 import numpy as np
@@ -35,6 +35,7 @@ _PARTS = (_TRUNK, *2 * _LEG_PARTS, *[_TRUNK] * 5, *2 * _ARM_PARTS, *[_TRUNK] * 5
 # How high a joint lies above what touches the floor, metres.
 _LEG_ABOVE, _ARM_ABOVE = (0.09, 0.05, 0.073, 0.012, 0), (0.08, 0.07, 0.04, 0.03, 0.03, 0, 0, 0)
 _ABOVE_FLOOR = np.array([0.09, *2 * _LEG_ABOVE, *[0.09] * 5, *2 * _ARM_ABOVE, *[0] * 5])
+_FLOOR_SOFTNESS_M = 0.004
 
 # How far joints turn, in degrees: bent (as a limb flexes, the trunk forward), spread (a limb
 # outward, the trunk to the right, a shoulder up), twisted (a limb outward, the trunk to the left).
@@ -83,78 +84,64 @@ BOWING = pose(STANDING, pelvis=(16,), hip=(22, -1, 6), knee=(12,), ankle=(6,), w
 CROUCHING = pose(STANDING, pelvis=(28,), hip=(112, 12, 10), knee=(112,), ankle=(28,), waist=(20,))
 SITTING = pose(STANDING, pelvis=(-8,), hip=(80, 8, 5), knee=(90,), ankle=(2,), waist=(18,))
 ON_THE_FLOOR = pose(STANDING, pelvis=(-20,), hip=(95, 14), knee=(110,), ankle=(-5,), waist=(36,))
-KNEELING = pose(STANDING, pelvis=(4,), hip=(4, 6), knee=(88,), ankle=(-44,))
-LYING = pose(STANDING, pelvis=(-88,), ankle=(-20,))
 
 
 def make_bodies(random: Generator, statures_m: np.ndarray) -> np.ndarray:
-    """Return for people of these heights (bodies,) where each joint is from its parent.
+    """Return for people of these heights (people,) where each joint is from its parent.
 
-    That is (bodies, 37, 3), metres, upright, with the proportions of Human3.6M, varied a little.
+    That is (people, 37, 3), metres, upright, with the proportions of Human3.6M, varied a little.
     """
     mirrored = np.array([1, -1, 1])
     leg, arm = np.array(_LEG_MM), np.array(_ARM_MM)
     limbs = [_TRUNK_MM, arm, arm * mirrored, _FACE_MM]
     offsets = np.concatenate([np.zeros((1, 3)), leg * mirrored, leg, *limbs]) / 1000
     scales = 1 + 0.025 * random.standard_normal((len(statures_m), 4)).clip(-2, 2)
-    scales *= np.asarray(statures_m)[:, None] / _STATURE_M
+    scales *= statures_m[:, None] / _STATURE_M
     return offsets * scales[:, _PARTS, None]
 
 
-def wander(random: Generator, shape: tuple[int, ...], fastest_hz: float = 1.0) -> np.ndarray:
-    """Return smooth random curves of unit variance, (bodies, frames, ...): sums of sinusoids."""
-    bodies, frames, *channels = shape
-    hz = fastest_hz * random.uniform(0.1, 1, (4, bodies, 1, *channels))
-    phase = random.uniform(0, 2 * np.pi, hz.shape)
-    t = np.arange(frames).reshape(-1, *[1] * len(channels)) / FPS
-    return sum(np.sin(2 * np.pi * h * t + p) for h, p in zip(hz, phase)) / np.sqrt(2)
-
-
 def hold(
-    random: Generator, choices: np.ndarray, shape: tuple[int, int], seconds: float, move_s: float
+    random: Generator, choices: np.ndarray, frames: int, seconds: float, move_s: float
 ) -> np.ndarray:
     """Hold one of `choices` (n, ...) for about `seconds`, then move smoothly to another.
 
     A move takes `move_s` seconds, with the minimum-jerk profile of human reaching (Flash and Hogan,
-    1985): 10u³ − 15u⁴ + 6u⁵. Returns (*shape, ...), where `shape` is bodies and frames.
+    1985): 10u³ − 15u⁴ + 6u⁵. Returns (frames, ...).
     """
-    bodies, frames = shape
-    pace = seconds * random.uniform(0.75, 1.3, (bodies, 1))
-    beat = np.arange(frames) / FPS / pace + random.uniform(0, 1, (bodies, 1))
+    pace = seconds * random.uniform(0.75, 1.3)
+    beat = np.arange(frames) / FPS / pace + random.uniform(0, 1)
     count = beat.astype(int)
-    picks = random.integers(len(choices), size=(bodies, count.max() + 2))
-    here, there = (choices[np.take_along_axis(picks, count + i, axis=1)] for i in (0, 1))
+    picks = choices[random.integers(len(choices), size=count.max() + 2)]
     u = np.clip(1 - (count + 1 - beat) * pace / move_s, 0, 1)
-    u = (u**3 * (10 + u * (6 * u - 15))).reshape(*shape, *[1] * (choices.ndim - 1))
-    return here + u * (there - here)
+    u = (u**3 * (10 + u * (6 * u - 15))).reshape(-1, *[1] * (choices.ndim - 1))
+    return picks[count] + u * (picks[count + 1] - picks[count])
 
 
-def roam(
-    random: Generator, base: np.ndarray, reach: np.ndarray | float, fastest_hz: float = 1.0
-) -> np.ndarray:
-    """Move every joint at random about its angle in `base` (bodies, frames, 17, 3), within limits.
+def roam(random: Generator, base: np.ndarray, reach: np.ndarray, fastest_hz: float) -> np.ndarray:
+    """Move every joint at random about its angle in `base` (frames, 17, 3), within limits.
 
-    With a `reach`, for all or for each (17, 3), of 0.1 a joint hardly moves, with 2 it explores its
-    `LIMITS`. Near a limit it moves less: log(x / (1 - x)) moves freely, where x in (0, 1) is the
-    place between them.
+    With a `reach` (17, 1) of 0.1 a joint hardly moves, with 2 it explores its `LIMITS`. Near a
+    limit it moves less: log(x / (1 - x)) moves freely, where x in (0, 1) is the place between them.
+    It follows a sum of four sinusoids, of unit variance.
     """
+    frames, *angles = base.shape
+    hz = fastest_hz * random.uniform(0.1, 1, (4, 1, *angles))
+    phase = random.uniform(0, 2 * np.pi, hz.shape)
+    t = np.arange(frames)[:, None, None] / FPS
+    curves = sum(np.sin(2 * np.pi * h * t + p) for h, p in zip(hz, phase)) / np.sqrt(2)
     low, high = LIMITS[..., 0], LIMITS[..., 1]
     share = ((base - low) / (high - low)).clip(0.01, 0.99)
-    odds = share / (1 - share) * np.exp(reach * wander(random, base.shape, fastest_hz))
+    odds = share / (1 - share) * np.exp(reach * curves)
     return low + (high - low) * odds / (1 + odds)
 
 
-def place_joints(bodies: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """Return the joints (bodies, frames, 37, 3) of `bodies` (bodies, 37, 3), hip at the origin.
-
-    `angles` (bodies, frames, 17, 3) are poses.
-    """
-    turns = dict(zip(_SITE_JOINTS, np.moveaxis(_rotations(angles * _SIGNS), 2, 0)))
-    joints = np.zeros((*angles.shape[:2], len(PARENTS), 3))
+def place_joints(body: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Return the joints of a body (37, 3) in poses (frames, 17, 3), its hip at the origin."""
+    turns = dict(zip(_SITE_JOINTS, np.moveaxis(_rotations(angles * _SIGNS), 1, 0)))
+    joints = np.zeros((len(angles), len(PARENTS), 3))
     axes = {0: turns[0]}
     for joint, parent in list(enumerate(PARENTS))[1:]:
-        moved = axes[parent] @ bodies[:, None, joint, :, None]
-        joints[:, :, joint] = joints[:, :, parent] + moved[..., 0]
+        joints[:, joint] = joints[:, parent] + (axes[parent] @ body[joint, :, None])[..., 0]
         axes[joint] = axes[parent] @ turns[joint] if joint in turns else axes[parent]
     return joints
 
@@ -170,12 +157,12 @@ def _rotations(angles: np.ndarray) -> np.ndarray:
     return np.stack(rows, axis=-1).reshape(*angles.shape, 3)
 
 
-def find_floor(joints: np.ndarray, softness_m: float = 0.004) -> np.ndarray:
-    """Return the height of the floor under the bodies, (bodies, frames).
+def find_floor(joints: np.ndarray) -> np.ndarray:
+    """Return the height of the floor under a body, (frames, 1).
 
-    It is smooth in time, since what is within `softness_m` of the lowest joint counts, too.
+    It is smooth in time, since all joints within some millimetres of the lowest count.
     """
     heights = joints[..., 2] - _ABOVE_FLOOR
     lowest = heights.min(axis=-1, keepdims=True)
-    near = np.exp((lowest - heights) / softness_m).sum(axis=-1, keepdims=True)
-    return (lowest - softness_m * np.log(near))[..., 0]
+    near = np.exp((lowest - heights) / _FLOOR_SOFTNESS_M).sum(axis=-1, keepdims=True)
+    return lowest - _FLOOR_SOFTNESS_M * np.log(near)
