@@ -64,12 +64,8 @@ class AugmentedWindows(WindowGenerator):
         self._turn, self._resize = math.radians(turn_degrees), resize
         self._exchange_limbs = exchange_limbs
         self._roots = pack([s.root for s in sequences], self.device)  # (all frames, 3)
-        cameras = [
-            np.concatenate(
-                [normalized_intrinsics(s.subject, s.camera), camera_up(s.subject, s.camera)]
-            )
-            for s in sequences
-        ]
+        views = [(s.subject, s.camera) for s in sequences]
+        cameras = [np.append(normalized_intrinsics(*view), camera_up(*view)) for view in views]
         self._cameras = pack([np.stack(cameras)], self.device)  # (sequences, 9 + 3)
         # Of each sample in this epoch: its angle and its size, in [-1, 1], and, in [0, 1], which
         # limbs are another window's; and that window.

@@ -15,44 +15,20 @@ from common.files.console import InputError
 
 
 def normalize_screen_coordinates(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Map pixels to [-1, 1] across the width, keeping the aspect ratio.
+    """Map pixels (..., 2) to x in [-1, 1] and y in [-height / width, height / width].
 
-    Args:
-        pixels: (..., 2), in pixels.
-        width: image width in pixels.
-        height: image height in pixels.
-
-    Returns:
-        (..., 2): x in [-1, 1], y in [-height / width, height / width], origin at the centre.
-
-    Raises:
-        ValueError: if the last dimension is not 2.
+    The origin is the picture's centre; width and height are in pixels.
     """
-    _check_last_dimension(pixels, 2)
     return pixels / width * 2 - np.array([1, height / width], dtype=pixels.dtype)
 
 
 def image_coordinates(normalized: np.ndarray, width: int, height: int) -> np.ndarray:
     """Undo `normalize_screen_coordinates`: (..., 2) in [-1, 1] to pixels."""
-    _check_last_dimension(normalized, 2)
     return (normalized + np.array([1, height / width], dtype=normalized.dtype)) * width / 2
 
 
 def quaternion_rotate(quaternion: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Rotate vectors by unit quaternions.
-
-    Args:
-        quaternion: (4,) as (w, x, y, z), or (..., 4), broadcast against `vectors`.
-        vectors: (..., 3).
-
-    Returns:
-        (..., 3), rotated.
-
-    Raises:
-        ValueError: if a last dimension is not 4 and 3.
-    """
-    _check_last_dimension(quaternion, 4)
-    _check_last_dimension(vectors, 3)
+    """Rotate vectors (..., 3) by a unit quaternion (4,), or by several (..., 4), broadcast."""
     matrix = _rotation_matrix(quaternion)
     if matrix.ndim == 2:  # one product for all vectors
         return vectors @ matrix.T
@@ -70,22 +46,18 @@ def _rotation_matrix(quaternion: np.ndarray) -> np.ndarray:
 
 def quaternion_inverse(quaternion: np.ndarray) -> np.ndarray:
     """Return the inverse (the conjugate) of unit quaternions (..., 4)."""
-    _check_last_dimension(quaternion, 4)
     return quaternion * np.array([1, -1, -1, -1], dtype=quaternion.dtype)
 
 
 def world_to_camera(
     points: np.ndarray, orientation: np.ndarray, translation: np.ndarray
 ) -> np.ndarray:
-    """Express world points in a camera's coordinates.
+    """Express world points in a camera's coordinates; returns (..., 3).
 
     Args:
         points: (..., 3), world.
         orientation: (4,), the quaternion that rotates camera to world.
         translation: (3,), the camera's centre in the world, in the unit of `points`.
-
-    Returns:
-        (..., 3), camera coordinates.
     """
     return quaternion_rotate(quaternion_inverse(orientation), points - translation)
 
@@ -113,12 +85,7 @@ def project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
 
     Returns:
         (..., 2), pixels.
-
-    Raises:
-        ValueError: if a last dimension is not 3 and 9.
     """
-    _check_last_dimension(points, 3)
-    _check_last_dimension(intrinsics, 9)
     focal, center = intrinsics[..., :2], intrinsics[..., 2:4]
     k, p = intrinsics[..., 4:7], intrinsics[..., 7:]
     xy = (points[..., :2] / points[..., 2:]).clip(-1, 1)
@@ -128,15 +95,11 @@ def project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     return focal * (xy * (radial + tangential) + p * r2) + center
 
 
-def _check_last_dimension(array: np.ndarray, size: int) -> None:
-    if array.ndim == 0 or array.shape[-1] != size:
-        raise ValueError(f"expected an array (..., {size}), got {array.shape}")
-
-
 # Human3.6M's cameras ------------------------------------------------------------------------------
 
 CAMERA_IDS = ("54138969", "55011271", "58860488", "60457274")
 _CAMERA_FILE = Path(__file__).with_name("h36m_cameras.json")
+_INTRINSICS = ("focal_length", "center", "radial_distortion", "tangential_distortion")
 
 
 def camera_index(camera: str) -> int:
@@ -154,26 +117,15 @@ def camera_index(camera: str) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Camera:
-    """One camera as one subject was filmed.
+    """One camera as one subject was filmed."""
 
-    Attributes:
-        id: Human3.6M's number of the camera.
-        width: image width in pixels.
-        height: image height in pixels.
-        intrinsics: (9,): focal length (2) and centre (2) in pixels, radial distortion (3),
-            tangential distortion (2).
-        azimuth: direction in degrees from which a 3D drawing looks like the camera's picture.
-        orientation: (4,), the unit quaternion (w, x, y, z) that rotates camera to world.
-        translation_m: (3,), the camera's centre in the world, in metres.
-    """
-
-    id: str
-    width: int
+    id: str  # Human3.6M's number of the camera
+    width: int  # of the picture, in pixels
     height: int
-    intrinsics: np.ndarray
-    azimuth: float
-    orientation: np.ndarray
-    translation_m: np.ndarray
+    intrinsics: np.ndarray  # (9,), as `project` takes them
+    azimuth: float  # direction in degrees from which a 3D drawing looks like the picture
+    orientation: np.ndarray  # (4,), the unit quaternion that rotates camera to world
+    translation_m: np.ndarray  # (3,), the camera's centre in the world
 
 
 @cache
@@ -191,12 +143,7 @@ def _camera(intrinsics: dict, extrinsics: dict) -> Camera:
         id=intrinsics["id"],
         width=intrinsics["res_w"],
         height=intrinsics["res_h"],
-        intrinsics=np.array(
-            intrinsics["focal_length"]
-            + intrinsics["center"]
-            + intrinsics["radial_distortion"]
-            + intrinsics["tangential_distortion"]
-        ),
+        intrinsics=np.concatenate([intrinsics[part] for part in _INTRINSICS]),
         azimuth=intrinsics["azimuth"],
         orientation=np.array(extrinsics["orientation"]),
         translation_m=np.array(extrinsics["translation"]) / 1000,

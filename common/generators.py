@@ -37,8 +37,7 @@ def with_noise(
 ) -> Tensor:
     """Add Gaussian noise of standard deviation `std`, in the keypoints' own unit, to each of them.
 
-    The last `confidences` of the channels (..., C) are left alone. The only source of noise, in
-    training and in testing; `random` makes it repeatable.
+    The last `confidences` of the channels (..., C) are left alone.
     """
     if std == 0:
         return keypoints
@@ -116,10 +115,8 @@ class WindowGenerator:
         return self._permutation(self._random(seed, epoch))
 
     def _random(self, seed: int, epoch: int) -> torch.Generator:
-        generator = torch.Generator(self.device)
-        return generator.manual_seed(
-            int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-        )
+        number = np.random.SeedSequence([seed, epoch]).generate_state(1)[0]
+        return torch.Generator(self.device).manual_seed(int(number))
 
     def _permutation(self, random: torch.Generator) -> Tensor:
         return torch.randperm(len(self), generator=random, device=self.device)
@@ -156,7 +153,7 @@ class WindowGenerator:
         return inputs, targets
 
     def cut(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return samples (B,) before they are mirrored: what `gather` returns."""
+        """Return what `gather` returns, before samples are mirrored."""
         windows = indices % len(self._windows)
         inputs = self.frames(self.frame_numbers(windows, self.number_of_frames))
         return inputs, None if self._poses is None else self._poses[self._windows[windows, 0]]
@@ -171,6 +168,4 @@ def rows(packed: Tensor, numbers: Tensor) -> Tensor:
 
 def pack(sequences: Sequence[np.ndarray], device: torch.device) -> Tensor:
     """Concatenate arrays (frames, …) to one float32 tensor on the device."""
-    if len({sequence.shape[1:] for sequence in sequences}) != 1:
-        raise ValueError("the sequences differ in their joints or channels")
     return torch.from_numpy(np.concatenate(sequences).astype(np.float32, copy=False)).to(device)

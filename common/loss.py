@@ -59,9 +59,9 @@ def mpjve(predicted: Tensor, target: Tensor) -> Tensor:
     return joint_velocity_errors(predicted, target).mean()
 
 
-def pck(predicted: Tensor, target: Tensor, threshold_m: float = PCK_THRESHOLD_M) -> Tensor:
-    """Percentage of joints with an error below a threshold (Mehta et al., 3DV 2017); float64."""
-    return 100 * joint_pck(joint_errors(predicted, target), threshold_m).mean()
+def pck(predicted: Tensor, target: Tensor) -> Tensor:
+    """Percentage of joints with an error below 150 mm (Mehta et al., 3DV 2017); float64."""
+    return 100 * joint_pck(joint_errors(predicted, target)).mean()
 
 
 def auc(predicted: Tensor, target: Tensor) -> Tensor:
@@ -88,9 +88,9 @@ def joint_velocity_errors(predicted: Tensor, target: Tensor) -> Tensor:
     return joint_errors(*velocities)
 
 
-def joint_pck(errors: Tensor, threshold_m: float = PCK_THRESHOLD_M) -> Tensor:
-    """Return 1.0 where an error (..., joints), metres, is below the threshold, else 0.0."""
-    return (errors < threshold_m).double()
+def joint_pck(errors: Tensor) -> Tensor:
+    """Return 1.0 where an error (..., joints), metres, is below `PCK_THRESHOLD_M`, else 0.0."""
+    return (errors < PCK_THRESHOLD_M).double()
 
 
 def joint_auc(errors: Tensor) -> Tensor:
@@ -158,8 +158,7 @@ def _check_shapes(predicted: Tensor, target: Tensor) -> None:
 class MetricSums:
     """Sums of every metric, from which all averages follow.
 
-    States add up: the sum of two belongs to both parts of the data together, as when distributed
-    processes each add whole sequences and then reduce `state`.
+    States add up: distributed processes each add whole sequences and then sum their states.
     """
 
     # (subjects, actions, joints, metrics, 2), float64: the sum of each of the six `METRICS` over

@@ -66,10 +66,5 @@ def coco_to_h36m(keypoints: np.ndarray) -> np.ndarray:
 
     Takes and returns (..., 17, channels), pixels, then confidence, in the order of `COCO_NAMES` and
     of `JOINT_NAMES`, in one precision.
-
-    Raises:
-        ValueError: if there are not 17 keypoints.
     """
-    if keypoints.ndim < 2 or keypoints.shape[-2] != len(COCO_NAMES):
-        raise ValueError(f"expected keypoints (..., 17, channels), got {keypoints.shape}")
     return COCO_TO_H36M.astype(keypoints.dtype) @ keypoints

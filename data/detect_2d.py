@@ -39,8 +39,8 @@ def main() -> None:
     try:
         estimate = load()
     except ImportError as error:
-        advice = f"{error}; pip install {packages}"
-        raise InputError(f"--estimator {arguments.estimator}: {advice}") from error
+        told = f"--estimator {arguments.estimator}: {error}; pip install {packages}"
+        raise InputError(told) from error
     pictures = read_video(arguments.video, (0, 0, 1, 1), size)
     bar = progress(pictures, total=frames, desc=arguments.estimator, unit="frame")
     people = []

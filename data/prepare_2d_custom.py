@@ -62,9 +62,8 @@ def main() -> None:
             name += f"_part{number}" if len(pieces) > 1 else ""
             joints = to_h36m(piece.keypoints, people.layout)[..., : 3 if arguments.keep_conf else 2]
             positions[name] = {"custom": [np.ascontiguousarray(joints, dtype=np.float32)]}
-            video = {"w": size[0], "h": size[1], "fps": fps}
-            part = {"person": track.person, "first_frame": piece.first_frame}
-            metadata[name] = video | part
+            metadata[name] = {"w": size[0], "h": size[1], "fps": fps}
+            metadata[name] |= {"person": track.person, "first_frame": piece.first_frame}
             report(name, piece, people.layout)
     write_custom_2d(output, positions, metadata)
     print(f"wrote {output} ({len(positions)} sequence{'s' * (len(positions) > 1)})")
@@ -75,10 +74,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = console.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--input", type=Path, required=True, metavar="FILE", help="the keypoints; or a folder")
-    holds = re.compile(r"[\w.-]+").fullmatch
-    name = console.Check(
-        str, lambda text: bool(holds(text)), "of letters, digits, '_', '-' and '.'"
-    )
+    is_name = re.compile(r"[\w.-]+").fullmatch
+    what = "of letters, digits, '_', '-' and '.'"
+    name = console.Check(str, lambda text: bool(is_name(text)), what)
     add("--name", type=name, required=True, help="the output is data_2d_custom_NAME.npz")
     add("--video", type=Path, metavar="FILE", help="tells the picture's size and the frame rate")
     add("--size", type=picture_size, metavar="WxH", help="without --video: the picture's size")
@@ -115,11 +113,7 @@ def picture_size(text: str) -> tuple[int, int]:
 def settle_recording(
     arguments: argparse.Namespace, size_in_file: tuple[int, int] | None
 ) -> tuple[tuple[int, int], float]:
-    """Return size and frame rate from the video, the flags, or the keypoints' own file.
-
-    Raises:
-        InputError: if they are not known, or contradict each other.
-    """
+    """Return size and frame rate from the video, the flags, or the keypoints' own file."""
     video = arguments.video
     size, video_fps = probe_video(video) if video else (None, None)
     sizes = {video: size, "--size": arguments.size, arguments.input: size_in_file}
@@ -136,11 +130,7 @@ def settle_recording(
 
 
 def in_pixels(people: People, size: tuple[int, int], path: Path) -> People:
-    """Turn shares of the picture into pixels; leave pixels as they are.
-
-    Raises:
-        InputError: if most keypoints lie outside of the picture.
-    """
+    """Turn shares of the picture into pixels; refuse keypoints outside of the picture."""
     keypoints, boxes = people.keypoints.copy(), people.boxes
     if np.nanmax(np.abs(keypoints[..., :2])) <= MAX_SHARE:
         print(f"{path}: coordinates are shares of the picture, {size[0]}x{size[1]}")
@@ -158,11 +148,7 @@ def in_pixels(people: People, size: tuple[int, int], path: Path) -> People:
 
 
 def check_length(num_frames: int, video: Path, path: Path) -> None:
-    """Compare the number of frames with the video's.
-
-    Raises:
-        InputError: if there are more than the video has.
-    """
+    """Refuse more frames of keypoints than the video has, and warn of fewer."""
     in_video = count_frames(video)
     if num_frames > in_video + TOLERATED_FRAMES:
         raise InputError(
@@ -174,14 +160,10 @@ def check_length(num_frames: int, video: Path, path: Path) -> None:
 
 
 def choose(tracks: list[Track], persons: str | None, min_frames: int) -> list[Track]:
-    """Return the people that are wanted, and print who there is.
-
-    Raises:
-        InputError: if one is wanted who is not there.
-    """
-    kept = {str(t.person): t for t in tracks if len(t.frames) >= min_frames}
-    kept = kept or {str(tracks[0].person): tracks[0]}
+    """Return the people that are wanted, and print who there is."""
     there = {str(track.person): track for track in tracks}
+    kept = {person: track for person, track in there.items() if len(track.frames) >= min_frames}
+    kept = kept or {str(tracks[0].person): tracks[0]}
     if persons is not None:
         wanted = console.split_names(persons)
         if not wanted or not set(wanted) <= set(there):

@@ -9,7 +9,6 @@ import os
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +38,7 @@ from common.h36m_dataset import (
 FILE_SUFFIX = "_pose_sequence.npy"
 # More processes than these wait for the disk.
 MAX_PROCESSES = 8
+Lengths = dict[str, dict[str, int]]  # {subject: {action: frames}}
 
 
 class RawFile(NamedTuple):
@@ -93,11 +93,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def find_detections(given: Path | None, data_dir: Path, detector: str) -> Path:
-    """Return the folder of the raw files.
-
-    Raises:
-        InputError: if there is none; the message says where it was looked for.
-    """
+    """Return the folder of the raw files; the error tells where it was looked for."""
     if not detector or Path(detector).name != detector:
         raise InputError(f"--detector '{detector}': a name, not a path; see --detections-dir")
     advice = f"put the raw files of {detector} there, or name their folder with --detections-dir"
@@ -105,9 +101,9 @@ def find_detections(given: Path | None, data_dir: Path, detector: str) -> Path:
     return find_folder(given or f"h36m_{detector}", parents, advice)
 
 
-def read_lengths_3d(path: Path) -> dict[str, dict[str, int]]:
-    """Return {subject: {action: frames}} of the 3D file, empty where there is no such file."""
-    lengths: dict[str, dict[str, int]] = {}
+def read_lengths_3d(path: Path) -> Lengths:
+    """Return the lengths of the 3D file's sequences, none where there is no such file."""
+    lengths: Lengths = {}
     for subject, action, poses in each_sequence(read_positions_3d(path) if path.exists() else {}):
         frames = len(poses[0] if isinstance(poses, list) else poses)
         lengths.setdefault(subject, {})[action] = frames
@@ -115,16 +111,12 @@ def read_lengths_3d(path: Path) -> dict[str, dict[str, int]]:
 
 
 def list_subject(
-    folder: Path, lengths_3d: dict[str, dict[str, int]], subject: str
+    folder: Path, lengths_3d: Lengths, subject: str
 ) -> tuple[list[RawFile], list[str]]:
-    """List one subject's raw files, and say what is wrong with them.
+    """List one subject's raw files, and return a phrase for each action or camera that is wrong.
 
-    The keys of `lengths_3d` are the sequences that a subject must have; one that is not in it must
-    have two takes of each of the 15 actions. Every sequence must have the four cameras.
-
-    Returns:
-        The files by action and camera; those of all actions together, `_ALL…`, are no sequences.
-        And a phrase for each action or camera that is missing or unknown.
+    A subject must have the sequences of `lengths_3d`; one that is not in it, two takes of each of
+    the 15 actions. Every sequence must have the four cameras. `_ALL…` are no sequences.
     """
     if not (folder / subject).is_dir():
         return [], ["is missing"]
@@ -143,8 +135,8 @@ def list_subject(
         if missing:
             problems.append(f"{action} lacks camera {', '.join(missing)}")
     if subject in lengths_3d:
-        missing = sorted(set(lengths_3d[subject]) - set(actions))
-        problems += [f"lacks {', '.join(missing)}, which 3D has"] if missing else []
+        missing = lengths_3d[subject].keys() - actions
+        problems += [f"lacks {', '.join(sorted(missing))}, which 3D has"] if missing else []
     else:
         left_out = [action for corrupt, action in [CORRUPT_SEQUENCE] if corrupt == subject]
         problems += [f"has {wrong}" for wrong in wrong_takes([*actions, *left_out])]
@@ -152,29 +144,17 @@ def list_subject(
 
 
 def convert(files: list[RawFile], layout: str | None, keep_conf: bool) -> list[Piece]:
-    """Read every file, on all cores: unpickling is what takes the time.
-
-    Raises:
-        InputError: if a file is bad, or a process was killed.
-    """
+    """Read every file, on all cores: unpickling is what takes the time."""
     convert_one = partial(convert_file, layout=layout, keep_conf=keep_conf)
     paths = [file.path for file in files]
     processes = min(os.cpu_count() or 1, MAX_PROCESSES)
-    try:
-        with ProcessPoolExecutor(processes, initializer=console.leave_signals_to_parent) as pool:
-            sequences = pool.map(convert_one, paths, chunksize=8)
-            return list(progress(sequences, total=len(paths), desc="sequences", unit="file"))
-    except BrokenProcessPool as error:
-        raise InputError(
-            f"{paths[0].parents[1]}: a process that read these files was killed, probably for "
-            "lack of memory; close other programs and run again"
-        ) from error
+    with ProcessPoolExecutor(processes, initializer=console.leave_signals_to_parent) as pool:
+        sequences = pool.map(convert_one, paths, chunksize=8)
+        return list(progress(sequences, total=len(paths), desc="sequences", unit="file"))
 
 
 def convert_file(path: Path, layout: str | None, keep_conf: bool) -> Piece:
     """Read one raw file, choose a person a frame, fill gaps, convert to Human3.6M's joints.
-
-    Of several people in a frame, the one with the highest score is chosen, the later one on a tie.
 
     Returns:
         The whole sequence, keypoints (frames, 17, 2 or 3), float32.
@@ -198,16 +178,9 @@ def convert_file(path: Path, layout: str | None, keep_conf: bool) -> Piece:
 
 
 def check_lengths(
-    files: list[RawFile],
-    sequences: list[Piece],
-    lengths_3d: dict[str, dict[str, int]],
-    path_3d: Path,
+    files: list[RawFile], sequences: list[Piece], lengths_3d: Lengths, path_3d: Path
 ) -> None:
-    """Refuse 2D that ends before 3D. Where 2D goes on after it, loading cuts the surplus.
-
-    Raises:
-        InputError: naming every such file.
-    """
+    """Refuse 2D that ends before 3D. Where 2D goes on after it, loading cuts the surplus."""
     short = []
     for file, sequence in zip(files, sequences):
         frames = len(sequence.keypoints)

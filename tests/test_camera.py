@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 from scipy.spatial.transform import Rotation
 
 from common.camera import (
@@ -60,10 +59,3 @@ def test_projection_is_clamped_beyond_the_picture_and_broadcasts():
     batched = project(points, intrinsics[:, None])
     for i in range(4):
         np.testing.assert_allclose(batched[i], project(points[i], intrinsics[i]))
-
-
-def test_wrong_last_dimensions_are_refused():
-    with pytest.raises(ValueError, match="expected an array"):
-        normalize_screen_coordinates(np.zeros((5, 3)), 1000, 1000)
-    with pytest.raises(ValueError, match="expected an array"):
-        project(np.zeros((5, 3)), np.zeros(8))

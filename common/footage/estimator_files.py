@@ -59,12 +59,9 @@ def read_detections(path: Path, first_frame: int = 0) -> Detections:
         InputError, ValueError: if the file is damaged, unsafe, or of an unknown form.
         TypeError, LookupError, AttributeError: if it is not quite of the form that it seems.
     """
-    if path.is_dir():
-        return _read_folder(path)
-    found = _recognise(_read_content(path))
-    if found.is_from_zero:
-        return found
-    return found._replace(frames={n - first_frame: people for n, people in found.frames.items()})
+    found = _read_folder(path) if path.is_dir() else _recognise(_read_content(path))
+    shift = 0 if found.is_from_zero else first_frame
+    return found._replace(frames={n - shift: people for n, people in found.frames.items()})
 
 
 def _read_folder(folder: Path) -> Detections:
@@ -73,15 +70,14 @@ def _read_folder(folder: Path) -> Detections:
     if not paths:
         raise ValueError("no *.json in this folder; OpenPose writes one a frame (--write_json)")
     numbers = _consecutive([_last_number(path.stem.removesuffix("_keypoints")) for path in paths])
-    frames, source = {}, ""
+    frames = {}
     for number, path in zip(numbers, paths):
         try:
             found = _recognise(_read_content(path))
         except ValueError as error:
             raise InputError(f"{path}: {error}") from error
         frames[number] = [person for people in found.frames.values() for person in people]
-        source = source or found.source
-    return Detections(frames, source=source)
+    return Detections(frames, source=found.source)
 
 
 def _read_content(path: Path) -> Any:
@@ -95,8 +91,9 @@ def _read_content(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        told = f"neither npy, npz nor JSON ({error}); write it again with the estimator"
-        raise InputError(f"{path}: {told}") from error
+        raise InputError(
+            f"{path}: neither npy, npz nor JSON ({error}); write it again with the estimator"
+        ) from error
 
 
 def _recognise(content: Any) -> Detections:
@@ -134,7 +131,7 @@ def _keys_within(content: Any) -> set:
 def coco_annotations(content: dict) -> Detections:
     """COCO's annotations of the pictures of one video, in the order of the pictures' numbers."""
     images = content["images"]
-    sizes = {(i["width"], i["height"]) for i in images if "width" in i and "height" in i}
+    sizes = {(image["width"], image["height"]) for image in images if "width" in image}
     if len(sizes) > 1:
         listed = ", ".join(f"{w}x{h}" for w, h in sorted(sizes))
         raise ValueError(f"its pictures are of different sizes ({listed}); give one video a file")
@@ -170,8 +167,8 @@ def people_by_frame(people: list) -> Detections:
     """{"frame", "bbox", "keypoints"} of each person, as Human3.6M's estimates and detect_2d.py."""
     frames = defaultdict(list)
     for person in people:
-        score, identity = person.get("score"), _first_of(person, "track_id", "id")
-        found = Person(person["keypoints"], person.get("bbox"), score, identity)
+        identity = _first_of(person, "track_id", "id")
+        found = Person(person["keypoints"], person.get("bbox"), person.get("score"), identity)
         frames[_whole_number(person["frame"])].append(found)
     return Detections(frames)
 
@@ -214,19 +211,17 @@ def mediapipe(content: Any) -> Detections:
         content = [content]  # one picture
     frames, number = {}, -1
     for frame in content:
-        number += 1
-        if isinstance(frame, dict):
-            number = _whole_number(frame.get("frame", number))
+        number = frame.get("frame", number + 1) if isinstance(frame, dict) else number + 1
         while isinstance(frame, dict):  # {"pose_landmarks": {"landmark": […]}}
             frame = _first_of(frame, *_LANDMARKS)
         people = frame if frame and isinstance(frame[0], list) else [frame] if frame else []
-        frames[number] = list(map(_mediapipe_person, people))
+        frames[_whole_number(number)] = list(map(_mediapipe_person, people))
     return Detections(frames)
 
 
 def _mediapipe_person(landmarks: list[dict]) -> Person:
-    keys = ("x", "y", "visibility")
-    keys = keys if all(point.get("visibility") is not None for point in landmarks) else keys[:2]
+    is_seen = all(point.get("visibility") is not None for point in landmarks)
+    keys = ("x", "y", "visibility") if is_seen else ("x", "y")
     return Person([[point[key] for key in keys] for point in landmarks])
 
 

@@ -50,11 +50,7 @@ POINT_PARENTS = {
 
 
 def layout_of(count: int) -> str:
-    """Return the layout that has this many keypoints; COCO for 17, which Human3.6M has too.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Return the layout that has this many keypoints; COCO for 17, which Human3.6M has too."""
     for layout, names in KEYPOINT_NAMES.items():
         if len(names) == count:
             return layout
@@ -71,9 +67,7 @@ def body_points(keypoints: np.ndarray, layout: str) -> np.ndarray:
 
 
 def to_h36m(keypoints: np.ndarray, layout: str) -> np.ndarray:
-    """Turn keypoints (..., points, channels) of one of `LAYOUTS` into Human3.6M's 17 joints.
-
-    The channels are pixels, then perhaps a confidence.
+    """Turn keypoints (..., points, 2 or 3) of one of `LAYOUTS` into Human3.6M's 17 joints.
 
     Raises:
         ValueError: if the layout is unknown or has another number of points.
@@ -82,7 +76,6 @@ def to_h36m(keypoints: np.ndarray, layout: str) -> np.ndarray:
         raise ValueError(f"no layout '{layout}'; there are {', '.join(LAYOUTS)}")
     count = len(KEYPOINT_NAMES[layout])
     if keypoints.ndim < 2 or keypoints.shape[-2] != count:
-        expected = f"(..., {count}, channels)"
-        raise ValueError(f"layout {layout}: expected keypoints {expected}, got {keypoints.shape}")
+        raise ValueError(f"layout {layout}: {keypoints.shape} is not (..., {count}, channels)")
     points = body_points(keypoints, layout)
     return points if layout == "h36m" else coco_to_h36m(points)

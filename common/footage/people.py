@@ -17,7 +17,7 @@ MAX_COORDINATE = 1e6
 
 
 class People(NamedTuple):
-    """The people that were detected in one video; the arrays' rows are a person in a frame each."""
+    """The people who were found in one video; each row of the arrays is a person in a frame."""
 
     source: str  # what wrote the file, and its layout, in words
     layout: str  # of the 17 points: "coco", also where the file's layout has more, or "h36m"
@@ -37,13 +37,11 @@ def read_people(
 ) -> People:
     """Read the people in an estimator's file, or in a folder of a file for each frame.
 
-    Without a layout, the keypoints' number tells it. `first_frame` is the number that the video's
-    first frame has in files that list people only, COCO's and AlphaPose's. With `zero_is_missing`,
-    a point at (0, 0) counts as not found.
+    Without a layout, the keypoints' number tells it. `first_frame` is as in `read_detections`. With
+    `zero_is_missing`, a point at (0, 0) counts as not found.
 
     Raises:
-        InputError: if the file is damaged, unsafe, of an unknown form, of another layout, or
-            without a person.
+        InputError: if the file is bad, of another layout, or without a person.
     """
     try:
         return _arrange(read_detections(path, first_frame), layout, zero_is_missing)
@@ -112,16 +110,15 @@ def _stack(people: list[tuple[int, Person]]) -> np.ndarray:
     """Stack to (people, points, channels), float64, all of one shape."""
     arrays: list[np.ndarray] = []
     for frame, person in people:
-        where = f"frame {frame}: keypoints are"
         try:
             array = as_numbers(person.keypoints)
         except ValueError as error:
-            raise ValueError(f"{where} no (points, 2 or 3) numbers") from error
+            raise ValueError(f"frame {frame}: {error}") from error
         if array.ndim != 2 or not 2 <= array.shape[1] <= 5:
-            raise ValueError(f"{where} {array.shape}, expected (points, 2 or 3)")
+            raise ValueError(f"frame {frame}: keypoints {array.shape}, expected (points, 2 or 3)")
         arrays.append(array)
         if array.shape != arrays[0].shape:
-            raise ValueError(f"{where} {array.shape}, others {arrays[0].shape}")
+            raise ValueError(f"frame {frame}: keypoints {array.shape}, others {arrays[0].shape}")
     return np.array(arrays)
 
 
@@ -140,18 +137,17 @@ def _without_depth(keypoints: np.ndarray, layout: str) -> np.ndarray:
 def _boxes_and_scores(
     people: list[tuple[int, Person]], keypoints: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return boxes (people, 4) and scores (people,) of the file, otherwise of the keypoints.
+    """Return boxes (people, 4) and scores (people,) of the file.
 
-    These are the boxes around them, and the means of their confidences, or 1 without these.
+    Otherwise they are the boxes around the keypoints, and the means of their confidences or 1.
     """
     xy, confidences = keypoints[..., :2], keypoints[..., 2:]
     around = np.concatenate([np.fmin.reduce(xy, axis=1), np.fmax.reduce(xy, axis=1)], axis=1)
     own = np.nanmean(confidences[..., 0], axis=1) if confidences.size else np.ones(len(people))
     given = np.full((len(people), 5), np.nan)
     for row, (_, person) in zip(given, people):
-        if person.box is not None:
-            numbers = as_numbers(person.box).ravel()[:5]
-            row[: len(numbers)] = numbers
+        numbers = as_numbers([] if person.box is None else person.box).ravel()[:5]
+        row[: len(numbers)] = numbers
         if person.score is not None:
             row[4] = _number(person.score)
     is_box = (np.abs(given[:, :4]) < MAX_COORDINATE).all(axis=1, keepdims=True)

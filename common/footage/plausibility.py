@@ -25,30 +25,20 @@ def contradictions(keypoints: np.ndarray, layout: str) -> list[str]:
         coco = dict(zip(COCO_NAMES, keypoints.swapaxes(0, 1)))
         # Eyes are closer to each other than shoulders.
         others["eyes"] = 3 * _width(coco["left_eye"], coco["right_eye"])
-        face = np.stack([coco[name] for name in ("nose", "left_eye", "right_eye")])
-        is_behind = (shoulders < 0) & (face[..., 2:] > _CONFIDENT).all(axis=(0, 2))
-        is_behind &= keypoints.shape[-1] == 3
-    found = []
-    upside_down = np.mean(at["Hip"][:, 1] < at["Thorax"][:, 1])
-    if upside_down > _MOST:
-        found.append(
-            f"the hips are above the shoulders in {upside_down:.0%} of the frames; is the --layout "
-            "right, and does y point down?"
-        )
+        if keypoints.shape[-1] == 3:
+            face = np.stack([coco[name][:, 2] for name in ("nose", "left_eye", "right_eye")])
+            is_behind = (shoulders < 0) & (face > _CONFIDENT).all(axis=0)
+    phrases = {
+        "the hips are above the shoulders in {:.0%} of the frames; is the --layout right, and does "
+        "y point down?": np.mean(at["Hip"][:, 1] < at["Thorax"][:, 1]),
+        "left and right seem to be exchanged in {:.0%} of the frames: the face is seen clearly, "
+        "but the left shoulder is on the left, as from behind": _share(is_behind, trunk, shoulders),
+    }
     for pair, width in others.items():
-        share = _share(shoulders * width < 0, trunk, shoulders, width)
-        if share > _MOST:
-            found.append(
-                f"left and right of shoulders and {pair} contradict each other in {share:.0%} of "
-                "the frames; is the --layout right?"
-            )
-    share = _share(is_behind, trunk, shoulders)
-    if share > _MOST:
-        found.append(
-            f"left and right seem to be exchanged in {share:.0%} of the frames: the face is "
-            "seen clearly, but the left shoulder is on the left, as from behind"
-        )
-    return found
+        phrase = f"left and right of shoulders and {pair} contradict each other in "
+        phrase += "{:.0%} of the frames; is the --layout right?"
+        phrases[phrase] = _share(shoulders * width < 0, trunk, shoulders, width)
+    return [phrase.format(share) for phrase, share in phrases.items() if share > _MOST]
 
 
 def _width(left: np.ndarray, right: np.ndarray) -> np.ndarray:

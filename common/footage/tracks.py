@@ -101,7 +101,7 @@ def _likeness(
 ) -> np.ndarray:
     """Return (expected, found): overlap less distance, -infinity for those who are too unlike.
 
-    Takes expected boxes (expected, 4) and points (expected, 17, 2), and those that were found.
+    Takes boxes (expected, 4), points (expected, 17, 2), and the same of those who were found.
     """
     boxes, points = boxes[:, None], points[:, None]
     sides = np.minimum(boxes[..., 2:], found_boxes[:, 2:])
@@ -118,10 +118,9 @@ def _likeness(
 
 
 def hold_gaps(frames: np.ndarray, keypoints: np.ndarray, num_frames: int) -> Piece:
-    """Give a frame without a detection the previous one's keypoints, leading ones the first's.
+    """Give frames without a detection the previous one's keypoints, leading frames the first's.
 
-    Takes the numbers of the frames (found,), increasing, their keypoints (found, points, channels),
-    and how many frames the whole sequence has.
+    Takes the numbers of the frames (found,), increasing, and their keypoints (found, points, C).
     """
     previous = np.searchsorted(frames, np.arange(num_frames), side="right") - 1
     gaps = np.diff(frames, prepend=-1, append=num_frames) - 1
