@@ -140,6 +140,10 @@ def test_help_is_shown_in_an_ascii_locale(script):
     assert b"usage" in result.stdout
 
 
+def test_default_folders_are_the_repository_s():
+    assert DATA_DIR == REPOSITORY / "data" and CHECKPOINT_DIR == REPOSITORY / "checkpoint"
+
+
 def test_values_of_strangers_are_shown_in_part_of_a_line():
     tens = 1
     for _ in range(9):
