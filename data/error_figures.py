@@ -13,14 +13,9 @@ from common.skeleton import JOINT_NAMES
 
 
 def save_error_figures(folder: Path, report: Mapping[str, Any]) -> list[Path]:
-    """Draw the report of `evaluate_2d.evaluate` as PNGs in a folder, which may be missing.
+    """Draw the report of `evaluate_2d.evaluate` as PNGs in a folder; return their paths.
 
-    Returns:
-        The pictures: each joint's error by estimator; the cumulative error; the correlation of
-        the errors, of two estimators or more; the error by confidence, where there are any.
-
-    Raises:
-        OSError: if the disk is full or read-only.
+    The correlation of the errors takes two estimators, the error by confidence takes confidences.
     """
     estimators, correlation = report["estimators"], report["error_correlation"]
     colors = dict(zip(estimators, cycle(COLORS)))

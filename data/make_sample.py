@@ -34,7 +34,6 @@ from data.prepare_data_h36m import PUBLISHED_FRAMES
 from data.synthetic.acting import perform
 from data.synthetic.bodies import make_bodies
 from data.synthetic.estimators import ESTIMATORS, look
-from data.synthetic.room import place_in_room
 
 # The numbers of an action's two files (a space: the name has none), where they are not " 1".
 _OTHER_NUMBERS = {
@@ -138,9 +137,15 @@ def write_clips(folder: Path, clips: Sequence[Clip]) -> None:
 
 def write_clip(folder: Path, clip: Clip) -> None:
     """Make one sequence; write its CDF and its estimators' files."""
-    random = np.random.default_rng([clip.seed, SUBJECTS.index(clip.subject), clip.number])
-    joints = make_motion(random, clip)
-    found = look(random, joints, load_cameras()[clip.subject])
+    subject, cameras = SUBJECTS.index(clip.subject), load_cameras()[clip.subject]
+    # No two subjects are of the same height.
+    of_all = np.random.default_rng(clip.seed)
+    people = make_bodies(of_all, of_all.permutation(np.linspace(1.60, 1.86, len(SUBJECTS))))
+    random = np.random.default_rng([clip.seed, subject, clip.number])
+    # The first camera's videos are a frame longer than the motion capture.
+    frames = clip.frames + 1
+    joints = perform(random, action_class(clip.name), people[subject], frames, cameras)
+    found = look(random, joints, cameras)
     cdf = folder / "cdf_files" / clip.subject / "MyPoseFeatures/D3_Positions" / f"{clip.name}.cdf"
     write_cdf(cdf, 1000 * joints[: clip.frames, :NUM_JOINTS_32])
     for estimator, arrays in found.items():
@@ -148,19 +153,6 @@ def write_clip(folder: Path, clip: Clip) -> None:
         path.mkdir(parents=True, exist_ok=True)
         for camera, array in zip(CAMERA_IDS, arrays):
             np.save(path / f"{clip.name}_{camera}_pose_sequence.npy", array, allow_pickle=True)
-
-
-def make_motion(random: np.random.Generator, clip: Clip) -> np.ndarray:
-    """Let a clip's subject perform its action where all four cameras see it.
-
-    Returns (frames + 1, 37, 3), metres: the first camera's videos are a frame longer than the CDF.
-    """
-    # No two subjects are of the same height.
-    of_all = np.random.default_rng(clip.seed)
-    people = make_bodies(of_all, of_all.permutation(np.linspace(1.60, 1.86, len(SUBJECTS))))
-    body = people[SUBJECTS.index(clip.subject)]
-    joints, walked = perform(random, action_class(clip.name), body, clip.frames + 1)
-    return place_in_room(random, joints, walked, load_cameras()[clip.subject])
 
 
 def write_cdf(path: Path, positions_mm: np.ndarray) -> None:

@@ -65,7 +65,12 @@ def main() -> None:
     files = list_raw_files(cdf_dir, arguments.subjects, partial(list_subject, cdf_dir))
     print(f"reading {sum(map(len, files.values()))} files of {cdf_dir}")
     positions_3d, positions_2d = convert(files, arguments.per_camera)
-    write_both(path_3d, positions_3d, path_2d, positions_2d)
+    # Both are complete before either replaces an earlier file.
+    with atomic_output(path_2d) as temporary_2d, atomic_output(path_3d) as temporary_3d:
+        write_positions_3d(temporary_3d, positions_3d)
+        write_positions_2d(temporary_2d, positions_2d)
+    for path in (path_3d, path_2d):
+        print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     report_counts(positions_2d)
 
 
@@ -163,17 +168,6 @@ def read_world_positions(path: Path) -> np.ndarray:
             f"{path}: holds NaN or infinite coordinates, first in frame {finite.argmin()}"
         )
     return pose.reshape(-1, NUM_JOINTS_32, 3).astype(np.float64) / 1000
-
-
-def write_both(
-    path_3d: Path, positions_3d: Positions3d, path_2d: Path, positions_2d: Positions2d
-) -> None:
-    """Write 3D and 2D; both are complete before either replaces an earlier file."""
-    with atomic_output(path_2d) as temporary_2d, atomic_output(path_3d) as temporary_3d:
-        write_positions_3d(temporary_3d, positions_3d)
-        write_positions_2d(temporary_2d, positions_2d)
-    for path in (path_3d, path_2d):
-        print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def report_counts(positions_2d: Positions2d) -> None:

@@ -1,13 +1,15 @@
-"""Human3.6M's 15 actions: the poses between which a body moves, and when it walks.
+"""Human3.6M's 15 actions: the poses between which a body moves, when it walks, and where.
 
 To add an action, add a row to `ACTIONS`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 
+from common.camera import Camera, project, world_to_camera
 from common.h36m_dataset import FPS
 from data.synthetic import bodies
 from data.synthetic.bodies import BOWING, CROUCHING, ON_THE_FLOOR, SITES, SITTING, STANDING
@@ -79,16 +81,15 @@ _GAIT = np.radians(
 _REACHES = {"pelvis": 0.01, "hip": 0.02, "ankle": 0.02, "neck": 0.5, "head": 0.5}
 _REACHES |= {"waist": 0.15, "chest": 0.15, "shoulder": 0.2, "elbow": 0.2}
 _REACH = np.array([_REACHES.get(site.split("_")[-1], 0.06) for site in SITES])
+_MARGIN = 0.003  # between a body and the edge of the picture, as a share of the picture
 
 
 def perform(
-    random: Generator, action: str, body: np.ndarray, frames: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Let a body (37, 3) perform one of `ACTIONS`.
+    random: Generator, action: str, body: np.ndarray, frames: int, cameras: Sequence[Camera]
+) -> np.ndarray:
+    """Let a body (37, 3) perform one of `ACTIONS` where all cameras see it.
 
-    Returns:
-        Joints (frames, 37, 3), on the floor, about the origin, facing along x; and how far it has
-        walked, (frames,), metres.
+    Returns joints in the world, (frames, 37, 3), metres.
     """
     act = ACTIONS[action]
     walks = bodies.hold(random, np.array(act.walks), frames, 4.0, move_s=0.8)
@@ -105,7 +106,7 @@ def perform(
     joints[..., 2] -= bodies.find_floor(joints)
     # A step is as long as the foot's way backward, seen from the hip.
     backward = -np.gradient(joints[:, [4, 9], 0], axis=0).min(axis=-1)
-    return joints, np.cumsum(np.where(walks > 0, backward, 0))
+    return _place_in_room(random, joints, np.cumsum(np.where(walks > 0, backward, 0)), cameras)
 
 
 def _at(angles: np.ndarray, site: str) -> np.ndarray:
@@ -158,3 +159,34 @@ def _move_arms(
         _at(angles, f"{side}_shoulder")[:] = np.radians(np.stack([bend, spread, twist], axis=-1))
         _at(angles, f"{side}_elbow")[..., 0] = np.radians(elbow)
         _at(angles, f"{side}_collar")[..., 1] = np.radians(0.2 * spread)
+
+
+def _place_in_room(
+    random: Generator, joints: np.ndarray, walked: np.ndarray, cameras: Sequence[Camera]
+) -> np.ndarray:
+    """Let a body stand somewhere, or walk in a circle, where the cameras around it see all of it.
+
+    `joints` are (frames, joints, 3), metres, x forward; `walked` (frames,) says how far along the
+    circle. Returns joints in the world.
+    """
+    walks = np.ptp(walked) > 0.5
+    radius = random.uniform(0.8, 1.5) if walks else 1.5 * np.sqrt(random.uniform())
+    start, facing = random.uniform(0, 2 * np.pi, 2)
+    turn = random.choice([-1, 1])  # 1: to the left
+    middle = np.mean([camera.translation_m[:2] for camera in cameras], axis=0)
+    x, y, z = np.moveaxis(joints, -1, 0)
+    for _ in range(30):
+        angle = (start + turn * walked / radius)[:, None]
+        heading = angle + (turn * np.pi / 2 if walks else facing)
+        place_x, place_y = middle[0] + radius * np.cos(angle), middle[1] + radius * np.sin(angle)
+        c, s = np.cos(heading), np.sin(heading)
+        placed = np.stack([place_x + c * x - s * y, place_y + s * x + c * y, z], axis=-1)
+        seen = [
+            project(world_to_camera(placed, c.orientation, c.translation_m), c.intrinsics)
+            / [c.width, c.height]
+            for c in cameras
+        ]
+        if np.min(seen) > _MARGIN and np.max(seen) < 1 - _MARGIN:
+            return placed
+        radius *= 0.85
+    raise RuntimeError("the cameras do not see the whole body in the middle of the room")

@@ -6,9 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from common.camera import Camera
+from common.camera import Camera, project, world_to_camera
 from common.h36m_dataset import FPS
-from data.synthetic.room import view
 
 # The rows of a body's joints that are COCO's keypoints.
 COCO_JOINTS = (32, 33, 34, 35, 36, 17, 25, 18, 26, 19, 27, 6, 1, 7, 2, 8, 3)
@@ -55,10 +54,12 @@ def look(
 
     `joints` are (frames, 37, 3) in the world, metres.
     """
-    pixels, in_camera = map(np.stack, zip(*(view(joints, camera) for camera in cameras)))
+    in_camera = [world_to_camera(joints, c.orientation, c.translation_m) for c in cameras]
+    truth = [project(p[:, COCO_JOINTS], c.intrinsics) for p, c in zip(in_camera, cameras)]
+    truth, in_camera = np.stack(truth), np.stack(in_camera)
     focal = np.array([camera.intrinsics[1] for camera in cameras])[:, None, None, None]
     size = _HEIGHT_M * focal / in_camera[:, :, :1, 2:]
-    truth, hidden = pixels[:, :, COCO_JOINTS], _hidden_by_body(in_camera)
+    hidden = _hidden_by_body(in_camera)
     common, *noises = _correlated_noise(random, (1 + len(ESTIMATORS), *truth.shape))
     found = {}
     for estimator, own in zip(ESTIMATORS, noises):
@@ -109,8 +110,8 @@ def _estimate_keypoints(
     it is hidden; now and then a keypoint jumps, or left and right are swapped. The confidence falls
     as the error grows, but not reliably.
 
-    `truth` (cameras, frames, 17, 2) are pixels, `size` (cameras, frames, 1, 1) is the person's
-    height in pixels, `hidden` (cameras, frames, 17) says how far the body hides a keypoint, 0 to 1,
+    `truth` (cameras, frames, 17, 2) and the person's `size`, its height, (cameras, frames, 1, 1),
+    are in pixels; `hidden` (cameras, frames, 17) says how far the body hides a keypoint, 0 to 1;
     `noise` is of unit variance. Returns (cameras, frames, 17, 3), float32.
     """
     shape = truth.shape
