@@ -50,15 +50,14 @@ def parse_size(text: str) -> tuple[int, int]:
         InputError: if it is not of this form, odd (mp4 stores colours for 2 × 2 pixels), smaller
             than 320x180 or larger than 7680x4320.
     """
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.lower())
-    if not match:
+    if not re.fullmatch(r"\d{1,5}x\d{1,5}", text.lower()):
         raise InputError(f"size '{text}': give WIDTHxHEIGHT in pixels, such as 1700x400")
-    size = int(match[1]), int(match[2])
-    if size[0] % 2 or size[1] % 2:
+    width, height = map(int, text.lower().split("x"))
+    if width % 2 or height % 2:
         raise InputError(f"size '{text}': width and height must be even")
-    if not (320 <= size[0] <= 7680 and 180 <= size[1] <= 4320):
+    if not (320 <= width <= 7680 and 180 <= height <= 4320):
         raise InputError(f"size '{text}': must lie between 320x180 and 7680x4320")
-    return size
+    return width, height
 
 
 def write_video(
@@ -77,8 +76,8 @@ def write_video(
     an mp4 in kbit/s, None for constant quality.
 
     Raises:
-        InputError: if the suffix or the folder is wrong, there is no frame, a gif is to be shown
-            faster than 50 frames a second, or ffmpeg fails.
+        InputError: if the suffix or the folder is wrong, a gif is to be shown faster than 50 frames
+            a second, or ffmpeg fails.
         OSError: if the disk is full or read-only.
     """
     path = check_output(path, VIDEO_SUFFIXES)
@@ -86,9 +85,7 @@ def write_video(
     if gif and fps > MAX_GIF_FPS:
         raise InputError(f"{path}: a gif shows at most {MAX_GIF_FPS} frames a second, not {fps:g}")
     frames = iter(progress(frames, total=total, desc=path.name, unit="frame"))
-    first = next(frames, None)
-    if first is None:
-        raise InputError(f"{path}: there are no frames to draw")
+    first = next(frames)
     rate = ("-b:v", f"{bitrate_kbit}k") if bitrate_kbit else ("-crf", "18")
     coding = _GIF if gif else ("-vcodec", "libx264", "-pix_fmt", "yuv420p", *rate, *_MP4)
     shape = ("-s", f"{first.shape[1]}x{first.shape[0]}", "-pix_fmt", "rgb0")
@@ -104,7 +101,7 @@ def write_video(
 
 
 def _encode(command: list[str], frames: Iterable[np.ndarray], log: Any) -> bool:
-    """Send frames to ffmpeg, which complains to `log`; return whether it took all of them."""
+    """Send frames to ffmpeg, which writes errors to `log`; return whether it took all of them."""
     pipes = {"stdin": subprocess.PIPE, "stderr": log, "pipesize": _PIPE_BYTES, "bufsize": 0}
     # In a session of its own, Ctrl-C does not reach it: it ends when its pipe is closed.
     with subprocess.Popen(command, start_new_session=True, **pipes) as ffmpeg:
@@ -167,11 +164,9 @@ def _frames(path: Path | str, *options: str) -> Iterator[Any]:
     """Yield what is known of a video, then the bytes of each frame."""
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
-    quiet = ["-hide_banner", "-nostats"]
+    params = {"input_params": ["-hide_banner", "-nostats"], "output_params": list(options)}
     try:
-        yield from _imageio_ffmpeg().read_frames(
-            _url(path), input_params=quiet, output_params=list(options)
-        )
+        yield from _imageio_ffmpeg().read_frames(_url(path), **params)
     except (OSError, RuntimeError) as error:
         raise _ffmpeg_error(path, str(error)) from error
 
@@ -182,7 +177,7 @@ def _url(path: Path | str) -> str:
 
 
 def _ffmpeg_error(path: Path | str, log: str) -> Exception:
-    """Return what ffmpeg says of `path` as one line; imageio-ffmpeg quotes it after a mark."""
+    """Return an error with ffmpeg's first message; imageio-ffmpeg puts a headline before it."""
     if "No space left on device" in log:
         return OSError(errno.ENOSPC, "No space left on device", str(path))
     lines = log.split("=== stderr ===")[-1].strip().splitlines() or ["it says nothing"]
