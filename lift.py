@@ -77,9 +77,6 @@ def main() -> None:
         raise InputError("the GPU's memory is full; choose another one, or -g cpu") from error
 
 
-# What is lifted ----------------------------------------------------------------------------------
-
-
 def own_footage(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Footage]:
     """Return the sequences of `data_2d_custom_<keypoints>.npz`, or those that are named."""
     if not args.keypoints:
@@ -111,15 +108,11 @@ def chosen_sequence(args: argparse.Namespace, checkpoint: Checkpoint) -> Footage
     return footage_of_dataset(take, estimators)
 
 
-# What is written ---------------------------------------------------------------------------------
-
-
 def output_paths(args: argparse.Namespace, footage: Footage, several: bool) -> list[Path]:
     """Return the files of one sequence; where there are several, their names end in its name."""
-    named = [*args.export, *([args.output] if args.output else [])]
+    named = args.export + ([args.output] if args.output else [])
     if not named:
-        suffix = "_3d" if args.dataset == OWN_FOOTAGE else ""
-        return [Path(f"{footage.name}{suffix}.mp4")]
+        return [Path(footage.name + ("_3d.mp4" if args.dataset == OWN_FOOTAGE else ".mp4"))]
     return [p.with_stem(f"{p.stem}_{footage.name}") if several else p for p in named]
 
 
@@ -151,16 +144,10 @@ def write(
         print(f"wrote {path} ({len(frames)} frames)")
 
 
-# The command line --------------------------------------------------------------------------------
-
-
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line; `dataset` is "custom" where no sequence of a dataset is named.
-
-    Raises:
-        InputError: if flags contradict each other, or an output cannot be written.
-    """
+    """Read the command line; `dataset` is "custom" where no sequence of a dataset is named."""
     args = make_parser().parse_args()
+    args.export = args.export or []
     if args.dataset is None:
         names_sequence = any(getattr(args, name) for name in DEFAULT_SEQUENCE)
         args.dataset = "h36m" if names_sequence else OWN_FOOTAGE
@@ -209,7 +196,7 @@ def make_parser() -> console.ArgumentParser:
     add("--data-dir", type=Path, default=console.DATA_DIR, metavar="DIR", help=folder)
     add("--causal", action="store_true", help="use past frames only, as a live system must")
     hz = console.Check(float, lambda hz: 0.1 <= hz <= 1000, "a number from 0.1 to 1000")
-    smooth = f"remove motion faster than HZ, {DEFAULT_CUTOFF_HZ:g} if no number follows; no delay"
+    smooth = f"remove motion faster than HZ ({DEFAULT_CUTOFF_HZ:g} if no number follows), no delay"
     add("--smooth", type=hz, nargs="?", const=DEFAULT_CUTOFF_HZ, metavar="HZ", help=smooth)
 
     group = parser.add_argument_group("own footage")
@@ -237,7 +224,7 @@ def make_parser() -> console.ArgumentParser:
     output += "an mp4 with the sequence's name in the working directory)"
     add("--output", **file, help=output)
     export = f"write the poses: {', '.join(POSE_SUFFIXES)}; may be given several times"
-    add("--export", action="append", default=[], **file, help=export)
+    add("--export", action="append", **file, help=export)
     add("--skip", type=console.non_negative_int, default=0, metavar="N", help="leave out N frames")
     add("--downsample", default=1, **number, help="draw and export every N-th frame")
     add("--limit", **number, help="draw and export N frames at most")

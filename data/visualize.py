@@ -6,7 +6,6 @@ python data/visualize.py --dir-2d data_2d_h36m_vitpose.npz data_2d_h36m_pct.npz 
 
 import argparse
 import sys
-import time
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -43,11 +42,8 @@ def main() -> None:
         errors_output = output.with_name(f"{output.stem}_errors.png")
         save_errors(errors_output, film)
         print(f"wrote {errors_output}")
-    start = time.perf_counter()
     render_film(output, film, size=args.size)
-    frames = len(film.frame_numbers)
-    rate = frames / (time.perf_counter() - start)
-    print(f"wrote {output} ({frames} frames, {rate:.0f} frames a second)")
+    print(f"wrote {output} ({len(film.frame_numbers)} frames)")
 
 
 def parse_arguments() -> argparse.Namespace:

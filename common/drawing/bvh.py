@@ -30,6 +30,8 @@ _END_SITES_M = {
 }
 _MAX_TWIST_DEG_S = 90.0
 _AXES = "XYZ"
+# Other programs would take the slash of "Neck/Nose" for a path.
+SAFE_NAMES = [name.replace("/", "_") for name in JOINT_NAMES]
 # The axes of each joint's three angles, the outermost first. The middle angle is the twist of the
 # limb, which stays far from the 90 degrees at which such angles become ambiguous; of the hip, it is
 # the forward bend.
@@ -141,11 +143,6 @@ def write_bvh(path: Path, poses_m: np.ndarray, fps: float) -> None:
         np.savetxt(file, rows, fmt="%.6f")
 
 
-def safe_name(joint: str) -> str:
-    """Return a joint's name without the slash, which other programs take for a path."""
-    return joint.replace("/", "_")
-
-
 def _hierarchy(joint: int, offsets_m: np.ndarray, indent: str = "") -> str:
     """Return the text of a joint and of all that hang on it, in the order of `JOINT_NAMES`."""
     name, inner = JOINT_NAMES[joint], indent + "\t"
@@ -153,7 +150,7 @@ def _hierarchy(joint: int, offsets_m: np.ndarray, indent: str = "") -> str:
     channels = [f"{axis}position" for axis in moves]
     channels += [f"{axis}rotation" for axis in _ORDERS[joint]]
     offset = "OFFSET {:.6f} {:.6f} {:.6f}\n"
-    text = f"{indent}{kind} {safe_name(name)}\n{indent}{{\n"
+    text = f"{indent}{kind} {SAFE_NAMES[joint]}\n{indent}{{\n"
     text += inner + offset.format(*offsets_m[joint])
     text += f"{inner}CHANNELS {len(channels)} {' '.join(channels)}\n"
     if name in _END_SITES_M:

@@ -1,6 +1,6 @@
 """Drawing poses: videos with one panel for each estimate, strips of single frames.
 
-What does not move (frames, titles, ticks, legend) is drawn once. Of each frame only strokes are
+What does not move (frames, titles, ticks, legend) is drawn once. For each frame only strokes are
 drawn, all those of a panel in one call, from arrays that are overwritten in place; text that
 changes is pasted from letters that were drawn once.
 """
@@ -82,11 +82,7 @@ class Film:
 
 
 def choose_frames(length: int, skip: int, downsample: int = 1, limit: int | None = None) -> range:
-    """Return which of a sequence's frames are drawn.
-
-    Raises:
-        InputError: if none is left.
-    """
+    """Return which of a sequence's frames are drawn, at least one."""
     frames = range(skip, length, downsample)[:limit]
     if not frames:
         raise InputError(f"--skip {skip}: the sequence has {length} frames, so none is left")
@@ -227,9 +223,6 @@ def _add_legend(figure: Any, truth: bool, position: tuple[float, float]) -> None
     figure.legend(handles=handles, **place, **look, **gaps)
 
 
-# Videos ------------------------------------------------------------------------------------------
-
-
 def render_film(
     output: Path | str,
     film: Film,
@@ -249,11 +242,6 @@ def render_film(
         video: the camera's video, of any size, whose frames are shown under the 2D keypoints.
         recorded_fps: frames a second of the recording that the film's numbers count, for a `video`
             of another frame rate; None where the numbers count the video's own frames.
-
-    Raises:
-        InputError: as `write_video`, and if `video` cannot be read, has another shape than the
-            camera's picture, or is too short.
-        OSError: as `write_video`.
     """
     scene = Scene(film, size)
     pictures = _read_pictures(video, scene, film, recorded_fps) if video else repeat(None)
@@ -280,7 +268,8 @@ def _read_pictures(
     if 0 in shown:
         raise InputError(f"{video}: no keypoint lies in its picture; check the picture's size")
     rate = fps / recorded_fps if fps and recorded_fps else 1.0
-    rate = 1.0 if abs(rate - 1) < _SAME_RATE else rate
+    if abs(rate - 1) < _SAME_RATE:
+        rate = 1.0
     pictures = enumerate(read_video(video, part, shown))
     index, picture = -1, None
     for number in film.frame_numbers:
@@ -294,17 +283,11 @@ def _read_pictures(
         yield picture
 
 
-# Strips ------------------------------------------------------------------------------------------
-
-
 def save_strip(output: Path | str, film: Film) -> None:
     """Write a picture with a column for each of some frames: input 2D, predicted 3D, true 3D.
 
     There are six frames of the film at even distances; of several estimators' keypoints, the first
     are drawn.
-
-    Raises:
-        OSError: if the disk is full or read-only.
     """
     from matplotlib.figure import Figure
 

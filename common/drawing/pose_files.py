@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.drawing.bvh import safe_name, write_bvh
-from common.files.console import InputError
+from common.drawing.bvh import SAFE_NAMES, write_bvh
 from common.files.output import atomic_output, check_output
 from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS
 
@@ -38,12 +37,7 @@ def export_poses(
         poses_m: (frames, 17, 3), metres, z up.
         frame_of_reference: what the positions are relative to, in words.
         fps: frames a second of the recording.
-        frame_numbers: (frames,), which frames of the recording these are.
-
-    Raises:
-        InputError: if the suffix is none of these or the folder is missing, or the frames of a
-            trc or bvh are not at equal distances.
-        OSError: if the disk is full or read-only.
+        frame_numbers: (frames,), at equal distances, which frames of the recording these are.
     """
     output = check_output(output, POSE_SUFFIXES)
     about = {
@@ -57,21 +51,14 @@ def export_poses(
         "time_s": (frame_numbers / fps).tolist(),
     }
     suffix, y_up_m = output.suffix.lower(), poses_m[..., (0, 2, 1)] * np.float64((1, 1, -1))
+    rate = fps / np.ptp(frame_numbers[:2]) if len(frame_numbers) > 1 else fps
     with atomic_output(output) as temporary:
         if suffix in _WRITERS:
             _WRITERS[suffix](temporary, poses_m, about)
         elif suffix == ".bvh":
-            write_bvh(temporary, y_up_m, fps / _step(frame_numbers, output))
+            write_bvh(temporary, y_up_m, rate)
         else:
-            _write_trc(temporary, output.name, y_up_m, about, fps / _step(frame_numbers, output))
-
-
-def _step(numbers: np.ndarray, output: Path) -> float:
-    """Return the distance of frames, which must be the same between all of them."""
-    steps = np.unique(np.diff(numbers))
-    if len(steps) > 1:
-        raise InputError(f"{output}: this format has one frame rate; export every n-th frame")
-    return float(steps[0]) if len(steps) else 1.0
+            _write_trc(temporary, output.name, y_up_m, about, rate)
 
 
 def _write_npy(path: Path, poses_m: np.ndarray, about: dict) -> None:
@@ -120,7 +107,7 @@ def _write_trc(path: Path, name: str, poses_m: np.ndarray, about: dict, fps: flo
         ("PathFileType", 4, "(X/Y/Z)", name),
         (names + "OrigNumFrames").split(),
         values,
-        ("Frame#", "Time", *(f"{safe_name(joint)}\t\t" for joint in JOINT_NAMES)),
+        ("Frame#", "Time", *(f"{joint}\t\t" for joint in SAFE_NAMES)),
         ("", "", *coordinates),
         (),
     ]

@@ -44,12 +44,7 @@ _GIF = ("-vcodec", "gif", "-pix_fmt", "pal8", "-lavfi", _GIF_FILTER, "-loop", "0
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read a video's size in pixels, such as "1700x400".
-
-    Raises:
-        InputError: if it is not of this form, odd (mp4 stores colours for 2 × 2 pixels), smaller
-            than 320x180 or larger than 7680x4320.
-    """
+    """Read a video's size in pixels, such as "1700x400"; mp4 stores colours for 2 × 2 pixels."""
     if not re.fullmatch(r"\d{1,5}x\d{1,5}", text.lower()):
         raise InputError(f"size '{text}': give WIDTHxHEIGHT in pixels, such as 1700x400")
     width, height = map(int, text.lower().split("x"))
@@ -74,11 +69,6 @@ def write_video(
     height and width even. Each is written before the next is taken, so one buffer may serve for
     all; `total` is how many there are, for the progress bar. `bitrate_kbit` is the average rate of
     an mp4 in kbit/s, None for constant quality.
-
-    Raises:
-        InputError: if the suffix or the folder is wrong, a gif is to be shown faster than 50 frames
-            a second, or ffmpeg fails.
-        OSError: if the disk is full or read-only.
     """
     path = check_output(path, VIDEO_SUFFIXES)
     gif = path.suffix.lower() == ".gif"
@@ -116,11 +106,7 @@ def _encode(command: list[str], frames: Iterable[np.ndarray], log: Any) -> bool:
 
 
 def probe_video(path: Path | str) -> tuple[tuple[int, int], float]:
-    """Return a video's (width, height) in pixels, as shown, and its frames a second.
-
-    Raises:
-        InputError: if there is no such file, or ffmpeg cannot read it as a video.
-    """
+    """Return a video's (width, height) in pixels, as shown, and its frames a second."""
     frames = _frames(path)
     about = next(frames)
     frames.close()
@@ -128,12 +114,8 @@ def probe_video(path: Path | str) -> tuple[tuple[int, int], float]:
 
 
 def count_frames(path: Path | str) -> int:
-    """Return how many frames a video has; they are not decoded for it.
-
-    Raises:
-        InputError: if there is no such file, ffmpeg cannot read it, or there is no frame.
-    """
-    probe_video(path)
+    """Return how many frames a video has, at least one; they are not decoded for it."""
+    probe_video(path)  # has the better messages
     frames, _ = _imageio_ffmpeg().count_frames_and_secs(_url(path))
     if not frames:
         raise InputError(f"{path}: the video has no frames; choose another")
@@ -147,9 +129,6 @@ def read_video(
 
     `crop` is left, top, right, bottom of the part, as shares of the width and of the height; it is
     scaled to `size`, (width, height) in pixels.
-
-    Raises:
-        InputError: if there is no such file, or ffmpeg cannot read it as a video.
     """
     left, top, right, bottom = crop
     region = f"iw*{right - left:.6f}:ih*{bottom - top:.6f}:iw*{left:.6f}:ih*{top:.6f}:exact=1"

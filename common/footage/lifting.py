@@ -28,14 +28,11 @@ _CAUSAL_BATCH = 64
 
 
 def load_lifter(
-    path: Path | str,
-    number_of_frames: int | None = None,
-    device: torch.device | str = "cpu",
+    path: Path | str, number_of_frames: int | None = None, device: torch.device | str = "cpu"
 ) -> PoseFormerV2:
-    """Return the network of a checkpoint, of ours or published; `number_of_frames` as in `load`.
+    """Return the network of a checkpoint, of ours or published, that takes one estimator's 2D.
 
-    Raises:
-        InputError: if the file is no checkpoint, or was trained on several estimators' keypoints.
+    `number_of_frames` is the window's length where the file does not tell it.
     """
     checkpoint = Checkpoint.load(path, number_of_frames)
     checkpoint.check_channels(2, confidences=0)
@@ -106,9 +103,6 @@ class StreamingLifter:
     frame, that one is repeated. So the estimates are those of `lift(…, causal=True)`, which has the
     same arguments; `fps` is the rate at which frames will come. Without `flip` it takes half the
     time.
-
-    Raises:
-        InputError: if the checkpoint is bad.
     """
 
     def __init__(

@@ -65,11 +65,7 @@ def footage_of_dataset(sequence: Sequence2d3d, estimators: Sequence[str]) -> Foo
 
 
 def load_own_footage(path: Path, names: Sequence[str] | None = None) -> list[Footage]:
-    """Return these sequences, or all, of `data_2d_custom_<name>.npz`.
-
-    Raises:
-        InputError: if the file is bad, or a sequence is not in it.
-    """
+    """Return these sequences, or all, of `data_2d_custom_<name>.npz`."""
     positions, metadata = read_custom_2d(path)
     missing = [name for name in names or () if name not in positions]
     if missing:
