@@ -1,7 +1,10 @@
-"""Lift 2D keypoints to 3D: of your own footage, or of a sequence of the dataset; draw, export.
+"""Estimate 3D poses from 2D keypoints with a trained network; write a film, a picture, pose files.
 
-python lift.py --checkpoint best_epoch.bin --keypoints dance --output dance.mp4 --export dance.bvh
-python lift.py --checkpoint best_epoch.bin --subject S9 --action Walking --output walking.mp4
+Your own video, once data/detect_2d.py and data/prepare_2d_custom.py have found its keypoints:
+  python lift.py --checkpoint best_epoch.bin -k dance --output dance.mp4 --export dance.bvh
+A sequence of Human3.6M, drawn beside its true poses:
+  python lift.py --checkpoint best_epoch.bin --subject S9 --action Walking --output walking.mp4
+The network as a Python function, also frame by frame: common/footage/lifting.py.
 """
 
 import os
@@ -12,6 +15,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 import argparse
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +48,9 @@ DEFAULT_SEQUENCE = {"subject": "S9", "action": "Walking", "camera": "55011271"}
 DATASET_FLAGS = (*DEFAULT_SEQUENCE, "no_ground_truth")
 FOOTAGE_FLAGS = ("sequences", "no_resample", "up", "as_camera")
 VIDEO_FLAGS = ("size", "bitrate", "video")
+USAGE = """
+  own footage: lift.py --checkpoint FILE --keypoints NAME [--video FILE] [--output FILE] ...
+  the dataset: lift.py --checkpoint FILE --action NAME [--subject S] [--output FILE] ..."""
 
 
 def main() -> None:
@@ -54,12 +61,10 @@ def main() -> None:
     precision = resolve_precision(args.precision, device)
     path = find_checkpoint(args.checkpoint, console.CHECKPOINT_DIR)
     checkpoint = Checkpoint.load(path, args.number_of_frames)
-    if args.dataset == OWN_FOOTAGE:
-        footages = own_footage(args, checkpoint)
-    else:
-        footages = [chosen_sequence(args, checkpoint)]
+    own = args.dataset == OWN_FOOTAGE
+    footages = own_footage(args, checkpoint) if own else [chosen_sequence(args, checkpoint)]
     outputs = [output_paths(args, f, several=len(footages) > 1) for f in footages]
-    check_distinct([p for paths in outputs for p in paths], [args.video] if args.video else [])
+    check_distinct(chain(*outputs), [args.video] if args.video else [])
     which = args.skip, args.downsample, args.limit
     chosen = [choose_frames(len(footage.inputs), *which) for footage in footages]
     model = checkpoint.build_model(device)
@@ -70,9 +75,6 @@ def main() -> None:
             write(args, footage, lift_footage(footage, model, **how), frames, paths)
     except torch.OutOfMemoryError as error:
         raise InputError("the GPU's memory is full; choose another one, or -g cpu") from error
-
-
-# What is lifted ----------------------------------------------------------------------------------
 
 
 def own_footage(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Footage]:
@@ -91,11 +93,7 @@ def own_footage(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Footag
 
 
 def chosen_sequence(args: argparse.Namespace, checkpoint: Checkpoint) -> Footage:
-    """Return the dataset's sequence that --subject, --action and --camera name.
-
-    Raises:
-        InputError: if there is none; the message says what there is.
-    """
+    """Return the dataset's sequence that --subject, --action and --camera name."""
     chosen = {name: getattr(args, name) or default for name, default in DEFAULT_SEQUENCE.items()}
     trained_on = checkpoint.recipe.get("keypoints", "vitpose")
     estimators = h36m_dataset.estimator_names(args.keypoints or trained_on)
@@ -110,15 +108,11 @@ def chosen_sequence(args: argparse.Namespace, checkpoint: Checkpoint) -> Footage
     return footage_of_dataset(take, estimators)
 
 
-# What is written ---------------------------------------------------------------------------------
-
-
 def output_paths(args: argparse.Namespace, footage: Footage, several: bool) -> list[Path]:
     """Return the files of one sequence; where there are several, their names end in its name."""
-    named = [*args.export, *([args.output] if args.output else [])]
+    named = args.export + ([args.output] if args.output else [])
     if not named:
-        suffix = "_3d" if args.dataset == OWN_FOOTAGE else ""
-        return [Path(f"{footage.name}{suffix}.mp4")]
+        return [Path(footage.name + ("_3d.mp4" if args.dataset == OWN_FOOTAGE else ".mp4"))]
     return [p.with_stem(f"{p.stem}_{footage.name}") if several else p for p in named]
 
 
@@ -150,15 +144,8 @@ def write(
         print(f"wrote {path} ({len(frames)} frames)")
 
 
-# The command line --------------------------------------------------------------------------------
-
-
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line; `dataset` is "custom" where no sequence of a dataset is named.
-
-    Raises:
-        InputError: if flags contradict each other, or an output cannot be written.
-    """
+    """Read the command line; `dataset` is "custom" where no sequence of a dataset is named."""
     args = make_parser().parse_args()
     args.export = args.export or []
     if args.dataset is None:
@@ -188,82 +175,70 @@ def _refuse(args: argparse.Namespace, names: Sequence[str], reason: str) -> None
 
 def make_parser() -> console.ArgumentParser:
     """Return the parser of the command line."""
-    parser = console.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = console.ArgumentParser(usage=USAGE, description=__doc__.splitlines()[0])
+    file, name = {"type": Path, "metavar": "FILE"}, {"metavar": "NAME"}
+    number = {"type": positive_int, "metavar": "N"}
+
     add = parser.add_argument_group("network").add_argument
-    add("--checkpoint", required=True, metavar="FILE", help="ours or a published one")
-    frames = "the checkpoint's receptive field, where it does not tell it"
-    add("-frame", "--number-of-frames", type=positive_int, metavar="F", help=frames)
+    checkpoint = "a file of run_poseformer.py, such as best_epoch.bin, or a published checkpoint"
+    add("--checkpoint", required=True, metavar="FILE", help=checkpoint)
+    frames = "length of its window, for a published checkpoint of other than 27 frames"
+    add("-frame", "--number-of-frames", **number, help=frames)
     add("-g", "--gpu", default="0", metavar="N", help="which GPU; cpu for none")
     precision = "of matrix products; auto is bf16 where the processor has it"
     add("--precision", choices=PRECISIONS, default="auto", help=precision)
 
     add = parser.add_argument_group("keypoints").add_argument
-    keypoints = "the npz file's name: of own footage, or the estimator (default: the checkpoint's)"
-    add("-k", "--keypoints", metavar="NAME", help=keypoints)
-    add(
-        "--data-dir",
-        type=Path,
-        default=console.DATA_DIR,
-        metavar="DIR",
-        help="folder of the npz files",
-    )
-    add("--causal", action="store_true", help="use past frames only")
+    keypoints = "own footage: the --name that data/prepare_2d_custom.py was given; dataset: the "
+    keypoints += "estimator (default: the one that the checkpoint was trained on)"
+    add("-k", "--keypoints", **name, help=keypoints)
+    folder = "folder of the npz files"
+    add("--data-dir", type=Path, default=console.DATA_DIR, metavar="DIR", help=folder)
+    add("--causal", action="store_true", help="use past frames only, as a live system must")
     hz = console.Check(float, lambda hz: 0.1 <= hz <= 1000, "a number from 0.1 to 1000")
-    smooth = "take out motion faster than this, without a delay "
-    smooth += f"({DEFAULT_CUTOFF_HZ:g} Hz if no number follows)"
+    smooth = f"remove motion faster than HZ ({DEFAULT_CUTOFF_HZ:g} if no number follows), no delay"
     add("--smooth", type=hz, nargs="?", const=DEFAULT_CUTOFF_HZ, metavar="HZ", help=smooth)
 
-    group = parser.add_argument_group(
-        "own footage", "data/prepare_2d_custom.py makes its keypoints"
-    )
+    group = parser.add_argument_group("own footage")
     group.add_argument("--sequences", metavar="A,B", help="only these of the file's sequences")
     rate = f"treat the frames as {FPS} a second, the rate of the training"
     group.add_argument("--no-resample", action="store_true", help=rate)
     add = group.add_mutually_exclusive_group().add_argument
-    up = "what is up: level as the picture, auto by the person's trunk and feet (default: auto)"
+    up = "what is up: level as in the picture, auto by the person's trunk and feet (default: auto)"
     add("--up", choices=UPS, help=up)
-    like = "the camera was held as this one of Human3.6M for S9, or as for another subject"
+    like = "the camera was held as this camera of Human3.6M (of S9, if no subject is named)"
     add("--as-camera", type=parse_camera, metavar="[SUBJECT:]ID", help=like)
 
-    sequence = "-d, --subject, --action or --camera chooses one, which has true 3D"
-    add = parser.add_argument_group("a sequence of the dataset", sequence).add_argument
-    default = {name: f"(default: {value})" for name, value in DEFAULT_SEQUENCE.items()}
-    add("-d", "--dataset", metavar="NAME", help="read data_3d_NAME.npz (default: h36m)")
-    add(
-        "--subject",
-        choices=h36m_dataset.SUBJECTS,
-        metavar="S",
-        help=f"whose sequence {default['subject']}",
-    )
-    add("--action", metavar="NAME", help=f'such as "Sitting 1" {default["action"]}')
+    needed = "at least one of -d, --subject, --action, --camera; the others have defaults"
+    add = parser.add_argument_group("a sequence of the dataset", needed).add_argument
+    default = {flag: f"(default: {value})" for flag, value in DEFAULT_SEQUENCE.items()}
+    add("-d", "--dataset", **name, help="read data_3d_NAME.npz (default: h36m)")
+    subject = f"whose sequence {default['subject']}"
+    add("--subject", choices=h36m_dataset.SUBJECTS, metavar="S", help=subject)
+    add("--action", **name, help=f'such as "Sitting 1" {default["action"]}')
     add("--camera", metavar="ID", help=f"id of the camera, or 0 to 3 {default['camera']}")
     add("--no-ground-truth", action="store_true", help="leave out the true pose")
 
     add = parser.add_argument_group("output").add_argument
-    output = ".mp4 or .gif; .png for a strip of some frames (default, where nothing is exported "
-    output += "either: an mp4 with the sequence's name in the working directory)"
-    add("--output", type=Path, metavar="FILE", help=output)
+    output = ".mp4 or .gif, or .png for a picture of six frames (default without --export: "
+    output += "an mp4 with the sequence's name in the working directory)"
+    add("--output", **file, help=output)
     export = f"write the poses: {', '.join(POSE_SUFFIXES)}; may be given several times"
-    add("--export", type=Path, action="append", metavar="FILE", help=export)
+    add("--export", action="append", **file, help=export)
     add("--skip", type=console.non_negative_int, default=0, metavar="N", help="leave out N frames")
-    every = "draw and export every N-th frame"
-    add("--downsample", type=positive_int, default=1, metavar="N", help=every)
-    add("--limit", type=positive_int, metavar="N", help="draw and export N frames at most")
+    add("--downsample", default=1, **number, help="draw and export every N-th frame")
+    add("--limit", **number, help="draw and export N frames at most")
     add("--size", type=parse_size, metavar="WxH", help="in pixels (default: fits the panels)")
     bitrate = "average kbit/s of an mp4 (default: constant quality)"
     add("--bitrate", type=positive_int, metavar="KBIT", help=bitrate)
-    add("--video", type=Path, metavar="FILE", help="draw its frames under the 2D")
+    add("--video", **file, help="the recording, to be shown under the 2D keypoints")
     return parser
 
 
 def parse_camera(text: str) -> Camera:
-    """Return the camera that "58860488" or "S11:58860488" names.
-
-    Raises:
-        InputError: if there is none.
-    """
+    """Return the camera that "58860488" or "S11:58860488" names."""
     subject, _, camera = text.rpartition(":")
-    (subject,) = h36m_dataset.parse_subjects(subject or DEFAULT_SEQUENCE["subject"])[:1]
+    subject = h36m_dataset.parse_subjects(subject or DEFAULT_SEQUENCE["subject"])[0]
     return load_cameras()[subject][camera_index(camera)]
 
 

@@ -6,7 +6,6 @@ python data/visualize.py --dir-2d data_2d_h36m_vitpose.npz data_2d_h36m_pct.npz 
 
 import argparse
 import sys
-import time
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,7 @@ from common.camera import CAMERA_IDS, camera_index, camera_to_world, load_camera
 from common.drawing.figures import COLORS, INK, paper_figure, save_figure
 from common.drawing.films import Film, choose_frames, render_film
 from common.files import console
-from common.files.console import (
-    DATA_DIR,
-    ArgumentParser,
-    InputError,
-    non_negative_int,
-    positive_int,
-)
+from common.files.console import DATA_DIR, ArgumentParser, InputError, positive_int
 from common.files.npz import read_positions_2d, read_positions_3d
 from common.files.output import check_output
 from common.files.video import VIDEO_SUFFIXES, parse_size
@@ -49,11 +42,8 @@ def main() -> None:
         errors_output = output.with_name(f"{output.stem}_errors.png")
         save_errors(errors_output, film)
         print(f"wrote {errors_output}")
-    start = time.perf_counter()
     render_film(output, film, size=args.size)
-    frames = len(film.frame_numbers)
-    rate = frames / (time.perf_counter() - start)
-    print(f"wrote {output} ({frames} frames, {rate:.0f} frames a second)")
+    print(f"wrote {output} ({len(film.frame_numbers)} frames)")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -73,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--output", help=output, **file)
     errors = "also draw the 2D error over time and by joint, beside the output as ..._errors.png"
     add("--errors", action="store_true", help=errors)
-    add("--skip", type=non_negative_int, default=0, help="leave out so many frames at the start")
+    add("--skip", type=console.non_negative_int, default=0, help="leave out so many frames")
     add("--limit", type=positive_int, help="draw at most this many frames")
     few = {"action": "store_const", "const": DEBUG_FRAMES, "dest": "limit"}
     add("--debug", **few, help=f"the same as --limit {DEBUG_FRAMES}")
@@ -85,35 +75,34 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def load_film(args: argparse.Namespace, camera: int, title: str) -> Film:
-    """Read one camera's view of one sequence from all files, cut to the shortest.
-
-    Raises:
-        InputError: if a file is missing or damaged, lacks the subject or the action, there is no
-            such camera, or no frame is left.
-    """
-    paths = [find_file(path, args.data_dir) for path in args.dir_2d]
-    path_gt, path_3d = (find_file(p, args.data_dir) for p in (args.dir_2d_gt, args.dir_3d))
+    """Read one camera's view of one sequence from all files, cut to the shortest."""
+    files = [find_file(p, args.data_dir) for p in (*args.dir_2d, args.dir_2d_gt, args.dir_3d)]
+    *files_2d, file_3d = files
     *estimates, truth = (
         find_sequence(path, read_positions_2d(path), args.subject, args.action)[camera][..., :2]
-        for path in [*paths, path_gt]
+        for path in files_2d
     )
-    poses = find_sequence(path_3d, read_positions_3d(path_3d), args.subject, args.action)
+    poses = find_sequence(file_3d, read_positions_3d(file_3d), args.subject, args.action)
     view = load_cameras()[args.subject][camera]
     if isinstance(poses, list):  # one array for each camera, in its coordinates
         poses = camera_to_world(poses[camera], view.orientation, view.translation_m)
-    poses = poses[:, JOINTS_32_TO_17]
-    names = (path.name for path in [*paths, path_gt, path_3d])
-    lengths = dict(zip(names, map(len, [*estimates, truth, poses])))
-    shortest = min(lengths.values())
-    if len(set(lengths.values())) > 1:
-        held = ", ".join(f"{name} {length}" for name, length in lengths.items())
+    lengths = [len(array) for array in (*estimates, truth, poses)]
+    shortest = min(lengths)
+    if max(lengths) > shortest:
+        held = ", ".join(f"{path.name} {length}" for path, length in zip(files, lengths))
         console.warn(
             f"{args.subject} {args.action}: unequal lengths, cut to {shortest} frames ({held})"
         )
-    keypoints = {n: px[:shortest] for n, px in zip(panel_names(paths), estimates)}
-    picture = ((view.width, view.height), view.azimuth)
-    truths = {"truth_m": poses[:shortest], "truth_px": truth[:shortest]}
-    film = Film(title, keypoints, *picture, range(shortest), args.fps, **truths)
+    film = Film(
+        title,
+        dict(zip(panel_names(files_2d[:-1]), estimates)),
+        (view.width, view.height),
+        view.azimuth,
+        frame_numbers=range(shortest),
+        fps=args.fps,
+        truth_m=poses[:, JOINTS_32_TO_17],
+        truth_px=truth,
+    )
     return film.at(choose_frames(shortest, args.skip, limit=args.limit))
 
 
@@ -130,11 +119,7 @@ def find_file(path: Path, data_dir: Path) -> Path:
 
 
 def find_sequence(path: Path, positions: dict, subject: str, action: str) -> Any:
-    """Return what a file holds of a sequence; "Walking" alone may mean its first take.
-
-    Raises:
-        InputError: if it lacks the subject or the action; the message says which there are.
-    """
+    """Return what a file holds of a sequence; "Walking" alone may mean its first take."""
     if subject not in positions:
         raise InputError(f"{path}: no subject '{subject}'; there are: {', '.join(positions)}")
     names = select_actions(f"{path}: {subject}", positions[subject], [action])
@@ -142,20 +127,14 @@ def find_sequence(path: Path, positions: dict, subject: str, action: str) -> Any
 
 
 def panel_names(paths: list[Path]) -> list[str]:
-    """Return what stands above the panels: the estimator, or the file's name where that is new."""
+    """Return the panels' titles: the estimators' names, or the paths where two would be alike."""
     keys = [path.stem.removeprefix("data_2d_h36m_").removesuffix("_w_conf") for path in paths]
     names = [ESTIMATORS.get(key, key) for key in keys]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in paths]
-    return names
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
 def save_errors(output: Path, film: Film) -> None:
-    """Draw a PNG of the 2D errors: the mean over the joints over time, and each joint's.
-
-    Raises:
-        OSError: if the disk is full or read-only.
-    """
+    """Draw a PNG of the 2D errors: the mean over the joints over time, and each joint's."""
     figure, (over_time, by_joint) = paper_figure(11, 4.6, columns=(1.7, 1))
     figure.suptitle(film.title, x=0.015, ha="left", size=11, weight="bold", color=INK)
     estimates = film.keypoints_px.items()

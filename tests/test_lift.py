@@ -2,14 +2,12 @@
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from raw_trees import assert_one_line_error, call, untouched
-from test_lifting import SIZE, moving, random_model
+from test_lifting import SIZE, moving, random_model, save
 from test_visualize import data  # noqa: F401
 
 import lift as script
@@ -34,20 +32,14 @@ def model():
 def folder(model, data):
     """A data folder, a checkpoint; own footage: `dance` at 50 frames a second, `pair` at 30."""
     folder = data
-    state = {"model_pos": model.state_dict(), "config": asdict(model.config), "epoch": 1}
-    torch.save(state, folder / "random.bin")
-
-    def write(name, fps, **starts):
-        info = {"w": SIZE[0], "h": SIZE[1], "fps": fps}
-        positions = {
-            sequence: {"custom": [moving(FRAMES, seed).astype(np.float32)]}
-            for seed, sequence in enumerate(starts)
-        }
-        metadata = {s: {**info, "person": 1, "first_frame": f} for s, f in starts.items()}
+    save(model, folder / "random.bin")
+    pair = {"pair_person1": 0, "pair_person2": 4}
+    for name, fps, starts in (("dance", 50, {"dance": 0}), ("pair", 30, pair)):
+        keypoints = {s: moving(FRAMES, seed).astype(np.float32) for seed, s in enumerate(starts)}
+        positions = {sequence: {"custom": [pixels]} for sequence, pixels in keypoints.items()}
+        info = {"w": SIZE[0], "h": SIZE[1], "fps": fps, "person": 1}
+        metadata = {sequence: {**info, "first_frame": f} for sequence, f in starts.items()}
         write_custom_2d(folder / f"data_2d_custom_{name}.npz", positions, metadata)
-
-    write("dance", 50, dance=0)
-    write("pair", 30, pair_person1=0, pair_person2=4)
     return folder
 
 
@@ -76,10 +68,8 @@ def level_on_floor(poses, fps):
 
 def test_what_is_exported_is_the_lifted_pose_upright_on_the_floor(run_lift, model, folder):
     arrays, result = exported(run_lift)
-    measures = (
-        r"dance: 30 frames at 50 fps; bones vary by \d+\.\d%, jitter \d+\.\d m/s³, \d+\.\d px"
-    )
-    assert re.search(measures, result.stdout)
+    measures = r"bones vary by \d+\.\d%, jitter \d+\.\d m/s³, \d+\.\d px"
+    assert re.search(rf"dance: 30 frames at 50 fps; {measures}", result.stdout)
     poses = lift(moving(FRAMES).astype(np.float32), model, size=SIZE)
     (footage,) = load_own_footage(folder / "data_2d_custom_dance.npz")
     expected, _, _ = place_in_world(poses, footage)
@@ -114,8 +104,6 @@ def test_causal_and_smoothed(run_lift, model):
     poses = lift(moving(FRAMES).astype(np.float32), model, size=SIZE, causal=True)
     expected = level_on_floor(lowpass(poses, 50, 5), 50)
     np.testing.assert_allclose(arrays["positions_m"], expected, atol=1e-5)
-    jitters = [float(j) for j in re.findall(r"jitter (\d+\.\d)", result.stdout)]
-    assert len(jitters) == 2 and jitters[1] < jitters[0]
     assert re.search(r"smoothed at 5 Hz: .* joints moved by \d+\.\d mm on average", result.stdout)
     assert "smoothed at 6 Hz" in exported(run_lift, "--smooth")[1].stdout
 
@@ -135,31 +123,23 @@ def test_every_sequence_gets_a_film_and_every_file(run_lift, tmp_path):
 
 
 def test_the_video_lies_under_the_keypoints_from_the_sequences_first_frame(run_lift, tmp_path):
-    pictures = [np.full((SIZE[1], SIZE[0], 4), 200, np.uint8)] * (FRAMES + 4)
+    pictures = [np.full((48, 64, 4), 200, np.uint8)] * (FRAMES + 4)
     write_video("own.mp4", pictures, fps=30)
-    arguments = ("-k", "pair", "--sequences", "pair_person2", "--downsample", "7")
-    arguments += ("--video", "own.mp4", "--output", "film.mp4")
+    arguments = ("-k", "pair", "--sequences", "pair_person2", "--downsample", "7", "--size")
+    arguments += ("1200x400", "--video", "own.mp4", "--output", "film.mp4")
     result = run_lift(*arguments)
     assert result.status == 0, result.stderr
     write_video("own.mp4", pictures[:30], fps=30)  # four frames less than the sequence needs
     with untouched(tmp_path):
-        assert_one_line_error(run_lift(*arguments, "--up", "level"), "own.mp4: ends before frame")
+        assert_one_line_error(run_lift(*arguments), "own.mp4: ends before frame")
 
 
 def test_the_users_video_is_not_drawn_over(run_lift, tmp_path):
     for name in ("dance.mp4", "dance_3d.mp4"):  # the second is the default output's name
-        write_video(name, [np.zeros((480, 640, 4), np.uint8)] * FRAMES, fps=50)
-    (tmp_path / "link.mp4").symlink_to("dance.mp4")
-    for flags in (
-        ("--video", "dance.mp4", "--output", "dance.mp4"),
-        ("--video", "dance.mp4", "--output", "link.mp4"),
-        ("--video", "dance_3d.mp4"),
-    ):
+        Path(name).write_bytes(b"a film")
+    for flags in (("--video", "dance.mp4", "--output", "dance.mp4"), ("--video", "dance_3d.mp4")):
         with untouched(tmp_path):
             assert_one_line_error(run_lift("-k", "dance", *flags), "is the same file as")
-
-
-# ---- the dataset ----
 
 
 def test_a_sequence_of_the_dataset_is_drawn_and_exported_at_the_true_hip(run_lift, folder):
@@ -198,9 +178,6 @@ def test_own_footage_and_the_dataset_give_the_same_poses(model, folder):
     np.testing.assert_allclose(seen - seen[:, :1], own, atol=1e-5)
 
 
-# ---- wrong usage ----
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -209,24 +186,17 @@ def test_own_footage_and_the_dataset_give_the_same_poses(model, folder):
         (("-k", "dance", "--no-ground-truth"), "--no-ground-truth is for a sequence of the data"),
         (("-d", "custom", "--action", "Walking"), "--action is for a sequence of the dataset"),
         (("--action", "Walking", "--up", "level"), "--up is for own footage"),
-        (("--action", "Walking", "--sequences", "a"), "--sequences is for own footage"),
-        (("-k", "vitpose+gt", "--action", "Walking"), "random.bin: takes keypoints of 2 .* 4;"),
-        (("--action", "Walk"), "no action 'Walk'; there are: Photo 1, Walking"),
-        (("--subject", "S11"), "lacks S11; it holds S1, S9"),
-        (("--camera", "5"), "no camera '5'"),
+        (("-k", "vitpose+gt", "--action", "Walking"), "4 channels .*random.bin was trained with 2"),
         (("-k", "pair", "--sequences", "Walking"), "no sequence 'Walking'.*person1, pair_person2"),
         (("-k", "dance", "--up", "level", "--as-camera", "0"), "--as-camera: not allowed with"),
         (("-k", "dance", "--as-camera", "S10:0"), "no subject 'S10'"),
-        (("-k", "dance", "--smooth", "0"), "--smooth"),
         (("-k", "dance", "--skip", "30"), "--skip 30: the sequence has 30 frames"),
-        (("-k", "dance", "--limit", "9" * 20), "is too large a number"),
         (("-k", "dance", "--output", "a.avi"), "a.avi: the ending must be .mp4"),
-        (("-k", "dance", "--export", "no/a.csv"), "no: no such folder"),
+        (("-k", "dance", "--export", "a.txt"), "a.txt: the ending must be .npy or .npz"),
         (("-k", "dance", "--output", "a.png", "--video", "a.mp4"), "--video is for videos"),
         (("-k", "dance", "--export", "a.bvh", "--size", "800x400"), "--size is for videos"),
         (("-k", "dance", "--output", "a.gif", "--bitrate", "9"), "--bitrate is for mp4"),
         (("-k", "dance", "--export", "a.npy", "--export", "a.npy"), "is the same file as"),
-        (("-k", "dance", "--checkpoint", "none.bin"), "none.bin: no such checkpoint"),
     ],
 )
 def test_wrong_usage_is_named(run_lift, tmp_path, arguments, says):
@@ -236,29 +206,20 @@ def test_wrong_usage_is_named(run_lift, tmp_path, arguments, says):
     assert re.search(says, result.stderr), result.stderr
 
 
-def custom_file(path, layout="h36m", **about):
-    metadata = {"layout_name": layout, "video_metadata": {"a": {"w": 640, "h": 480, **about}}}
+def test_what_a_file_says_of_its_video(tmp_path, capsys):
+    path, about = tmp_path / "old.npz", {"w": 640, "h": 480}
     positions = {"a": {"custom": [moving(5).astype(np.float32)]}}
-    write_npz(path, positions_2d=positions, metadata=metadata)
-    return path
 
+    def read(layout="h36m", **said):
+        metadata = {"layout_name": layout, "video_metadata": {"a": about | said}}
+        write_npz(path, positions_2d=positions, metadata=metadata)
+        return load_own_footage(path)[0]
 
-def test_a_file_without_a_frame_rate_is_taken_for_50(tmp_path, capsys):
-    (footage,) = load_own_footage(custom_file(tmp_path / "old.npz"))
+    footage = read()
     assert (footage.fps, footage.first_frame) == (50, 0)
     assert "does not tell its frame rate" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "says"),
-    [
-        ("layout", "coco", "layout"),
-        *(("first_frame", value, "first frame") for value in ("x", None, [1], -5, 1.5, 10**30)),
-        *(("fps", value, "frame rate") for value in (1e-9, 1e9, True, "30", float("nan"), 0)),
-        *(("w", value, "width") for value in (1e-300, 1e300, True, None)),
-    ],
-)
-def test_what_a_file_says_of_its_video_is_checked(tmp_path, key, value, says):
-    path = custom_file(tmp_path / "strange.npz", **{key: value})
-    with pytest.raises(InputError, match=rf"strange\.npz.*{says}"):
-        load_own_footage(path)
+    wrong = {"layout": "coco", "first frame": -5, "frame rate": "30", "width": None}
+    names = {"first frame": "first_frame", "frame rate": "fps", "width": "w"}
+    for says, value in wrong.items():
+        with pytest.raises(InputError, match=rf"old\.npz.*{says}"):
+            read(**{names.get(says, says): value})

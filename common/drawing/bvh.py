@@ -5,7 +5,6 @@ Unit: metres, so that a person is 1.7 units tall (a unit of Blender is a metre).
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +30,8 @@ _END_SITES_M = {
 }
 _MAX_TWIST_DEG_S = 90.0
 _AXES = "XYZ"
+# Other programs would take the slash of "Neck/Nose" for a path.
+SAFE_NAMES = [name.replace("/", "_") for name in JOINT_NAMES]
 # The axes of each joint's three angles, the outermost first. The middle angle is the twist of the
 # limb, which stays far from the 90 degrees at which such angles become ambiguous; of the hip, it is
 # the forward bend.
@@ -38,16 +39,8 @@ _ARM_ORDERS = dict.fromkeys(("Shoulder", "Elbow", "Wrist"), "ZXY")
 _ORDERS = ["YXZ", *(_ARM_ORDERS.get(name[1:], "ZYX") for name in JOINT_NAMES[1:])]
 
 
-class Skeleton(NamedTuple):
-    """A skeleton in motion."""
-
-    offsets_m: np.ndarray  # (17, 3), each joint seen from its parent in the rest pose
-    rotations: np.ndarray  # (frames, 17, 3, 3), turn a joint's children, relative to its parent
-    positions_m: np.ndarray  # (frames, 17, 3), where rotations and the hip's path put the joints
-
-
-def fit_skeleton(poses_m: np.ndarray, fps: float) -> Skeleton:
-    """Fit a skeleton whose bones do not change their length to poses.
+def fit_skeleton(poses_m: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit a skeleton whose bones keep their length to poses (frames, 17, 3), metres, y up.
 
     A bone is as long as its median over the frames. From the hip outwards, each bone points from
     where its parent has come to lie to the given position of its joint. Where several bones leave
@@ -56,9 +49,12 @@ def fit_skeleton(poses_m: np.ndarray, fps: float) -> Skeleton:
     bone: it is that of the shortest turn from the rest pose. Where this would spin, as with a bone
     opposite to its rest direction, the twist follows it at 90 degrees a second, so nothing jumps.
 
-    Given are poses (frames, 17, 3), metres, y up, at `fps` frames a second.
+    Returns:
+        (17, 3), each joint seen from its parent in the rest pose, metres; (frames, 17, 3, 3), the
+        rotations of a joint's children relative to its parent; (frames, 17, 3), where these and the
+        hip's path put the joints, metres.
     """
-    poses = np.asarray(poses_m, dtype=np.float64)
+    poses = poses_m.astype(np.float64)
     offsets = _rest_offsets(poses)
     world = np.tile(np.eye(3), (len(poses), NUM_JOINTS, 1, 1))
     rotations, placed = world.copy(), poses.copy()
@@ -72,7 +68,7 @@ def fit_skeleton(poses_m: np.ndarray, fps: float) -> Skeleton:
         world[:, joint] = inherited @ rotations[:, joint]
         turned = np.einsum("fij,cj->fci", world[:, joint], offsets[children])
         placed[:, children] = placed[:, joint, None] + turned
-    return Skeleton(offsets, rotations, placed)
+    return offsets, rotations, placed
 
 
 def _rest_offsets(poses: np.ndarray) -> np.ndarray:
@@ -135,35 +131,26 @@ def _rotations_about(axes: np.ndarray, angles: np.ndarray) -> np.ndarray:
 
 
 def write_bvh(path: Path, poses_m: np.ndarray, fps: float) -> None:
-    """Write poses (frames, 17, 3), metres, y up, as BVH, not atomically.
-
-    Raises:
-        OSError: if the disk is full.
-    """
-    skeleton = fit_skeleton(poses_m, fps)
-    by_joint = zip(np.moveaxis(skeleton.rotations, 1, 0), _ORDERS)
-    angles = np.stack([_euler_angles(rotations, order) for rotations, order in by_joint], axis=1)
+    """Write poses (frames, 17, 3), metres, y up, as BVH, not atomically."""
+    offsets_m, rotations, positions_m = fit_skeleton(poses_m, fps)
+    by_joint = zip(rotations.swapaxes(0, 1), _ORDERS)
+    angles = np.stack([_euler_angles(joint, order) for joint, order in by_joint], axis=1)
     degrees = np.degrees(_continuous(angles)).reshape(len(angles), -1)
-    rows = np.concatenate([skeleton.positions_m[:, ROOT], degrees], axis=-1)
+    rows = np.concatenate([positions_m[:, ROOT], degrees], axis=-1)
     with path.open("w") as file:
-        file.write("HIERARCHY\n" + _hierarchy(ROOT, skeleton.offsets_m))
+        file.write("HIERARCHY\n" + _hierarchy(ROOT, offsets_m))
         file.write(f"MOTION\nFrames: {len(rows)}\nFrame Time: {1 / fps:.9f}\n")
         np.savetxt(file, rows, fmt="%.6f")
 
 
-def safe_name(joint: str) -> str:
-    """Return a joint's name without the slash, which other programs take for a path."""
-    return joint.replace("/", "_")
-
-
 def _hierarchy(joint: int, offsets_m: np.ndarray, indent: str = "") -> str:
     """Return the text of a joint and of all that hang on it, in the order of `JOINT_NAMES`."""
-    name, inner, is_root = JOINT_NAMES[joint], indent + "\t", joint == ROOT
-    channels = [f"{axis}rotation" for axis in _ORDERS[joint]]
-    if is_root:
-        channels = ["Xposition", "Yposition", "Zposition", *channels]
+    name, inner = JOINT_NAMES[joint], indent + "\t"
+    kind, moves = ("ROOT", _AXES) if joint == ROOT else ("JOINT", "")
+    channels = [f"{axis}position" for axis in moves]
+    channels += [f"{axis}rotation" for axis in _ORDERS[joint]]
     offset = "OFFSET {:.6f} {:.6f} {:.6f}\n"
-    text = f"{indent}{'ROOT' if is_root else 'JOINT'} {safe_name(name)}\n{indent}{{\n"
+    text = f"{indent}{kind} {SAFE_NAMES[joint]}\n{indent}{{\n"
     text += inner + offset.format(*offsets_m[joint])
     text += f"{inner}CHANNELS {len(channels)} {' '.join(channels)}\n"
     if name in _END_SITES_M:

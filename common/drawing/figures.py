@@ -34,10 +34,6 @@ def paper_figure(width: float, height: float, columns: tuple[float, ...] = (1,))
 
 
 def save_figure(figure: Any, output: Path | str) -> None:
-    """Write a matplotlib figure atomically; the suffix of `output` decides on the format.
-
-    Raises:
-        OSError: if the disk is full or read-only.
-    """
+    """Write a matplotlib figure atomically; the suffix of `output` decides on the format."""
     with atomic_output(output) as temporary:
         figure.savefig(temporary)

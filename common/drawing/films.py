@@ -1,6 +1,6 @@
 """Drawing poses: videos with one panel for each estimate, strips of single frames.
 
-What does not move (frames, titles, ticks, legend) is drawn once. Of each frame only strokes are
+What does not move (frames, titles, ticks, legend) is drawn once. For each frame only strokes are
 drawn, all those of a panel in one call, from arrays that are overwritten in place; text that
 changes is pasted from letters that were drawn once.
 """
@@ -27,11 +27,11 @@ from common.drawing.panels import (
     side_colors,
 )
 from common.files.console import InputError
-from common.files.output import check_output
 from common.files.video import probe_video, read_video, write_video
 from common.skeleton import SIDES
 
 PANEL_WIDTH_PX, PICTURE_HEIGHT_PX = 560, 400
+STRIP_COLUMNS = 6
 _FOLLOW_SECONDS = 0.5
 _ALPHABET = "0123456789. abcdefghijklmnopqrstuvwxyzMPJE"
 # By how much a video's width / height, and its frame rate, may differ from the recording's: the
@@ -82,11 +82,7 @@ class Film:
 
 
 def choose_frames(length: int, skip: int, downsample: int = 1, limit: int | None = None) -> range:
-    """Return which of a sequence's frames are drawn.
-
-    Raises:
-        InputError: if none is left.
-    """
+    """Return which of a sequence's frames are drawn, at least one."""
     frames = range(skip, length, downsample)[:limit]
     if not frames:
         raise InputError(f"--skip {skip}: the sequence has {length} frames, so none is left")
@@ -172,14 +168,11 @@ class Scene:
         return self._buffer
 
     def _write(self, text: str, right: float, bottom: float) -> None:
-        """Write `text`, from its last letter to its first, so that it ends at (right, bottom)."""
-        right, bottom = round(right), round(bottom)
-        for letter in reversed(text):
-            height, width = self._letters[letter].shape[:2]
-            self._buffer[bottom - height : bottom, right - width : right, :3] = self._letters[
-                letter
-            ]
-            right -= width
+        """Write `text` so that it ends at (right, bottom)."""
+        if text:
+            picture = np.concatenate([self._letters[letter] for letter in text], axis=1)
+            (height, width), x, y = picture.shape[:2], round(right), round(bottom)
+            self._buffer[y - height : y, x - width : x, :3] = picture
 
 
 def _draw_letters(size_px: float) -> dict[str, np.ndarray]:
@@ -230,9 +223,6 @@ def _add_legend(figure: Any, truth: bool, position: tuple[float, float]) -> None
     figure.legend(handles=handles, **place, **look, **gaps)
 
 
-# Videos ------------------------------------------------------------------------------------------
-
-
 def render_film(
     output: Path | str,
     film: Film,
@@ -242,36 +232,29 @@ def render_film(
     video: Path | str | None = None,
     recorded_fps: float | None = None,
 ) -> None:
-    """Write a video of a film's panels.
+    """Write an mp4 or a gif of a film's panels.
 
     Args:
-        output: the mp4 or gif.
+        output: the file.
         film: what is drawn.
-        size: (width, height) of the video in pixels; None for what suits the panels.
-        bitrate_kbit: average rate of an mp4 in kbit/s; None for constant quality.
+        size: as in `Scene`.
+        bitrate_kbit: as in `write_video`.
         video: the camera's video, of any size, whose frames are shown under the 2D keypoints.
         recorded_fps: frames a second of the recording that the film's numbers count, for a `video`
             of another frame rate; None where the numbers count the video's own frames.
-
-    Raises:
-        InputError: as `write_video`, if `size` is too small for the panels, and if `video` cannot
-            be read, has another shape than the camera's picture, or is too short.
-        OSError: as `write_video`.
     """
-    numbers = film.frame_numbers
     scene = Scene(film, size)
-    pictures = repeat(None)
-    if video is not None:
-        pictures = _read_pictures(Path(video), scene, film, recorded_fps)
+    pictures = _read_pictures(video, scene, film, recorded_fps) if video else repeat(None)
     frames = (
         scene.draw(frame, f"frame {number}", picture)
-        for frame, (number, picture) in enumerate(zip(numbers, pictures))
+        for frame, (number, picture) in enumerate(zip(film.frame_numbers, pictures))
     )
-    write_video(output, frames, fps=film.fps, total=len(numbers), bitrate_kbit=bitrate_kbit)
+    total = len(film.frame_numbers)
+    write_video(output, frames, fps=film.fps, total=total, bitrate_kbit=bitrate_kbit)
 
 
 def _read_pictures(
-    video: Path, scene: Scene, film: Film, recorded_fps: float | None
+    video: Path | str, scene: Scene, film: Film, recorded_fps: float | None
 ) -> Iterator[np.ndarray]:
     """Yield the pictures of a video that belong to a film's frames, fit for the scene."""
     (width, height), fps = probe_video(video)
@@ -285,7 +268,8 @@ def _read_pictures(
     if 0 in shown:
         raise InputError(f"{video}: no keypoint lies in its picture; check the picture's size")
     rate = fps / recorded_fps if fps and recorded_fps else 1.0
-    rate = 1.0 if abs(rate - 1) < _SAME_RATE else rate
+    if abs(rate - 1) < _SAME_RATE:
+        rate = 1.0
     pictures = enumerate(read_video(video, part, shown))
     index, picture = -1, None
     for number in film.frame_numbers:
@@ -299,23 +283,16 @@ def _read_pictures(
         yield picture
 
 
-# Strips ------------------------------------------------------------------------------------------
+def save_strip(output: Path | str, film: Film) -> None:
+    """Write a picture with a column for each of some frames: input 2D, predicted 3D, true 3D.
 
-
-def save_strip(output: Path | str, film: Film, columns: int = 6) -> None:
-    """Write a PNG with a column for each of some frames: input 2D, predicted 3D, true 3D.
-
-    There are `columns` frames of the film at even distances; of several estimators' keypoints, the
-    first are drawn.
-
-    Raises:
-        InputError: if the suffix is not .png or the folder is missing.
-        OSError: if the disk is full or read-only.
+    There are six frames of the film at even distances; of several estimators' keypoints, the first
+    are drawn.
     """
     from matplotlib.figure import Figure
 
-    output = check_output(output, (".png",))
-    chosen = np.unique(np.linspace(0, len(film.frame_numbers) - 1, columns).round().astype(int))
+    evenly = np.linspace(0, len(film.frame_numbers) - 1, STRIP_COLUMNS)
+    chosen = np.unique(evenly.round().astype(int))
     first = next(iter(film.keypoints_px.values()))
     still = replace(film.at(chosen), keypoints_px={"Input 2D": first[chosen]}, fps=0)
     rows = len(still.panels())

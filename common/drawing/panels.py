@@ -147,7 +147,7 @@ class View:
         if follow_frames:
             self.targets_m = gaussian_filter(self.targets_m, follow_frames, mode="edge")
         self.targets_m[:, 2] = self.floor_m + _TARGET_HEIGHT_M
-        self._rotation = _view_rotation(azimuth, _ELEVATION)
+        self._rotation = _view_rotation(azimuth)
         seen = [self.project(p, self.targets_m[:, None])[0].reshape(-1, 2) for p in poses_m]
         # In a narrow panel the floor may be cut at the sides, so that the person stays large.
         seen = np.concatenate([*seen, self.floor_disc() * (0.7, 1)])
@@ -188,9 +188,9 @@ class View:
         return self.project(lines.reshape(-1, 2, 3), target_m)[0]
 
 
-def _view_rotation(azimuth: float, elevation: float) -> np.ndarray:
+def _view_rotation(azimuth: float) -> np.ndarray:
     """Return (3, 3): its rows are the eye's right, its up, and the direction towards the eye."""
-    a, e = np.radians([azimuth, elevation])
+    a, e = np.radians([azimuth, _ELEVATION])
     towards_eye = np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
     right = np.array([-np.sin(a), np.cos(a), 0])
     return np.stack([right, np.cross(towards_eye, right), towards_eye])
@@ -263,10 +263,10 @@ def image_limits(poses_px: Iterable[np.ndarray]) -> Limits:
 def equal_scales(
     limits: Limits, aspect: float, image_size: tuple[int, int] | None = None
 ) -> Limits:
-    """Widen limits about their centre until width / height is `aspect`, that of the panel.
+    """Widen limits until width / height is `aspect`: about their centre, in 3D panels.
 
-    If `image_size` is given, (width, height) of the camera's picture in pixels, the wider limits
-    are moved so that they show more of it and less of what lies beyond its edges.
+    In a camera's picture of `image_size`, (width, height) in pixels, they are moved so that they
+    show as little as possible of what lies beyond its edges.
     """
     left, right, bottom, top = limits
     half = max(right - left, aspect * abs(top - bottom)) / 2

@@ -2,21 +2,13 @@
 
 import csv
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from common.drawing.bvh import safe_name, write_bvh
-from common.files.console import InputError
+from common.drawing.bvh import SAFE_NAMES, write_bvh
 from common.files.output import atomic_output, check_output
 from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS
-
-# What the axes are, and which of them, with which sign, become x, y, z where y is up.
-_AXES = {
-    "z": ("z up", (0, 2, 1), (1, 1, -1)),
-    "-y": ("x right, y down, z forward", (0, 1, 2), (1, -1, -1)),
-}
 
 
 def export_poses(
@@ -24,9 +16,7 @@ def export_poses(
     poses_m: np.ndarray,
     frame_of_reference: str,
     fps: float,
-    frame_numbers: Sequence[int] | None = None,
-    *,
-    up: str = "z",
+    frame_numbers: np.ndarray,
 ) -> None:
     """Write poses to a file that says which joint, unit, axes and frame rate they have.
 
@@ -44,46 +34,31 @@ def export_poses(
 
     Args:
         output: the file.
-        poses_m: (frames, 17, 3), metres.
-        frame_of_reference: such as "world" or "camera 55011271, relative to the hip".
+        poses_m: (frames, 17, 3), metres, z up.
+        frame_of_reference: what the positions are relative to, in words.
         fps: frames a second of the recording.
-        frame_numbers: (frames,), which frames of the recording these are; None for 0, 1, ….
-        up: which axis points up: "z" in the world, "-y" in camera coordinates.
-
-    Raises:
-        InputError: if the suffix is none of these or the folder is missing, or the frames of a
-            trc or bvh are not at equal distances.
-        OSError: if the disk is full or read-only.
+        frame_numbers: (frames,), at equal distances, which frames of the recording these are.
     """
     output = check_output(output, POSE_SUFFIXES)
-    numbers = np.arange(len(poses_m)) if frame_numbers is None else np.asarray(frame_numbers)
-    axes, order, signs = _AXES[up]
     about = {
         "frame_of_reference": frame_of_reference,
-        "axes": axes,
+        "axes": "z up",
         "unit": "m",
         "fps": fps,
         "joints": JOINT_NAMES,
         "parents": PARENTS,
-        "frames": numbers.tolist(),
-        "time_s": (numbers / fps).tolist(),
+        "frames": frame_numbers.tolist(),
+        "time_s": (frame_numbers / fps).tolist(),
     }
-    suffix, y_up_m = output.suffix.lower(), poses_m[..., order] * np.float64(signs)
+    suffix, y_up_m = output.suffix.lower(), poses_m[..., (0, 2, 1)] * np.float64((1, 1, -1))
+    rate = fps / np.ptp(frame_numbers[:2]) if len(frame_numbers) > 1 else fps
     with atomic_output(output) as temporary:
         if suffix in _WRITERS:
             _WRITERS[suffix](temporary, poses_m, about)
         elif suffix == ".bvh":
-            write_bvh(temporary, y_up_m, fps / _step(numbers, output))
+            write_bvh(temporary, y_up_m, rate)
         else:
-            _write_trc(temporary, output.name, y_up_m, about, fps / _step(numbers, output))
-
-
-def _step(numbers: np.ndarray, output: Path) -> float:
-    """Return the distance of frames, which must be the same between all of them."""
-    steps = np.unique(np.diff(numbers))
-    if len(steps) > 1:
-        raise InputError(f"{output}: this format has one frame rate; export every n-th frame")
-    return float(steps[0]) if len(steps) else 1.0
+            _write_trc(temporary, output.name, y_up_m, about, rate)
 
 
 def _write_npy(path: Path, poses_m: np.ndarray, about: dict) -> None:
@@ -93,7 +68,8 @@ def _write_npy(path: Path, poses_m: np.ndarray, about: dict) -> None:
     fields += [(joint, "<f4", (3,)) for joint in JOINT_NAMES]
     records = np.empty(len(poses_m), fields)
     columns = {"frame": about["frames"], "time_s": about["time_s"], **texts}
-    for name, column in (columns | dict(zip(JOINT_NAMES, poses_m.swapaxes(0, 1)))).items():
+    columns |= zip(JOINT_NAMES, poses_m.swapaxes(0, 1))
+    for name, column in columns.items():
         records[name] = column
     np.save(path, records, allow_pickle=False)
 
@@ -131,7 +107,7 @@ def _write_trc(path: Path, name: str, poses_m: np.ndarray, about: dict, fps: flo
         ("PathFileType", 4, "(X/Y/Z)", name),
         (names + "OrigNumFrames").split(),
         values,
-        ("Frame#", "Time", *(f"{safe_name(joint)}\t\t" for joint in JOINT_NAMES)),
+        ("Frame#", "Time", *(f"{joint}\t\t" for joint in SAFE_NAMES)),
         ("", "", *coordinates),
         (),
     ]

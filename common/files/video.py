@@ -44,21 +44,15 @@ _GIF = ("-vcodec", "gif", "-pix_fmt", "pal8", "-lavfi", _GIF_FILTER, "-loop", "0
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read a video's size in pixels, such as "1700x400".
-
-    Raises:
-        InputError: if it is not of this form, odd (mp4 stores colours for 2 × 2 pixels), smaller
-            than 320x180 or larger than 7680x4320.
-    """
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.lower())
-    if not match:
+    """Read a video's size in pixels, such as "1700x400"; mp4 stores colours for 2 × 2 pixels."""
+    if not re.fullmatch(r"\d{1,5}x\d{1,5}", text.lower()):
         raise InputError(f"size '{text}': give WIDTHxHEIGHT in pixels, such as 1700x400")
-    size = int(match[1]), int(match[2])
-    if size[0] % 2 or size[1] % 2:
+    width, height = map(int, text.lower().split("x"))
+    if width % 2 or height % 2:
         raise InputError(f"size '{text}': width and height must be even")
-    if not (320 <= size[0] <= 7680 and 180 <= size[1] <= 4320):
+    if not (320 <= width <= 7680 and 180 <= height <= 4320):
         raise InputError(f"size '{text}': must lie between 320x180 and 7680x4320")
-    return size
+    return width, height
 
 
 def write_video(
@@ -75,20 +69,13 @@ def write_video(
     height and width even. Each is written before the next is taken, so one buffer may serve for
     all; `total` is how many there are, for the progress bar. `bitrate_kbit` is the average rate of
     an mp4 in kbit/s, None for constant quality.
-
-    Raises:
-        InputError: if the suffix or the folder is wrong, there is no frame, a gif is to be shown
-            faster than 50 frames a second, or ffmpeg fails.
-        OSError: if the disk is full or read-only.
     """
     path = check_output(path, VIDEO_SUFFIXES)
     gif = path.suffix.lower() == ".gif"
     if gif and fps > MAX_GIF_FPS:
         raise InputError(f"{path}: a gif shows at most {MAX_GIF_FPS} frames a second, not {fps:g}")
     frames = iter(progress(frames, total=total, desc=path.name, unit="frame"))
-    first = next(frames, None)
-    if first is None:
-        raise InputError(f"{path}: there are no frames to draw")
+    first = next(frames)
     rate = ("-b:v", f"{bitrate_kbit}k") if bitrate_kbit else ("-crf", "18")
     coding = _GIF if gif else ("-vcodec", "libx264", "-pix_fmt", "yuv420p", *rate, *_MP4)
     shape = ("-s", f"{first.shape[1]}x{first.shape[0]}", "-pix_fmt", "rgb0")
@@ -104,7 +91,7 @@ def write_video(
 
 
 def _encode(command: list[str], frames: Iterable[np.ndarray], log: Any) -> bool:
-    """Send frames to ffmpeg, which complains to `log`; return whether it took all of them."""
+    """Send frames to ffmpeg, which writes errors to `log`; return whether it took all of them."""
     pipes = {"stdin": subprocess.PIPE, "stderr": log, "pipesize": _PIPE_BYTES, "bufsize": 0}
     # In a session of its own, Ctrl-C does not reach it: it ends when its pipe is closed.
     with subprocess.Popen(command, start_new_session=True, **pipes) as ffmpeg:
@@ -119,11 +106,7 @@ def _encode(command: list[str], frames: Iterable[np.ndarray], log: Any) -> bool:
 
 
 def probe_video(path: Path | str) -> tuple[tuple[int, int], float]:
-    """Return a video's (width, height) in pixels, as shown, and its frames a second.
-
-    Raises:
-        InputError: if there is no such file, or ffmpeg cannot read it as a video.
-    """
+    """Return a video's (width, height) in pixels, as shown, and its frames a second."""
     frames = _frames(path)
     about = next(frames)
     frames.close()
@@ -131,12 +114,8 @@ def probe_video(path: Path | str) -> tuple[tuple[int, int], float]:
 
 
 def count_frames(path: Path | str) -> int:
-    """Return how many frames a video has; they are not decoded for it.
-
-    Raises:
-        InputError: if there is no such file, ffmpeg cannot read it, or there is no frame.
-    """
-    probe_video(path)
+    """Return how many frames a video has, at least one; they are not decoded for it."""
+    probe_video(path)  # has the better messages
     frames, _ = _imageio_ffmpeg().count_frames_and_secs(_url(path))
     if not frames:
         raise InputError(f"{path}: the video has no frames; choose another")
@@ -150,9 +129,6 @@ def read_video(
 
     `crop` is left, top, right, bottom of the part, as shares of the width and of the height; it is
     scaled to `size`, (width, height) in pixels.
-
-    Raises:
-        InputError: if there is no such file, or ffmpeg cannot read it as a video.
     """
     left, top, right, bottom = crop
     region = f"iw*{right - left:.6f}:ih*{bottom - top:.6f}:iw*{left:.6f}:ih*{top:.6f}:exact=1"
@@ -167,11 +143,9 @@ def _frames(path: Path | str, *options: str) -> Iterator[Any]:
     """Yield what is known of a video, then the bytes of each frame."""
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
-    quiet = ["-hide_banner", "-nostats"]
+    params = {"input_params": ["-hide_banner", "-nostats"], "output_params": list(options)}
     try:
-        yield from _imageio_ffmpeg().read_frames(
-            _url(path), input_params=quiet, output_params=list(options)
-        )
+        yield from _imageio_ffmpeg().read_frames(_url(path), **params)
     except (OSError, RuntimeError) as error:
         raise _ffmpeg_error(path, str(error)) from error
 
@@ -182,7 +156,7 @@ def _url(path: Path | str) -> str:
 
 
 def _ffmpeg_error(path: Path | str, log: str) -> Exception:
-    """Return what ffmpeg says of `path` as one line; imageio-ffmpeg quotes it after a mark."""
+    """Return an error with ffmpeg's first message; imageio-ffmpeg puts a headline before it."""
     if "No space left on device" in log:
         return OSError(errno.ENOSPC, "No space left on device", str(path))
     lines = log.split("=== stderr ===")[-1].strip().splitlines() or ["it says nothing"]

@@ -28,16 +28,11 @@ _CAUSAL_BATCH = 64
 
 
 def load_lifter(
-    path: Path | str,
-    number_of_frames: int | None = None,
-    device: torch.device | str = "cpu",
+    path: Path | str, number_of_frames: int | None = None, device: torch.device | str = "cpu"
 ) -> PoseFormerV2:
-    """Return the network of a checkpoint, of ours or published, ready to lift on a device.
+    """Return the network of a checkpoint, of ours or published, that takes one estimator's 2D.
 
     `number_of_frames` is the window's length where the file does not tell it.
-
-    Raises:
-        InputError: if the file is no checkpoint, or was trained on several estimators' keypoints.
     """
     checkpoint = Checkpoint.load(path, number_of_frames)
     checkpoint.check_channels(2, confidences=0)
@@ -77,11 +72,10 @@ def lift(
         InputError: if the checkpoint is bad.
         ValueError: if the keypoints are not of the layout, or there is no frame.
     """
-    how = {"device": device, "precision": precision}
     is_model = isinstance(checkpoint, PoseFormerV2)
     model = checkpoint if is_model else load_lifter(checkpoint, device=device)
-    inputs = normalize(keypoints, size, layout)
-    return lift_normalized(inputs, model, fps=fps, causal=causal, flip=flip, **how)
+    how = {"flip": flip, "device": device, "precision": precision}
+    return lift_normalized(normalize(keypoints, size, layout), model, fps=fps, causal=causal, **how)
 
 
 def lift_normalized(
@@ -92,23 +86,13 @@ def lift_normalized(
     `how` is device, precision and flip, as in `predict`.
     """
     if causal:
-        frames, starts = np.arange(len(inputs)), range(0, len(inputs), _CAUSAL_BATCH)
-        batches = (frames[start : start + _CAUSAL_BATCH] for start in starts)
+        frames = np.arange(len(inputs))
+        batches = np.split(frames, frames[_CAUSAL_BATCH::_CAUSAL_BATCH])
         poses = np.concatenate([_lift_causally(model, inputs, b, fps, **how) for b in batches])
     else:
         (poses,) = predict(model, [resample(inputs, fps, FPS)], **how)
         poses = resample(poses, FPS, fps, len(inputs))
-    return with_hip_at_zero(poses)
-
-
-def with_hip_at_zero(poses: np.ndarray) -> np.ndarray:
-    """Return poses (..., 17, 3) as pictures and pose files show them.
-
-    The network gives all joints relative to the true hip, its own estimate of the hip too. That is
-    put at zero; the other joints are left as they are.
-    """
-    poses = poses.copy()
-    poses[..., ROOT, :] = 0
+    poses[:, ROOT] = 0  # the network estimates the hip, too, relative to the true one
     return poses
 
 
@@ -116,12 +100,9 @@ class StreamingLifter:
     """Lifts one frame after another, from that frame and those before it.
 
     The window's second half, which is not known yet, repeats the newest frame; before the first
-    frame, that one is repeated. So the estimates are those of `lift(…, causal=True)`, whose
-    arguments these are; `fps` is the rate at which frames will come. Without `flip` it is half the
-    work.
-
-    Raises:
-        InputError: if the checkpoint is bad.
+    frame, that one is repeated. So the estimates are those of `lift(…, causal=True)`, which has the
+    same arguments; `fps` is the rate at which frames will come. Without `flip` it takes half the
+    time.
     """
 
     def __init__(
@@ -149,8 +130,10 @@ class StreamingLifter:
         """
         self._past.append(normalize(keypoints, self._size, self._layout))
         past = np.stack(self._past)
-        poses = _lift_causally(self._model, past, [len(past) - 1], self._fps, **self._how)
-        return with_hip_at_zero(poses)[0]
+        newest = np.array([len(past) - 1])
+        (pose,) = _lift_causally(self._model, past, newest, self._fps, **self._how)
+        pose[ROOT] = 0
+        return pose
 
 
 def normalize(keypoints: np.ndarray, size: tuple[int, int], layout: str = "h36m") -> np.ndarray:
@@ -163,7 +146,7 @@ def normalize(keypoints: np.ndarray, size: tuple[int, int], layout: str = "h36m"
 def _lift_causally(
     model: PoseFormerV2,
     inputs: np.ndarray,
-    frames: np.ndarray | list[int],
+    frames: np.ndarray,
     fps: float,
     *,
     flip: bool = True,
@@ -177,15 +160,14 @@ def _lift_causally(
     """
     length, device = model.config.number_of_frames, torch.device(device)
     steps = np.minimum(np.arange(length) - length // 2, 0) * fps / FPS
-    positions = np.maximum(np.asarray(frames)[:, None] + steps, 0)
+    positions = np.maximum(frames[:, None] + steps, 0)
     before = np.floor(positions + 1e-9).astype(np.int64)
     part = np.maximum(positions - before, 0)[..., None, None].astype(inputs.dtype)
     after = np.minimum(before + 1, len(inputs) - 1)
     windows = (1 - part) * inputs[before] + part * inputs[after]  # (len(frames), F, 17, C)
     windows = torch.from_numpy(windows).to(device)
     if flip:
-        confidences = model.config.confidence_chans
-        windows = torch.cat([windows, flip_keypoints(windows, confidences)])
+        windows = torch.cat([windows, flip_keypoints(windows, model.config.confidence_chans)])
     with autocast(device, precision):
         poses = model(windows)[:, 0].float()
     if flip:

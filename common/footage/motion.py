@@ -17,52 +17,37 @@ _THORAX = JOINT_NAMES.index("Thorax")
 _FEET = [JOINT_NAMES.index("RFoot"), JOINT_NAMES.index("LFoot")]
 
 
-def sample(values: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Interpolate in time with Catmull and Rom's cubic spline (1974), exact at whole positions.
-
-    Args:
-        values: (frames, ...).
-        positions: (samples,), in frames; before the first and after the last, these are held.
-
-    Returns:
-        (samples, ...), in the precision of `values`.
-    """
-    frames = len(values)
-    positions = np.clip(positions, 0, frames - 1)
-    before = np.minimum(np.floor(positions).astype(np.int64), max(frames - 2, 0))
-    t = positions - before
-    weights = 0.5 * np.stack(
-        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]
-    )
-    # One frame more at each end, on the parabola through the three next to it, or on the line.
-    a, b = values[:3].astype(np.float64), values[:-4:-1].astype(np.float64)
-    first, last = (3 * v[0] - 3 * v[1] + v[2] if frames > 2 else 2 * v[0] - v[-1] for v in (a, b))
-    padded = np.concatenate([first[None], values, last[None], last[None]])
-    rows = before + np.arange(4)[:, None]
-    weights = weights.reshape(*weights.shape, *[1] * (values.ndim - 1))
-    return (weights * padded[rows]).sum(axis=0).astype(values.dtype)
-
-
 def resample(
     values: np.ndarray, fps: float, to_fps: float, frames: int | None = None
 ) -> np.ndarray:
-    """Return the frames that a recording at another rate has.
+    """Return the frames that a recording has at another rate, by Catmull and Rom's spline (1974).
 
     Args:
-        values: (frames, ...), at `fps` frames a second.
+        values: (old frames, ...), at `fps` frames a second.
         fps: their rate.
         to_fps: the rate that is wanted; where it is the same, `values` come back.
         frames: how many are wanted; by default all until the recording's end.
 
     Returns:
-        (new frames, ...), frame k at k / `to_fps` seconds; the last one is held where the
-        recording ends before it.
+        (frames, ...), in the precision of `values`, frame k at k / `to_fps` seconds; the last one
+        is held where the recording ends before it.
     """
     if fps == to_fps:
         return values
+    last = len(values) - 1
     if frames is None:
-        frames = int(np.ceil((len(values) - 1) * to_fps / fps - 1e-6)) + 1
-    return sample(values, np.arange(frames) * fps / to_fps)
+        frames = int(np.ceil(last * to_fps / fps - 1e-6)) + 1
+    positions = np.minimum(np.arange(frames) * fps / to_fps, last)
+    before = np.minimum(positions.astype(np.int64), max(last - 1, 0))
+    t = (positions - before).reshape(-1, *[1] * (values.ndim - 1))
+    weights = 0.5 * np.stack(
+        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]
+    )
+    # One frame more at each end, on the parabola through the three next to it, or on the line.
+    a, b = values[:3].astype(np.float64), values[:-4:-1].astype(np.float64)
+    head, tail = (3 * v[0] - 3 * v[1] + v[2] if last > 1 else 2 * v[0] - v[-1] for v in (a, b))
+    padded = np.concatenate([head[None], values, tail[None], tail[None]])
+    return (weights * padded[before + np.arange(4)[:, None]]).sum(axis=0).astype(values.dtype)
 
 
 def lowpass(values: np.ndarray, fps: float, cutoff_hz: float = DEFAULT_CUTOFF_HZ) -> np.ndarray:
@@ -108,13 +93,14 @@ def orientation_of_camera(up: np.ndarray) -> np.ndarray:
     coordinates (x right, y down, z forward): from a level camera's orientation the world is tilted
     on the shortest way.
     """
-    x, y, z = quaternion_rotate(LEVEL_CAMERA, np.asarray(up, dtype=np.float64))
+    x, y, z = quaternion_rotate(LEVEL_CAMERA, up)
     # The shortest rotation from a to b is (1 + a · b, a × b), normalised; here b = (0, 0, 1).
     tilt = np.array([1 + z, y, -x, 0])
     tilt = unit(tilt) if np.linalg.norm(tilt) > 1e-9 else np.array([0.0, 1, 0, 0])
     # Hamilton's product: the level camera's rotation, then the tilt.
     (a, *u), (b, *v) = tilt, LEVEL_CAMERA
-    return np.array([a * b - np.dot(u, v), *(a * np.array(v) + b * np.array(u) + np.cross(u, v))])
+    u, v = np.array(u), np.array(v)
+    return np.array([a * b - u @ v, *(a * v + b * u + np.cross(u, v))])
 
 
 def place_on_floor(poses_m: np.ndarray, fps: float) -> np.ndarray:

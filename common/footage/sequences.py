@@ -49,22 +49,23 @@ class Footage:
 def footage_of_dataset(sequence: Sequence2d3d, estimators: Sequence[str]) -> Footage:
     """Return one camera's view of one of the dataset's sequences."""
     camera = load_cameras()[sequence.subject][sequence.camera]
-    coordinates = np.split(sequence.keypoints[..., : 2 * len(estimators)], len(estimators), axis=-1)
-    pixels = [image_coordinates(c, camera.width, camera.height) for c in coordinates]
-    name = f"{sequence.subject}_{sequence.action}_{camera.id}".replace(" ", "_")
-    title = f"{sequence.subject} {sequence.action}, camera {camera.id}"
-    known = {"camera": camera, "hip_m": sequence.root}
-    known["truth_m"] = _at_hip(sequence.poses, sequence.root, camera)
-    keypoints, size = dict(zip(estimators, pixels)), (camera.width, camera.height)
-    return Footage(name, title, sequence.keypoints, keypoints, size, FPS, **known)
+    size, inputs = (camera.width, camera.height), sequence.keypoints
+    coordinates = np.split(inputs[..., : 2 * len(estimators)], len(estimators), axis=-1)
+    return Footage(
+        f"{sequence.subject}_{sequence.action}_{camera.id}".replace(" ", "_"),
+        f"{sequence.subject} {sequence.action}, camera {camera.id}",
+        inputs,
+        {name: image_coordinates(c, *size) for name, c in zip(estimators, coordinates)},
+        size,
+        FPS,
+        camera=camera,
+        hip_m=sequence.root,
+        truth_m=_at_hip(sequence.poses, sequence.root, camera),
+    )
 
 
 def load_own_footage(path: Path, names: Sequence[str] | None = None) -> list[Footage]:
-    """Return these sequences, or all, of `data_2d_custom_<name>.npz`.
-
-    Raises:
-        InputError: if the file is bad, or a sequence is not in it.
-    """
+    """Return these sequences, or all, of `data_2d_custom_<name>.npz`."""
     positions, metadata = read_custom_2d(path)
     missing = [name for name in names or () if name not in positions]
     if missing:
@@ -75,36 +76,28 @@ def load_own_footage(path: Path, names: Sequence[str] | None = None) -> list[Foo
     sequences = []
     for name in names or positions:
         about, pixels = metadata[name], positions[name][..., :2]
-        size, rate = (about["w"], about["h"]), about.get("fps", FPS)
-        inputs, first_frame = normalize(pixels, size), about.get("first_frame", 0)
-        keypoints = {"Keypoints": pixels}
-        sequences.append(Footage(name, name, inputs, keypoints, size, rate, first_frame))
+        size, start = (about["w"], about["h"]), about.get("first_frame", 0)
+        what = normalize(pixels, size), {"Keypoints": pixels}, size, about.get("fps", FPS), start
+        sequences.append(Footage(name, name, *what))
     return sequences
 
 
 def lift_footage(
     footage: Footage, model: PoseFormerV2, *, resample: bool, smooth_hz: float | None, **how: Any
 ) -> np.ndarray:
-    """Estimate a sequence's poses, and print what can be measured without truth.
+    """Estimate a sequence's poses as `lift` does, and print what can be measured without truth.
 
-    Without `resample`, the frames are taken as they are, whatever their rate; `smooth_hz` takes out
-    what is faster. The other arguments are those of `lift`: causal, device, precision.
-
-    Returns:
-        (frames, 17, 3), float32, metres, camera coordinates, relative to the hip, which is zero.
+    Without `resample`, the frames are taken as they are, whatever their rate; motion faster than
+    `smooth_hz` is removed. `how` is causal, device and precision.
     """
-    fps = footage.fps if resample else FPS
-    poses = lift_normalized(footage.inputs, model, fps=fps, **how)
-    measured = _measures(poses, footage)
-    print(f"{footage.name}: {len(poses)} frames at {footage.fps:g} fps; {measured}")
+    name, fps = footage.name, footage.fps
+    poses = lift_normalized(footage.inputs, model, fps=fps if resample else FPS, **how)
+    print(f"{name}: {len(poses)} frames at {fps:g} fps; {_measures(poses, footage)}")
     if smooth_hz is None:
         return poses
-    smoothed = motion.lowpass(poses, footage.fps, smooth_hz)
-    moved_mm = 1000 * np.linalg.norm(smoothed - poses, axis=-1).mean()
-    print(
-        f"{footage.name}: smoothed at {smooth_hz:g} Hz: {_measures(smoothed, footage)}; "
-        f"joints moved by {moved_mm:.1f} mm on average"
-    )
+    smoothed = motion.lowpass(poses, fps, smooth_hz)
+    moved = f"moved by {1000 * np.linalg.norm(smoothed - poses, axis=-1).mean():.1f} mm on average"
+    print(f"{name}: smoothed at {smooth_hz:g} Hz: {_measures(smoothed, footage)}; joints {moved}")
     return smoothed
 
 
@@ -122,13 +115,11 @@ def place_in_world(
 ) -> tuple[np.ndarray, float, str]:
     """Place a person in a world with z up: at the true hip, or, where that is not known, upright.
 
-    Who is placed upright stands on the floor z = 0, the hip above the origin.
-
     Args:
         poses_m: (frames, 17, 3), metres, camera coordinates, relative to the hip.
         footage: the sequence.
         up: how the camera was held: "level", or "auto" or None to tell it from the person.
-        like: a camera that was held in the same way, which comes before `up`; or None.
+        like: a camera that was held in the same way; then `up` is not used.
 
     Returns:
         (frames, 17, 3), metres; the azimuth in degrees from which it looks like the picture; what

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from raw_trees import assert_one_line_error, call, untouched
+from test_video import decode
 
 from common.camera import load_cameras, project, world_to_camera
 from common.files.npz import write_positions_2d, write_positions_3d
-from common.files.video import read_video
+from common.files.video import probe_video
 from common.skeleton import JOINTS_32_TO_17
 from data import visualize
 
@@ -18,26 +19,19 @@ def data(tmp_path_factory):
     """A data folder with two subjects; `pct` is two frames longer and lacks an action."""
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
-    poses, truth, vitpose, pct, views = {}, {}, {}, {}, {}
-    for subject in ("S1", "S9"):
-        for table in (poses, truth, vitpose, pct, views):
-            table[subject] = {}
+    poses, truth, vitpose, pct, views = ({"S1": {}, "S9": {}} for _ in range(5))
+    for subject, cameras in ((name, load_cameras()[name]) for name in poses):
         for action in ("Walking", "Photo 1"):
             body = rng.uniform((-0.4, -0.4, 0.1), (0.4, 0.4, 1.7), (32, 3))
-            steps = np.linspace(0, 0.5, FRAMES)[:, None, None] * [1, 0, 0]
-            poses[subject][action] = (body + steps).astype(np.float32)
-            views[subject][action] = [
-                world_to_camera(body + steps, c.orientation, c.translation_m).astype(np.float32)
-                for c in load_cameras()[subject]
-            ]
-            truth[subject][action] = [
-                project(view[:, JOINTS_32_TO_17], c.intrinsics).astype(np.float32)
-                for view, c in zip(views[subject][action], load_cameras()[subject])
-            ]
-            vitpose[subject][action] = [px + np.float32([3, 4]) for px in truth[subject][action]]
-            longer = [np.concatenate([px, px[-2:]]) for px in truth[subject][action]]
-            confidence = np.ones((FRAMES + 2, 17, 1), np.float32)
-            pct[subject][action] = [np.concatenate([px, confidence], axis=-1) for px in longer]
+            body = (body + np.linspace(0, 0.5, FRAMES)[:, None, None] * [1, 0, 0]).astype("f4")
+            seen = [world_to_camera(body, c.orientation, c.translation_m) for c in cameras]
+            pixels = [project(s[:, JOINTS_32_TO_17], c.intrinsics) for s, c in zip(seen, cameras)]
+            pixels = [px.astype(np.float32) for px in pixels]
+            longer = [np.insert([*px, *px[-2:]], 2, 1, axis=-1) for px in pixels]
+            poses[subject][action], truth[subject][action] = body, pixels
+            views[subject][action] = [view.astype(np.float32) for view in seen]
+            vitpose[subject][action] = [px + np.float32([3, 4]) for px in pixels]
+            pct[subject][action] = longer
     del pct["S1"]["Photo 1"]
     write_positions_3d(folder / "data_3d_h36m.npz", poses)
     write_positions_3d(folder / "per_camera.npz", views)
@@ -53,17 +47,13 @@ def run(data, tmp_path, monkeypatch):
     return lambda *arguments: call(visualize.main, "--data-dir", data, *arguments)
 
 
-def frames_of(path, size=(640, 240)):
-    return np.stack(list(read_video(path, (0, 0, 1, 1), size))).astype(int)
-
-
 def test_the_defaults_draw_the_sequence_into_the_working_directory(data, tmp_path, run_script):
-    result = run_script("data/visualize.py", "--data-dir", data, cwd=tmp_path)
+    result = run_script("data/visualize.py", "--data-dir", data, "--debug", cwd=tmp_path)
     output = tmp_path / "S1_Walking_55011271.mp4"
-    assert [path.name for path in tmp_path.iterdir()] == [output.name]
+    assert list(tmp_path.iterdir()) == [output]
     assert f"{output.name} ({FRAMES} frames" in result.stdout
     assert result.stderr == ""
-    assert frames_of(output, (1700, 400)).shape == (FRAMES, 400, 1700, 3)
+    assert probe_video(output) == ((1700, 400), 50)
 
 
 def test_estimators_side_by_side_as_gif_with_errors(run, data, tmp_path):
@@ -83,22 +73,16 @@ def test_poses_in_camera_coordinates_give_the_same_picture(run, tmp_path):
     arguments = ("--camera", "60457274", "--limit", 2, *SMALL)
     run(*arguments, "--output", "world.mp4")
     run(*arguments, "--dir-3d", "per_camera.npz", "--output", "camera.mp4")
-    difference = frames_of(tmp_path / "world.mp4") - frames_of(tmp_path / "camera.mp4")
+    world, camera = (decode(tmp_path / f"{name}.mp4", (640, 240)) for name in ("world", "camera"))
+    difference = world - camera
     assert np.abs(difference).max() < 40
     assert np.abs(difference).mean() < 0.1
-
-
-def test_debug_draws_the_first_frames(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(visualize, "DEBUG_FRAMES", 4)
-    assert run("--debug", "--size", "320x180", "--output", "a.mp4").status == 0
-    assert len(frames_of(tmp_path / "a.mp4", (320, 180))) == 4
 
 
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
         (["--subject", "S5"], ["no subject 'S5'", "S1, S9"]),
-        (["--subject", "S2"], ["invalid choice: 'S2'", "S1"]),
         (["--action", "Walk"], ["S1: no action 'Walk'", "Photo 1, Walking"]),
         (["--camera", "4"], ["no camera '4'", "54138969, 55011271, 58860488, 60457274"]),
         (["--dir-2d", "data_2d_h36m_pct.npz"], ["no such file", "data_2d_h36m_vitpose.npz"]),
@@ -107,12 +91,8 @@ def test_debug_draws_the_first_frames(run, tmp_path, monkeypatch):
             ["pct_w_conf.npz: S1: no action 'Photo 1'", "there are: Walking"],
         ),
         (["--output", "a.avi"], ["a.avi", ".mp4 or .gif"]),
-        (["--output", "missing/a.mp4"], ["missing: no such folder"]),
-        (["--output", "/proc/a.mp4"], ["/proc/a.mp4"]),  # nobody can write there
         (["--skip", "12"], ["--skip 12: the sequence has 12 frames, so none is left"]),
-        (["--limit", "0"], ["--limit", "positive whole number"]),
         (["--size", "333x200"], ["must be even"]),
-        (["--fps", "0"], ["--fps"]),
         (["--fps", "100", "--output", "a.gif"], ["at most 50 frames a second"]),
         (["--dir-3d", "data_2d_h36m_gt.npz"], ["no array 'positions_3d'"]),
     ],

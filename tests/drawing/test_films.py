@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from test_motion import BODY
 from test_video import decode, decode_gif
 
 from common.camera import load_cameras, project, world_to_camera
-from common.drawing.films import Film, Scene, choose_frames, render_film, save_strip
+from common.drawing.films import Film, Scene, render_film, save_strip
 from common.drawing.panels import SIDE_COLORS, View, equal_scales, image_limits
 from common.files.console import InputError
 from common.files.video import write_video
@@ -49,6 +51,7 @@ def panels_of(picture):
 
 
 def expected_pixel(point, limits, box, image_size=IMAGE_SIZE):
+    """Return where a panel, drawn into a box, shows a point."""
     left, top, right, bottom = box
     limits = equal_scales(limits, (right - left) / (bottom - top), image_size)
     share_x = (point[0] - limits[0]) / (limits[1] - limits[0])
@@ -65,36 +68,23 @@ def nearest_side(picture, x, y):
     return side, distances[side]
 
 
-def film_of(walk, estimates=None, numbers=None, **settings):
+def film_of(walk, estimates=None, **settings):
     """What `visualize.py` draws with `truth_px`, and `lift.py` without."""
     world, pixels = walk
-    estimates = estimates or {"ViTPose": pixels}
-    numbers = range(len(world)) if numbers is None else numbers
-    how = {"azimuth": CAMERA.azimuth, "frame_numbers": numbers, "fps": 25, "truth_m": world}
-    return Film("S9 · Walking", estimates, IMAGE_SIZE, **how | settings)
-
-
-@pytest.fixture(scope="module")
-def drawn(walk, tmp_path_factory):
-    """A film of keypoints that are 6 px off, as mp4 and as gif."""
-    folder = tmp_path_factory.mktemp("film")
-    for suffix in (".mp4", ".gif"):
-        film = film_of(walk, {"ViTPose": walk[1] + 6}, truth_px=walk[1])
-        render_film(folder / f"walk{suffix}", film)
-    return {
-        ".mp4": decode(folder / "walk.mp4", (1700, 400)),
-        ".gif": decode_gif(folder / "walk.gif")[0],
-    }
+    how = {"azimuth": CAMERA.azimuth, "frame_numbers": range(len(world)), "fps": 25}
+    how |= {"truth_m": world, **settings}
+    return Film("S9 · Walking", estimates or {"ViTPose": pixels}, IMAGE_SIZE, **how)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".gif"])
-def test_joints_of_each_side_lie_where_the_keypoints_are(walk, drawn, suffix):
-    frames = drawn[suffix]
-    assert frames.shape == (20, 400, 1700, 3)
-    pixels = walk[1]
-    limits = image_limits([pixels, pixels + 6])
-    view = View([walk[0]], CAMERA.azimuth, follow_frames=0.5 * 25)
-    for frame in range(0, 20, 6):
+def test_joints_of_each_side_lie_where_the_keypoints_are(walk, tmp_path, suffix):
+    pixels, path = walk[1], tmp_path / f"walk{suffix}"
+    render_film(path, film_of(walk, {"ViTPose": pixels + 6}, truth_px=pixels).at(range(8)))
+    frames = decode(path, (1700, 400)) if suffix == ".mp4" else decode_gif(path)[0]
+    assert frames.shape == (8, 400, 1700, 3)
+    limits = image_limits([pixels[:8], pixels[:8] + 6])
+    view = View([walk[0][:8]], CAMERA.azimuth, follow_frames=0.5 * 25)
+    for frame in (0, 6):
         boxes = panels_of(frames[frame])
         in_3d, _ = view.project(walk[0][frame], view.targets_m[frame])
         drawn_in = (
@@ -109,19 +99,17 @@ def test_joints_of_each_side_lie_where_the_keypoints_are(walk, drawn, suffix):
 
 
 def test_the_view_agrees_with_every_camera_of_every_subject(walk):
-    for cameras in load_cameras().values():
-        for camera in cameras:
-            view = View([walk[0]], camera.azimuth, follow_frames=5)
-            target = np.array([0, 0, 0.9])
-            right_of_camera = world_to_camera(np.eye(3), camera.orientation, np.zeros(3))[:, 0]
-            (x, _), _ = view.project(target + 0.1 * right_of_camera, target)
-            assert x > 0.09
-            (x, y), _ = view.project(target + np.array([0, 0, 0.1]), target)
-            assert abs(x) < 1e-9
-            assert y > 0.09
-            towards = camera.translation_m * [1, 1, 0]
-            near = view.project(target + 0.1 * towards / np.linalg.norm(towards), target)[1]
-            assert near > 0.09
+    target = np.array([0, 0, 0.9])
+    for camera in chain(*load_cameras().values()):
+        view = View([walk[0]], camera.azimuth, follow_frames=5)
+        right_of_camera = world_to_camera(np.eye(3), camera.orientation, np.zeros(3))[:, 0]
+        (x, _), _ = view.project(target + 0.1 * right_of_camera, target)
+        assert x > 0.09
+        (x, y), _ = view.project(target + np.array([0, 0, 0.1]), target)
+        assert abs(x) < 1e-9 and y > 0.09
+        towards = camera.translation_m * [1, 1, 0]
+        near = view.project(target + 0.1 * towards / np.linalg.norm(towards), target)[1]
+        assert near > 0.09
 
 
 def test_the_view_follows_smoothly_and_the_floor_stands_still(walk):
@@ -132,12 +120,6 @@ def test_the_view_follows_smoothly_and_the_floor_stands_still(walk):
     steps = np.linalg.norm(np.diff(view.targets_m, axis=0), axis=-1)
     assert steps.max() < 2 * steps[20:-20].mean()
     assert np.ptp(view.targets_m[:, 2]) == 0
-    # A step of one cell shows the same grid, a step of half a cell another.
-    target = np.array([0.1, 0.2, 0.9])
-    assert np.allclose(view.floor_grid(target), view.floor_grid(target + np.array([0.5, -0.5, 0])))
-    assert not np.allclose(
-        view.floor_grid(target), view.floor_grid(target + np.array([0.25, 0, 0]))
-    )
 
 
 def test_all_that_moves_stays_in_the_panels(walk):
@@ -152,9 +134,6 @@ def test_all_that_moves_stays_in_the_panels(walk):
         assert changed[top : bottom + 1, left : right + 1].any()
         changed[top : bottom + 1, left : right + 1] = False
     assert not changed[boxes[0][1] :].any()
-    # Above the panels, only the grey letters of the errors change.
-    for picture in (before, after):
-        assert np.ptp(picture[changed], axis=-1).max() <= 3
 
 
 def test_readings_are_the_mean_distances(walk):
@@ -169,77 +148,53 @@ def test_readings_are_the_mean_distances(walk):
     assert readings == [f"mean error {px:.1f} px", "", f"MPJPE {mm:.1f} mm", ""]
 
 
-def test_the_choice_of_frames():
-    assert list(choose_frames(10, 2, 3)) == [2, 5, 8]
-    assert list(choose_frames(10, 0, 4, limit=2)) == [0, 4]
-    with pytest.raises(InputError, match="--skip 10: the sequence has 10 frames"):
-        choose_frames(10, 10)
-
-
-def make_footage(path, colors, size=IMAGE_SIZE, fps=50):
-    """Write a video: the halves of each frame in two colours."""
-
-    def frames():
-        frame = np.zeros((size[1], size[0], 4), np.uint8)
-        for left, right in colors:
-            frame[:, : size[0] // 2, :3] = left
-            frame[:, size[0] // 2 :, :3] = right
-            yield frame
-
-    write_video(path, frames(), fps=fps)
-
-
-def render_over(walk, tmp_path, numbers, recorded_fps=None, footage="footage.mp4"):
-    """Draw frames of the walk over a video; return them, (frames, 400, 1200, 3)."""
-    shown = [array[: len(numbers)] for array in walk]
-    video = {"video": tmp_path / footage, "recorded_fps": recorded_fps}
-    film = film_of(shown, predicted_m=shown[0], numbers=numbers)
-    render_film(tmp_path / "out.mp4", film, size=(1200, 400), **video)
-    return decode(tmp_path / "out.mp4", (1200, 400))
+def make_footage(path, size, fps):
+    """Write a video: the halves of each frame in two colours, which tell its number."""
+    frames = np.zeros((20, size[1], size[0], 4), np.uint8)
+    frames[..., :3] = 40, 0, 80
+    frames[:, :, size[0] // 2 :, 0] = 200
+    frames[..., 1] = 12 * np.arange(20)[:, None, None]
+    write_video(path, frames, fps=fps)
 
 
 @pytest.mark.parametrize(
     ("size", "fps", "recorded_fps", "shown"),
     [
-        (IMAGE_SIZE, 50, None, [2, 5, 8, 9]),
-        (IMAGE_SIZE, 25, None, [2, 5, 8, 9]),  # the numbers count the video's own frames
+        ((500, 500), 25, None, [2, 5, 8, 9]),  # the numbers count the video's own frames
         ((500, 500), 25, 50, [1, 2, 4, 4]),
         ((250, 250), 50, 50.4, [2, 5, 8, 9]),  # 30 and 29.97 are meant to be the same
-        ((1500, 1500), 120, 60, [4, 10, 16, 18]),
+        ((1100, 1100), 120, 60, [4, 10, 16, 18]),
     ],
 )
 def test_prediction_over_the_frames_of_a_video(walk, tmp_path, size, fps, recorded_fps, shown):
-    colors = [((40, 12 * i, 80), (200, 12 * i, 80)) for i in range(20)]
-    make_footage(tmp_path / "footage.mp4", colors, size, fps)
-    frames = render_over(walk, tmp_path, [2, 5, 8, 9], recorded_fps)
+    make_footage(tmp_path / "footage.mp4", size, fps)
+    video = {"video": tmp_path / "footage.mp4", "recorded_fps": recorded_fps}
+    world, pixels = (array[:4] for array in walk)
+    film = film_of((world, pixels), predicted_m=world, frame_numbers=[2, 5, 8, 9])
+    render_film(tmp_path / "out.mp4", film, size=(1200, 400), **video)
+    frames = decode(tmp_path / "out.mp4", (1200, 400))
     assert len(frames) == 4
-    limits = image_limits([walk[1][:4]])
-    blank = Scene(film_of([array[:4] for array in walk], predicted_m=walk[0][:4]), (1200, 400))
+    blank = Scene(film, (1200, 400))
     first = panels_of(blank._background[..., :3].astype(int))[0]
     for frame, number in zip(frames, shown):
-        for x, color in ((480, colors[number][0]), (520, colors[number][1])):
-            column, _ = expected_pixel((x, 0), limits, first)
+        for x, color in ((480, (40, 12 * number, 80)), (520, (200, 12 * number, 80))):
+            column, _ = expected_pixel((x, 0), image_limits([pixels]), first)
             found = frame[first[1] + 6 : first[3] - 6, round(column)]
             assert np.abs(np.median(found, axis=0) - color).max() < 12
 
 
-@pytest.mark.parametrize(
-    ("footage", "numbers", "message"),
-    [
-        ("footage.mp4", [2, 5, 10], r"footage\.mp4: ends before frame 10; draw fewer"),
-        ("wide.mp4", [2], r"wide\.mp4: its frames are 1280x720 pixels.* is 1000x1000"),
-        ("text.mp4", [2], r"text\.mp4: ffmpeg failed"),
-        ("none.mp4", [2], r"none\.mp4: no such file"),
-    ],
-)
-def test_videos_that_do_not_fit_the_keypoints(walk, tmp_path, footage, numbers, message):
-    make_footage(tmp_path / "footage.mp4", [((0, 0, 0), (9, 9, 9))] * 10)
-    make_footage(tmp_path / "wide.mp4", [((0, 0, 0), (9, 9, 9))] * 10, (1280, 720))
-    (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(InputError, match=message):
-        render_over(walk, tmp_path, numbers, footage=footage)
-    with pytest.raises(InputError, match="no keypoint lies in its picture"):
-        render_over((walk[0], walk[1] + 3000), tmp_path, [2])
+def test_videos_that_do_not_fit_the_keypoints(walk, tmp_path):
+    make_footage(tmp_path / "own.mp4", (100, 100), 50)
+    make_footage(tmp_path / "wide.mp4", (160, 90), 50)
+    film = film_of([array[:3] for array in walk], frame_numbers=[2, 5, 20])
+    for video, shift, message in (
+        ("own.mp4", 0, r"own\.mp4: ends before frame 20; draw fewer"),
+        ("own.mp4", 3000, "no keypoint lies in its picture"),
+        ("wide.mp4", 0, r"wide\.mp4: its frames are 160x90 pixels.* is 1000x1000"),
+    ):
+        shifted = replace(film, keypoints_px={"a": film.keypoints_px["ViTPose"] + shift})
+        with pytest.raises(InputError, match=message):
+            render_film(tmp_path / "out.mp4", shifted, video=tmp_path / video)
     assert not (tmp_path / "out.mp4").exists()
 
 
@@ -261,29 +216,21 @@ def test_training_curves_mark_the_best_epoch(tmp_path, monkeypatch):
     log, figures = tmp_path / "log.jsonl", []
     monkeypatch.setattr(run_log, "save_figure", lambda figure, _: figures.append(figure))
     for valid in ([95, 88, 50, 74], [None] * 4):
-        records = [
-            {"epoch": e, "train_mpjpe_mm": 90.0 - e, "valid_mpjpe_mm": v, "lr": 1e-3}
-            for e, v in enumerate(valid, 1)
-        ]
+        fixed = {"train_mpjpe_mm": 90.0, "lr": 1e-3}
+        records = [{"epoch": e, "valid_mpjpe_mm": v, **fixed} for e, v in enumerate(valid, 1)]
         log.write_text("".join(json.dumps(record) + "\n" for record in records))
         run_log.save_training_curves(log, tmp_path / "curves.png")
-    points = [[list(line.get_xydata()[0]) for line in figure.axes[0].lines] for figure in figures]
-    assert [3, 50] in points[0] and [3, 50] not in points[1]
-    ticks = figures[0].axes[0].get_xticks()
-    np.testing.assert_array_equal(ticks, np.round(ticks))
-    for text in ("", "{broken", '{"lr": 1}\n', '{"epoch": 1, "train_mpjpe_mm": "x"}\n', "[1]\n"):
-        log.write_text(text)
-        with pytest.raises(InputError, match=r"log\.jsonl"):
-            run_log.save_training_curves(log, tmp_path / "curves.png")
+    best, none = ([tuple(line.get_xydata()[0]) for line in f.axes[0].lines] for f in figures)
+    assert (3, 50) in best and (3, 50) not in none
 
 
 def test_strip_and_errors_are_drawn(walk, tmp_path):
     world, pixels = walk
-    save_strip(tmp_path / "strip.png", film_of(walk, predicted_m=world + 0.01), columns=4)
+    still = film_of(walk, predicted_m=world + 0.01).at(range(3))
+    save_strip(tmp_path / "strip.png", still)
     strip = read_png(tmp_path / "strip.png")
-    quarters = np.array_split(strip[:, int(0.035 * strip.shape[1]) :], 4, axis=1)
-    for quarter in quarters:
-        for row in np.array_split(quarter[int(0.06 * len(quarter)) :], 3):
+    for column in np.array_split(strip[:, int(0.035 * strip.shape[1]) :], 3, axis=1):
+        for row in np.array_split(column[int(0.06 * len(column)) :], 3):
             for rgb in RGB.values():
                 assert (np.linalg.norm(row - rgb, axis=-1) < 30).sum() > 100
     film = film_of(walk, {"a": pixels + [3, 0], "b": pixels - [0, 6]}, truth_px=pixels)

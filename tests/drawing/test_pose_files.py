@@ -9,8 +9,7 @@ from test_motion import BODY
 from trc import TRCData
 
 from common.drawing.bvh import _euler_angles, fit_skeleton
-from common.drawing.pose_files import POSE_SUFFIXES, export_poses
-from common.files.console import InputError
+from common.drawing.pose_files import export_poses
 from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS
 
 FPS = 50
@@ -54,18 +53,16 @@ def read_bvh(path):
 def test_what_a_file_holds_beside_the_positions(motion, tmp_path):
     poses = motion.astype(np.float32)
     for suffix in (".npy", ".npz", ".json", ".csv"):
-        export_poses(tmp_path / f"poses{suffix}", poses, "camera 1", FPS, NUMBERS, up="-y")
-    axes = "x right, y down, z forward"
+        export_poses(tmp_path / f"poses{suffix}", poses, "world 1", FPS, NUMBERS)
     records = np.load(tmp_path / "poses.npy", allow_pickle=False)
     assert records.dtype.names[4:] == JOINT_NAMES
-    assert set(records["frame_of_reference"]) == {"camera 1"}
-    assert set(records["axes"]) == {axes}
+    assert set(records[["frame_of_reference", "axes"]].tolist()) == {("world 1", "z up")}
     content = json.loads((tmp_path / "poses.json").read_text())
     assert np.allclose(content["positions"], poses, atol=1e-6)
     with np.load(tmp_path / "poses.npz", allow_pickle=False) as arrays:
         assert np.array_equal(arrays["positions_m"], poses)
         for held in (content, {name: arrays[name].tolist() for name in arrays}):
-            assert (held["frame_of_reference"], held["axes"]) == ("camera 1", axes)
+            assert (held["frame_of_reference"], held["axes"]) == ("world 1", "z up")
             assert (held["unit"], held["fps"]) == ("m", FPS)
             assert held["joints"] == list(JOINT_NAMES)
             assert held["parents"] == list(PARENTS)
@@ -73,7 +70,7 @@ def test_what_a_file_holds_beside_the_positions(motion, tmp_path):
             assert np.allclose(held["time_s"], NUMBERS / FPS)
     with (tmp_path / "poses.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {(row["frame_of_reference"], row["axes"]) for row in rows} == {("camera 1", axes)}
+    assert {(row["frame_of_reference"], row["axes"]) for row in rows} == {("world 1", "z up")}
     for joint, name in enumerate(JOINT_NAMES):
         assert np.array_equal(records[name], poses[:, joint])
         for axis, letter in enumerate("xyz"):
@@ -96,22 +93,14 @@ def test_a_marker_file_is_read_by_another_program(motion, tmp_path):
 
 
 def test_bvh_of_a_rigid_person_is_that_person(motion, tmp_path):
-    in_camera = np.stack([motion[..., 0], -motion[..., 2], motion[..., 1]], axis=-1)
-    export_poses(tmp_path / "poses.bvh", in_camera, "camera 1", FPS, NUMBERS, up="-y")
-    from_camera = (tmp_path / "poses.bvh").read_text()
     export_poses(tmp_path / "poses.bvh", motion, "world", FPS, NUMBERS)
-    assert (tmp_path / "poses.bvh").read_text() == from_camera
     content, positions = read_bvh(tmp_path / "poses.bvh")
     assert (content.FrameCount, content.FrameTime) == (len(motion), pytest.approx(1 / 25))
     assert np.abs(positions - y_up(motion)).max() < 1e-5
-    ends = [j for j, _, _ in content.Root.layout() if not j.Children]
-    assert [j.Name for j in ends] == ["RFoot", "LFoot", "Head", "LWrist", "RWrist"]
-    for joint in ends:
-        assert np.linalg.norm(list(joint.EndSite)) == pytest.approx(0.1)
 
 
 def test_the_rest_pose_of_a_bvh_is_a_person_with_spread_arms(motion, tmp_path):
-    export_poses(tmp_path / "poses.bvh", motion, "world", FPS)
+    export_poses(tmp_path / "poses.bvh", motion, "world", FPS, NUMBERS)
     root = bvhio.readAsHierarchy(str(tmp_path / "poses.bvh"))
     root.loadRestPose(recursive=True)
     rest = {joint.Name: np.array(list(joint.PositionWorld)) for joint, _, _ in root.layout()}
@@ -124,10 +113,8 @@ def test_the_rest_pose_of_a_bvh_is_a_person_with_spread_arms(motion, tmp_path):
 
 def test_bvh_of_poses_whose_bones_vary(motion, tmp_path):
     noisy = motion + np.random.default_rng(1).normal(0, 0.01, motion.shape)
-    export_poses(tmp_path / "poses.bvh", noisy, "world", FPS)
+    export_poses(tmp_path / "poses.bvh", noisy, "world", FPS, NUMBERS)
     _, positions = read_bvh(tmp_path / "poses.bvh")
-    skeleton = fit_skeleton(y_up(noisy), FPS)
-    assert np.abs(positions - skeleton.positions_m).max() < 1e-5
     children = np.arange(1, NUM_JOINTS)
     parents = np.array(PARENTS[1:])
     lengths = np.linalg.norm(positions[:, children] - positions[:, parents], axis=-1)
@@ -139,25 +126,25 @@ def test_bvh_of_poses_whose_bones_vary(motion, tmp_path):
     assert errors.max() < 0.025
 
 
-@pytest.mark.parametrize("tilt", [0.0, 0.02, 0.3])
+@pytest.mark.parametrize("tilt", [0.0, 0.02])
 def test_nothing_jumps_where_an_arm_passes_opposite_its_rest_direction(motion, tmp_path, tilt):
     frames = 200
     poses = np.repeat(motion[:1], frames, axis=0)
     # The left arm swings round and round, past the opposite of the T-pose's, in y-up axes.
     angle = np.linspace(0, 4 * np.pi, frames)[:, None]
     x, y, z = np.eye(3)
-    rest = fit_skeleton(y_up(poses[:1]), FPS).rotations[0]
+    rest = fit_skeleton(y_up(poses[:1]), FPS)[1][0]
     thorax = rest[0] @ rest[INDEX["Spine"]] @ rest[INDEX["Thorax"]]
     arm = np.cos(tilt) * (np.cos(angle) * x + np.sin(angle) * y) + np.sin(tilt) * z
     arm = arm @ thorax.T
     poses = y_up(poses)
     poses[:, INDEX["LElbow"]] = poses[:, INDEX["LShoulder"]] + 0.28 * arm
     poses[:, INDEX["LWrist"]] = poses[:, INDEX["LShoulder"]] + 0.5 * arm
-    shoulder = fit_skeleton(poses, FPS).rotations[:, INDEX["LShoulder"]]
+    shoulder = fit_skeleton(poses, FPS)[1][:, INDEX["LShoulder"]]
     steps = Rotation.from_matrix(shoulder[1:] @ shoulder[:-1].swapaxes(1, 2)).magnitude()
     assert steps.max() < 4 * np.pi / (frames - 1) + np.radians(90) / FPS + 1e-6
     world = np.stack([poses[..., 0], -poses[..., 2], poses[..., 1]], axis=-1)
-    export_poses(tmp_path / "poses.bvh", world, "world", FPS)
+    export_poses(tmp_path / "poses.bvh", world, "world", FPS, np.arange(frames))
     rows = np.loadtxt((tmp_path / "poses.bvh").read_text().split("Frame Time:")[1].splitlines()[1:])
     assert np.abs(np.diff(rows, axis=0)).max() < 30
     assert np.abs(read_bvh(tmp_path / "poses.bvh")[1] - poses).max() < 1e-5
@@ -165,19 +152,9 @@ def test_nothing_jumps_where_an_arm_passes_opposite_its_rest_direction(motion, t
 
 def test_one_frame_and_a_collapsed_pose_are_written(motion, tmp_path):
     for poses in (motion[:1], np.zeros((3, NUM_JOINTS, 3))):
-        export_poses(tmp_path / "poses.bvh", poses, "world", FPS)
+        export_poses(tmp_path / "poses.bvh", poses, "world", FPS, np.arange(len(poses)))
         assert np.abs(read_bvh(tmp_path / "poses.bvh")[1] - y_up(poses)).max() < 1e-5
-        export_poses(tmp_path / "poses.trc", poses, "world", FPS)
-
-
-def test_refused_outputs(motion, tmp_path):
-    with pytest.raises(InputError, match=" or ".join(POSE_SUFFIXES).replace(".", r"\.")):
-        export_poses(tmp_path / "poses.txt", motion, "world", FPS)
-    uneven = [*range(29), 100]
-    for suffix in (".trc", ".bvh"):
-        with pytest.raises(InputError, match=rf"poses\{suffix}: this format has one frame rate"):
-            export_poses(tmp_path / f"poses{suffix}", motion, "world", FPS, uneven)
-    assert list(tmp_path.iterdir()) == []
+        export_poses(tmp_path / "poses.trc", poses, "world", FPS, np.arange(len(poses)))
 
 
 @pytest.mark.parametrize("order", ["YXZ", "ZXY", "ZYX"])

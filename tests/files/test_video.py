@@ -1,4 +1,4 @@
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +7,7 @@ from PIL import Image
 
 from common.files import video
 from common.files.console import InputError
-from common.files.video import parse_size, probe_video, read_video, write_video
+from common.files.video import count_frames, probe_video, read_video, write_video
 
 WHOLE = (0, 0, 1, 1)
 
@@ -25,7 +25,7 @@ def decode_gif(path):
         return np.stack(frames).astype(int), gif.info
 
 
-def grey_frames(count, size, buffer=None):
+def grey_frames(count, size):
     """Yield frames, each of one grey, all through one buffer as a scene does."""
     buffer = np.zeros((size[1], size[0], 4), np.uint8)
     for index in range(count):
@@ -33,20 +33,16 @@ def grey_frames(count, size, buffer=None):
         yield buffer
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
-def test_each_frame_is_written_before_the_next_is_drawn(tmp_path, suffix):
-    output = tmp_path / f"grey{suffix}"
-    write_video(output, grey_frames(12, (64, 48)), fps=20)
-    if suffix == ".mp4":
-        frames = decode(output, (64, 48))
-    else:
-        frames, info = decode_gif(output)
-        assert info["duration"] == 50
-        assert info["loop"] == 0
-    assert len(frames) == 12
-    for index, frame in enumerate(frames[:8]):  # the gif's palette knows the first eight
-        assert abs(frame.mean() - 5 * index) < 3
-    assert list(tmp_path.iterdir()) == [output]
+def test_each_frame_is_written_before_the_next_is_drawn(tmp_path):
+    for name in ("grey.mp4", "grey.gif"):
+        write_video(tmp_path / name, grey_frames(12, (64, 48)), fps=20)
+    from_gif, info = decode_gif(tmp_path / "grey.gif")
+    assert (info["duration"], info["loop"]) == (50, 0)
+    for frames in (decode(tmp_path / "grey.mp4", (64, 48)), from_gif):
+        assert len(frames) == 12
+        for index, frame in enumerate(frames[:8]):  # the gif's palette knows the first eight
+            assert abs(frame.mean() - 5 * index) < 3
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_failure_leaves_the_earlier_video_and_nothing_else(tmp_path):
@@ -66,39 +62,20 @@ def test_a_failure_leaves_the_earlier_video_and_nothing_else(tmp_path):
 
 
 def test_refused_outputs(tmp_path):
-    def write(name, count=1, fps=25):
-        write_video(tmp_path / name, grey_frames(count, (64, 48)), fps=fps)
-
-    for name, count, message in (
-        ("a.avi", 1, "the ending must be .mp4 or .gif"),
-        ("missing/a.mp4", 1, "no such folder"),
-        ("a.mp4", 0, "no frames"),
+    for name, message in (
+        ("a.avi", "the ending must be .mp4 or .gif"),
+        ("missing/a.mp4", "no such folder"),
+        ("a.gif", "at most 50 frames a second"),
     ):
         with pytest.raises(InputError, match=message):
-            write(name, count)
-    with pytest.raises(InputError, match="at most 50 frames a second"):
-        write("a.gif", fps=60)
+            write_video(tmp_path / name, grey_frames(1, (64, 48)), fps=60)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sizes():
-    assert parse_size("1700x400") == (1700, 400)
-    for text in ("1700", "ax400", "1701x400", "1700x401", "100x100", "9000x400", "-2x400"):
-        with pytest.raises(InputError, match="size"):
-            parse_size(text)
-
-
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    full = tmp_path / "full.mp4"
-    full.symlink_to("/dev/full")
-
-    @contextmanager
-    def output_on_full_disk(path):
-        yield full
-
-    monkeypatch.setattr(video, "atomic_output", output_on_full_disk)
+    (tmp_path / "full.mp4").symlink_to("/dev/full")
+    monkeypatch.setattr(video, "atomic_output", lambda _: nullcontext(tmp_path / "full.mp4"))
     with pytest.raises(OSError, match="No space left on device") as caught:
         write_video(tmp_path / "a.mp4", grey_frames(50, (640, 360)), fps=25)
     assert caught.value.filename == str(tmp_path / "a.mp4")
@@ -108,20 +85,15 @@ def test_any_path_and_nothing_on_standard_error(tmp_path, capfd):
     path = tmp_path / "a: b 'c' %d.mp4"
     write_video(path, grey_frames(3, (64, 48)), fps=29.97)
     assert probe_video(path) == ((64, 48), 29.97)
-    assert len(list(read_video(path, (0, 0, 0.5, 0.5), (16, 12)))) == 3
-    with pytest.raises(InputError, match="ffmpeg failed"):
-        write_video(path, grey_frames(3, (63, 47)), fps=25)
+    assert count_frames(path) == len(decode(path, (16, 12))) == 3
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_part_of_a_frame_is_read_and_scaled(tmp_path):
-    def quarters():
-        frame = np.zeros((48, 64, 4), np.uint8)
-        frame[:24, 32:] = 200
-        yield frame
-
-    write_video(tmp_path / "a.mp4", quarters(), fps=25)
+    quarters = np.zeros((48, 64, 4), np.uint8)
+    quarters[:24, 32:] = 200
+    write_video(tmp_path / "a.mp4", [quarters], fps=25)
     (frame,) = read_video(tmp_path / "a.mp4", (0.5, 0, 1, 1), (64, 96))
     assert frame.shape == (96, 64, 3)
     assert np.abs(frame[:40].astype(int) - 200).max() < 12

@@ -34,19 +34,20 @@ def model():
     return random_model(number_of_frames=27)
 
 
+def save(model, path):
+    torch.save({"model_pos": model.state_dict(), "config": asdict(model.config)}, path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def checkpoint(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("checkpoint") / "random.bin"
-    state = {"model_pos": model.state_dict(), "config": asdict(model.config), "epoch": 1}
-    torch.save(state, path)
-    return path
+    return save(model, tmp_path_factory.mktemp("checkpoint") / "random.bin")
 
 
 def moving(frames, seed=0):
     """Return (frames, 17, 2), pixels: points on smooth paths."""
     random = np.random.default_rng(seed)
-    start = random.uniform(100, 400, (17, 2))
-    phase = random.uniform(0, 6, (17, 2))
+    start, phase = random.uniform(100, 400, (17, 2)), random.uniform(0, 6, (17, 2))
     return start + 30 * np.sin(np.arange(frames)[:, None, None] / 9 + phase)
 
 
@@ -55,7 +56,7 @@ def hip_at_zero(poses):
     return np.concatenate([0 * poses[:, :1], poses[:, 1:]], axis=1)
 
 
-@pytest.mark.parametrize("frames", [1, 2, 40])
+@pytest.mark.parametrize("frames", [1, 40])
 def test_at_50_hz_it_is_the_evaluations_estimate(model, checkpoint, frames):
     pixels = moving(frames)
     inputs = normalize_screen_coordinates(pixels, *SIZE).astype(np.float32)
@@ -85,27 +86,20 @@ def test_other_rates_are_brought_to_50_hz_and_back(model):
 
 
 @torch.no_grad()
-def causal_by_hand(model, inputs, t):
-    half = model.config.number_of_frames // 2
-    frames = [max(0, t + k) if k < 0 else t for k in range(-half, half + 1)]
-    window = torch.from_numpy(inputs[frames])[None]
-    pose = (model(window)[0, 0] + flip_poses(model(flip_keypoints(window))[0, 0])) / 2
-    return hip_at_zero(pose[None].numpy())[0]
-
-
 def test_causal_lifting_sees_the_past_alone(model):
-    pixels = moving(30)
+    pixels, half = moving(30), model.config.number_of_frames // 2
     inputs = normalize_screen_coordinates(pixels, *SIZE).astype(np.float32)
     poses = lift(pixels, model, size=SIZE, causal=True)
     for t in (0, 1, 13, 29):
-        np.testing.assert_allclose(poses[t], causal_by_hand(model, inputs, t), atol=1e-5)
-    cut = lift(pixels[:20], model, size=SIZE, causal=True)
-    np.testing.assert_allclose(cut, poses[:20], atol=1e-5)
+        frames = [max(0, t + k) if k < 0 else t for k in range(-half, half + 1)]
+        window = torch.from_numpy(inputs[frames])[None]
+        pose = (model(window)[0] + flip_poses(model(flip_keypoints(window))[0])) / 2
+        np.testing.assert_allclose(poses[t], hip_at_zero(pose.numpy())[0], atol=1e-5)
 
 
-@pytest.mark.parametrize(("fps", "flip"), [(24, True), (30, False), (50, True), (120, False)])
+@pytest.mark.parametrize(("fps", "flip"), [(24, True), (120, False)])
 def test_streaming_gives_what_causal_lifting_of_the_file_gives(model, checkpoint, fps, flip):
-    pixels = moving(60)
+    pixels = moving(40)
     expected = lift(pixels, model, size=SIZE, fps=fps, causal=True, flip=flip)
     stream = StreamingLifter(checkpoint, size=SIZE, fps=fps, flip=flip)
     poses = np.stack([stream.push(frame) for frame in pixels])
@@ -113,21 +107,16 @@ def test_streaming_gives_what_causal_lifting_of_the_file_gives(model, checkpoint
 
 
 def test_causal_lifting_at_twice_the_rate_sees_the_same_past(model):
-    pixels = moving(81)
+    pixels = moving(41)
     poses = lift(pixels, model, size=SIZE, fps=100, causal=True)
     expected = lift(pixels[::2], model, size=SIZE, causal=True)
     np.testing.assert_allclose(poses[::2], expected, atol=1e-5)
 
 
 def test_a_checkpoint_of_several_estimators_is_refused(tmp_path):
-    model = random_model(number_of_frames=9, in_chans=6)
-    path = tmp_path / "three.bin"
-    torch.save({"model_pos": model.state_dict(), "config": asdict(model.config)}, path)
-    with pytest.raises(InputError, match=r"three.bin: takes keypoints of 6 channels \(3 estim"):
+    path = save(random_model(number_of_frames=9, in_chans=6), tmp_path / "three.bin")
+    with pytest.raises(InputError, match=r"three\.bin was trained with 6"):
         load_lifter(path)
-
-
-# ---- the whole path, on real motion ----
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from common.footage.motion import (
     place_on_floor,
     reprojection_px,
     resample,
-    sample,
     up_direction,
 )
 from common.skeleton import JOINT_NAMES
@@ -38,18 +37,15 @@ def standing(frames=10):
     return np.repeat(pose[None], frames, axis=0)
 
 
-# ---- resampling ----
-
-
 def test_sampling_is_catmull_and_roms_spline():
     values = RANDOM.normal(size=(9, 2))
     slopes = np.gradient(values, axis=0)  # central differences within, which is what they take
     expected = CubicHermiteSpline(np.arange(9), values, slopes)
-    positions = RANDOM.uniform(1, 7, 40)
-    np.testing.assert_allclose(sample(values, positions), expected(positions), atol=1e-12)
+    positions = np.arange(10, 71) / 10
+    np.testing.assert_allclose(resample(values, 1, 10)[10:71], expected(positions), atol=1e-12)
 
 
-@pytest.mark.parametrize("fps", [12.5, 23.976, 25, 29.97, 30, 60, 120])
+@pytest.mark.parametrize("fps", [12.5, 29.97, 60])
 def test_parabolas_are_resampled_exactly_to_the_very_ends(fps):
     def parabola(seconds):
         return np.stack([3 - seconds + 0.5 * seconds**2, seconds**2], axis=-1)
@@ -65,8 +61,7 @@ def test_parabolas_are_resampled_exactly_to_the_very_ends(fps):
     np.testing.assert_allclose(back[inner], values[inner], atol=1e-9)
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3])
-@pytest.mark.parametrize("fps", [10, 50, 240])
+@pytest.mark.parametrize(("frames", "fps"), [(1, 10), (2, 240), (3, 10), (3, 240)])
 def test_any_length_there_and_back(frames, fps):
     values = np.linspace(0, 1, frames)[:, None].repeat(2, axis=1).astype(np.float32)
     there = resample(values, fps, 50)
@@ -76,19 +71,14 @@ def test_any_length_there_and_back(frames, fps):
     np.testing.assert_allclose(back[0], values[0], atol=1e-6)
 
 
-# ---- smoothing ----
-
-
 def test_straight_motion_is_not_changed():
     line = np.arange(40)[:, None] * [[0.1, -2.0]] + [5, 3]
     np.testing.assert_allclose(lowpass(line, 50), line, atol=1e-12)
     np.testing.assert_array_equal(lowpass(line[:1], 50), line[:1])
-    np.testing.assert_allclose(lowpass(line[:2], 50), line[:2], atol=1e-12)
 
 
-@pytest.mark.parametrize("cutoff", [3, 6, 9])
-def test_the_gain_is_that_of_the_formula_and_the_phase_zero(cutoff):
-    fps, seconds = 50, np.arange(2000) / 50
+def test_the_gain_is_that_of_the_formula_and_the_phase_zero():
+    fps, cutoff, seconds = 50, 6, np.arange(2000) / 50
     for frequency in (1, cutoff, 2 * cutoff):
         wave = np.sin(2 * np.pi * frequency * seconds + 0.3)
         # A sampled filter's response is that of the formula and its images at the rate's multiples.
@@ -99,36 +89,24 @@ def test_the_gain_is_that_of_the_formula_and_the_phase_zero(cutoff):
         np.testing.assert_allclose(smoothed, gain * wave[200:-200], atol=2e-4)
 
 
-# ---- upright, on the floor ----
-
-
 def test_up_is_found_whatever_way_the_camera_is_held():
     for seed in range(20):
         camera = Rotation.random(random_state=seed)
         seen = camera.apply(standing().reshape(-1, 3)).reshape(-1, 17, 3)
         up = up_direction(seen)
         np.testing.assert_allclose(up, camera.apply([0, -1, 0]), atol=1e-12)
-        orientation = orientation_of_camera(up)
-        assert np.linalg.norm(orientation) == pytest.approx(1)
-        in_world = quaternion_rotate(orientation, seen)
+        in_world = quaternion_rotate(orientation_of_camera(up), seen)
         height = in_world[0, JOINT_NAMES.index("Thorax")] - in_world[0, JOINT_NAMES.index("RFoot")]
         assert height[2] == pytest.approx(0.47 + 0.87)
 
 
-def test_a_level_camera_looks_along_y():
-    orientation = orientation_of_camera(np.array([0, -1, 0]))
-    axes = quaternion_rotate(orientation, np.eye(3))
-    np.testing.assert_allclose(axes, [[1, 0, 0], [0, 0, -1], [0, 1, 0]], atol=1e-12)
-    flipped = quaternion_rotate(orientation_of_camera(np.array([0, 1.0, 0])), np.eye(3))
-    np.testing.assert_allclose(flipped[1], [0, 0, 1], atol=1e-12)
-
-
-def test_a_camera_that_looks_down_keeps_its_heading():
-    tilt = Rotation.from_euler("x", -25, degrees=True)  # the camera's head is bent down
-    up = tilt.apply([0, -1, 0])
-    rotated = quaternion_rotate(orientation_of_camera(up), np.eye(3))
-    np.testing.assert_allclose(rotated[0], [1, 0, 0], atol=1e-12)  # right stays right
-    assert rotated[2, 0] == pytest.approx(0) and rotated[2, 1] > 0.9
+@pytest.mark.parametrize("tilt", [0, 25, 180])
+def test_a_camera_that_looks_down_keeps_its_heading(tilt):
+    up = Rotation.from_euler("x", tilt, degrees=True).apply([0, -1, 0])
+    x, _, z = quaternion_rotate(orientation_of_camera(up), np.eye(3))
+    np.testing.assert_allclose(x, [1, 0, 0], atol=1e-12)  # right stays right
+    forward = [0, np.cos(np.radians(tilt)), -np.sin(np.radians(tilt))]
+    np.testing.assert_allclose(z, forward, atol=1e-12)
 
 
 def test_feet_stand_on_the_floor():
@@ -141,9 +119,6 @@ def test_feet_stand_on_the_floor():
     placed = place_on_floor(squat, 50)
     assert np.abs(placed[..., 2].min(axis=1)).max() < 0.005
     assert placed[50, 0, 2] == pytest.approx(0.87 - 0.3, abs=0.01)
-
-
-# ---- measures ----
 
 
 def test_bones_of_constant_length_do_not_vary():
