@@ -29,7 +29,6 @@ from common.files import console
 from common.files.console import InputError, positive_int
 from common.files.output import check_distinct, check_output
 from common.files.video import VIDEO_SUFFIXES, parse_size
-from common.footage.motion import DEFAULT_CUTOFF_HZ
 from common.footage.sequences import (
     UPS,
     Footage,
@@ -39,6 +38,7 @@ from common.footage.sequences import (
     place_in_world,
 )
 from common.h36m_dataset import FPS, keypoints_path
+from common.motion import DEFAULT_CUTOFF_HZ
 from common.training.checkpoint import Checkpoint, find_checkpoint
 from common.training.device import PRECISIONS, choose_device, keep_freed_memory, resolve_precision
 

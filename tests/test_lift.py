@@ -16,9 +16,9 @@ from common.files.console import InputError
 from common.files.npz import write_custom_2d, write_npz
 from common.files.video import count_frames, write_video
 from common.footage.lifting import lift, lift_normalized
-from common.footage.motion import lowpass, place_on_floor
 from common.footage.sequences import footage_of_dataset, load_own_footage, place_in_world
 from common.h36m_dataset import load_sequences
+from common.motion import lowpass, place_on_floor
 
 FRAMES = 30
 

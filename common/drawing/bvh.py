@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.footage.motion import unit
+from common.motion import unit
 from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS, ROOT
 
 _CHILDREN = [[c for c, parent in enumerate(PARENTS) if parent == j] for j in range(NUM_JOINTS)]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from common.drawing.figures import COLORS, FAINT_INK, PAPER
-from common.footage.motion import gaussian_filter
+from common.motion import gaussian_filter
 from common.skeleton import BONES, NUM_JOINTS, ROOT, SIDES
 
 SIDE_COLORS = {"left": COLORS[0], "middle": COLORS[-1], "right": COLORS[1]}

@@ -16,10 +16,10 @@ import torch
 from common.camera import normalize_screen_coordinates
 from common.evaluation import predict
 from common.footage.layouts import to_h36m
-from common.footage.motion import resample
 from common.generators import flip_keypoints, flip_poses
 from common.h36m_dataset import FPS
 from common.model_poseformer import PoseFormerV2
+from common.motion import resample
 from common.skeleton import ROOT
 from common.training.checkpoint import Checkpoint
 from common.training.device import autocast

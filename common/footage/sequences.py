@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from common import motion
 from common.camera import (
     Camera,
     camera_to_world,
@@ -16,7 +17,6 @@ from common.camera import (
 )
 from common.files.console import InputError, warn
 from common.files.npz import read_custom_2d
-from common.footage import motion
 from common.footage.lifting import lift_normalized, normalize
 from common.h36m_dataset import FPS, Sequence2d3d
 from common.model_poseformer import PoseFormerV2

@@ -4,7 +4,7 @@ from scipy.interpolate import CubicHermiteSpline
 from scipy.spatial.transform import Rotation
 
 from common.camera import quaternion_rotate
-from common.footage.motion import (
+from common.motion import (
     bone_variation_percent,
     jitter_m_s3,
     lowpass,
