@@ -14,6 +14,8 @@ from conftest import REPOSITORY
 from raw_trees import untouched
 
 from common.files.console import (
+    CHECKPOINT_DIR,
+    DATA_DIR,
     InputError,
     listing,
     progress,
