@@ -1,10 +1,10 @@
 """The optimizer: AdamW, or Muon for the blocks' matrices and AdamW for everything else.
 
-Muon is AdamW whose steps for some matrices are orthogonal matrices: Jordan et al., "Muon: An
-optimizer for hidden layers in neural networks", 2024 (kellerjordan.github.io/posts/muon), with the
-scale and the weight decay of Liu et al., "Muon is scalable for LLM training", arXiv 2502.16982,
-equation 4. `torch.optim.Muon` gives the same steps (a test compares them), but it reads its
-learning rate as a number, which a CUDA graph would freeze, and it takes the matrices one by one.
+Muon is AdamW whose steps for some matrices are whitened: Jordan et al., "Muon: An optimizer for
+hidden layers in neural networks", 2024 (kellerjordan.github.io/posts/muon), with the scale and the
+weight decay of Liu et al., "Muon is scalable for LLM training", arXiv 2502.16982, equation 4. The
+whitening is not Newton and Schulz's iteration with its 15 matrix products, but one triangular pass:
+"MUD", Southworth and Thomas, 2026, arXiv 2603.17970.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.files.console import InputError
@@ -21,16 +22,14 @@ from common.training.recipe import Recipe
 WEIGHT_DECAY = 0.1  # of the paper's supplement
 MOMENTUM = 0.95
 _ROOT_MEAN_SQUARE = 0.2  # of a step's entries, in learning rates: about that of AdamW
-# Newton and Schulz's iteration x ← a x + b (x xᵀ) x + c (x xᵀ)² x, with Jordan's coefficients.
-_A, _B, _C = 3.4445, -4.7750, 2.0315
-_ITERATIONS = 5
+_BLOCK = 136  # rows that are whitened together; the rest is matrix products
 
 
 class Muon(torch.optim.AdamW):
-    """Moves matrices by nearly orthogonal steps, and all other parameters as AdamW does.
+    """Moves matrices by whitened steps, and all other parameters as AdamW does.
 
-    Where G is the Nesterov average of a matrix's gradients and U S Vᵀ its singular value
-    decomposition, the matrix (m, n) moves by 0.2 √max(m, n) U Vᵀ times the learning rate.
+    Where G is the Nesterov average of a matrix's gradients, the matrix (m, n) moves by
+    0.2 √max(m, n) `whiten(G)` times the learning rate.
 
     Args:
         matrices: parameters (m, n), the first group.
@@ -54,38 +53,49 @@ class Muon(torch.optim.AdamW):
     def step(self) -> None:
         """Move all parameters; the matrices' gradients are gone afterwards."""
         group = self.param_groups[0]
-        rate, kept = group["lr"], 1 - group["lr"] * group["weight_decay"]
-        same_shape: dict[torch.Size, list[Tensor]] = {}
-        for p in group["params"]:
-            if p.grad is None:  # no part of the loss
-                continue
-            same_shape.setdefault(p.shape, []).append(p)
-        for shape, matrices in same_shape.items():
-            averages = []
-            for p in matrices:
-                self.state[p]["step"] += 1
-                average = self.state[p]["exp_avg"].lerp_(p.grad, 1 - MOMENTUM)
-                averages.append(p.grad.lerp(average, MOMENTUM))
-            factor = _ROOT_MEAN_SQUARE * max(shape) ** 0.5 * rate
-            moves = orthogonal(torch.stack(averages).to(self._dtype)).to(averages[0].dtype)
-            for p, move in zip(matrices, moves):
-                p.mul_(kept).sub_(move * factor)
-                p.grad = None  # AdamW below passes over what has no gradient
+        matrices = [p for p in group["params"] if p.grad is not None]  # others: no part of the loss
+        gradients = [p.grad for p in matrices]
+        averages = [self.state[p]["exp_avg"] for p in matrices]
+        torch._foreach_add_([self.state[p]["step"] for p in matrices], 1)
+        torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
+        moves = self._whitened(torch._foreach_lerp(gradients, averages, MOMENTUM))
+        torch._foreach_mul_(moves, group["lr"])
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_sub_(matrices, moves)
+        for p in matrices:
+            p.grad = None  # AdamW below passes over what has no gradient
         super().step()
 
+    def _whitened(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Return the steps (m, n) of gradients, all of one shape at once, at learning rate 1."""
+        wide = [g.mT if g.shape[0] > g.shape[1] else g for g in gradients]
+        steps: dict[int, Tensor] = {}
+        for shape in dict.fromkeys(g.shape for g in wide):
+            places = [i for i, g in enumerate(wide) if g.shape == shape]
+            stacked = torch.stack([wide[i] for i in places]).to(self._dtype)
+            scale = _ROOT_MEAN_SQUARE * shape[1] ** 0.5
+            steps |= zip(places, whiten(stacked).to(gradients[0].dtype).mul_(scale))
+        whole = (steps[i] for i in range(len(wide)))
+        return [s if s.shape == g.shape else s.mT for s, g in zip(whole, gradients)]
 
-def orthogonal(matrices: Tensor) -> Tensor:
-    """Return nearly U Vᵀ of matrices (k, m, n) = U S Vᵀ.
 
-    Its singular values lie between 0.68 and 1.2; those below 0.0015 of the norm of S become less.
+def whiten(matrices: Tensor) -> Tensor:
+    """Return matrices (k, m, n), m ≤ n, with nearly orthogonal rows of length 1.
+
+    With X the matrix whose rows were scaled to length 1, and T the lower triangle of its Gram
+    matrix X Xᵀ: the rows of T⁻¹ X, scaled to length 1 (MUD's one pass, arXiv 2603.17970). The
+    solution runs from block to block of rows, so that nearly all of it is matrix products.
     """
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(_ITERATIONS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
-    return x.mT if tall else x
+    x = F.normalize(matrices, dim=-1)
+    y = torch.empty_like(x)
+    for start in range(0, x.shape[1], _BLOCK):
+        rows = x[:, start : start + _BLOCK]
+        rest = rows - (rows @ x[:, :start].mT) @ y[:, :start]
+        corner = (rows @ rows.mT).float()
+        identity = torch.eye(corner.shape[-1], device=x.device).expand_as(corner)
+        inverse = torch.linalg.solve_triangular(corner, identity, upper=False, unitriangular=True)
+        y[:, start : start + _BLOCK] = inverse.to(x.dtype) @ rest
+    return F.normalize(y, dim=-1)
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe, precision: str = "fp32") -> torch.optim.AdamW:

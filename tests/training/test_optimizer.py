@@ -1,13 +1,20 @@
-"""Muon against PyTorch's own, on tall, wide and square matrices; states that move on."""
+"""Muon against its formulas in NumPy, on tall, wide and square matrices; states that move on."""
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from scipy.linalg import solve_triangular
 
 from common.files.console import InputError
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
-from common.training.optimizer import build_optimizer, load_optimizer_state, set_learning_rate
+from common.training.optimizer import (
+    build_optimizer,
+    load_optimizer_state,
+    set_learning_rate,
+    whiten,
+)
 from common.training.recipe import Recipe
 
 MUON, ADAMW = Recipe(optimizer="muon"), Recipe(optimizer="adamw")
@@ -34,20 +41,58 @@ def trained(model, *optimizers):
     return model.state_dict()
 
 
-def test_matrices_move_as_by_pytorchs_muon_and_the_rest_as_by_its_adamw():
+def plain_muon(weight, gradients):
+    """Momentum, Nesterov's average, one pass of MUD, scale and decay, of one matrix in float64."""
+    average = np.zeros_like(weight)
+    for step, g in enumerate(gradients):
+        average = 0.95 * average + 0.05 * g
+        x = 0.05 * g + 0.95 * average
+        x = x.T if len(x) > len(x.T) else x
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        y = solve_triangular(np.tril(x @ x.T), x, lower=True)
+        y = y / np.linalg.norm(y, axis=1, keepdims=True)
+        lr = 0.02 / (step + 1)
+        move = 0.2 * np.sqrt(max(weight.shape)) * (y if y.shape == weight.shape else y.T)
+        weight = (1 - 0.1 * lr) * weight - lr * move
+    return weight
+
+
+def test_matrices_move_by_the_formulas_and_the_rest_as_by_pytorchs_adamw():
     model, other = small_model(), small_model()
-    blocks = [*other.Spatial_blocks.parameters(), *other.blocks.parameters()]
-    matrices = [p for p in blocks if p.ndim == 2]
-    inside = {id(p) for p in matrices}
-    rest = [p for p in other.parameters() if id(p) not in inside]
+    matrices = {n: p for n, p in other.named_parameters() if "blocks" in n and p.ndim == 2}
     assert len(matrices) == 4 + 6  # qkv, proj, and two of each MLP
-    muon = torch.optim.Muon(matrices, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    rest = [p for n, p in other.named_parameters() if n not in matrices]
+    gradients = {name: [] for name in matrices}
+    for step in range(STEPS):
+        set_gradients(other, step)
+        for name, p in matrices.items():
+            gradients[name].append(p.grad.double().numpy())
+    expected = {
+        n: plain_muon(p.detach().double().numpy(), gradients[n]) for n, p in matrices.items()
+    }
     adamw = torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=0.1)
-    expected = trained(other, muon, adamw)
-    found = trained(model, build_optimizer(model, MUON, "bf16"))
-    for name, value in expected.items():
-        # The iteration multiplies what bf16 rounds; entries move by 0.2 * 0.02 a step.
-        torch.testing.assert_close(found[name], value, atol=2e-4, rtol=1e-3, msg=name)
+    trained(other, adamw)
+    found = trained(model, build_optimizer(model, MUON))
+    for name, value in other.state_dict().items():
+        value = torch.from_numpy(expected[name]).float() if name in expected else value
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("shape", [(2, 544, 1088), (1, 300, 300), (3, 5, 7)])
+def test_whitened_rows_of_several_blocks_are_those_of_one_solution(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
+    x = x / x.norm(dim=-1, keepdim=True)
+    expected = torch.linalg.solve_triangular((x @ x.mT).tril(), x, upper=False)
+    expected = expected / expected.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(whiten(x.float()).double(), expected, atol=1e-5, rtol=1e-4)
+    # bf16 rounds to 8 bits.
+    assert (whiten(x.bfloat16()).double() - expected).norm() < 0.02 * expected.norm()
+
+
+def test_orthogonal_rows_stay_and_a_zero_matrix_gives_no_nan():
+    q = torch.linalg.qr(torch.randn(60, 60, generator=torch.Generator().manual_seed(0))).Q[:20]
+    torch.testing.assert_close(whiten(3 * q[None])[0], q, atol=1e-5, rtol=1e-4)
+    assert not whiten(torch.zeros(1, 4, 6)).isnan().any()
 
 
 def test_a_parameter_that_is_no_part_of_the_loss_stays():
