@@ -65,9 +65,6 @@ def assert_sequence_by_hand(poses_mm, positions_3d, views_2d, subject, frames):
                 assert np.abs(view[frame, kept] - expected).max() < 1e-3
 
 
-# ---- real motion ----
-
-
 def test_real_motion_agrees_with_brute_force(real_mocap, real_chain):
     data_dir, _ = real_chain
     positions_3d = load_item(data_dir / "data_3d_h36m.npz", "positions_3d")
@@ -101,9 +98,6 @@ def test_the_counts_are_said(real_chain):
         *("S9, S11: 59 sequences", "543,344", f"{frames:,} frames"),
     ):
         assert text in outputs[("prepare_data_h36m.py",)]
-
-
-# ---- synthetic files ----
 
 
 @pytest.fixture(scope="module")
@@ -235,9 +229,6 @@ def test_files_that_are_no_sequences_are_not_even_read(tree, prepare):
             path.unlink()
     assert result.status == 0, result.stderr
     assert "left out S11 Directions" in result.stdout
-
-
-# ---- bad input ----
 
 
 def test_everything_that_is_missing_is_named_at_once(tree, prepare):
