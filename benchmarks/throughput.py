@@ -9,7 +9,6 @@ of matrix products at the model's own sizes. Every figure is the median of sever
 import gc
 import itertools
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -77,16 +76,15 @@ def describe_machine(device: torch.device) -> str:
     if device.type == "cpu":
         info = Path("/proc/cpuinfo")
         name = re.search(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
-        instructions = torch.backends.cpu.get_cpu_capability()
-        instructions += ", AMX" if torch.cpu._is_amx_tile_supported() else ", no AMX"
-        threads = f"{torch.get_num_threads()} threads"
-        lines.append(f"{name[1] if name else platform.machine()}, {threads}, {instructions}")
-    else:
-        lines.append(str(torch.cuda.get_device_properties(device)))  # capability and memory, too
-        if shutil.which("nvidia-smi"):
-            query = "--query-gpu=driver_version,clocks.max.sm,power.limit"
-            command = ["nvidia-smi", query, "--format=csv"]
-            lines.append(subprocess.run(command, capture_output=True, text=True).stdout.strip())
+        lines.append(f"{name[1] if name else 'a CPU'}, {torch.get_num_threads()} threads")
+        amx = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
+        lines.append(f"{torch.backends.cpu.get_cpu_capability()}, {amx}")
+        return "\n".join(lines)
+    lines.append(str(torch.cuda.get_device_properties(device)))  # capability and memory, too
+    if shutil.which("nvidia-smi"):
+        query = "--query-gpu=driver_version,clocks.max.sm,power.limit"
+        command = ["nvidia-smi", query, "--format=csv"]
+        lines.append(subprocess.run(command, capture_output=True, text=True).stdout.strip())
     return "\n".join(lines)
 
 
@@ -96,12 +94,11 @@ def measure(config: PoseFormerConfig, precision: str, world: World, sizes: list[
     peak = best_product_rate(config, DTYPES[precision], device)
     frames_per_s = evaluation_rate(config, precision, device)  # of two views each
     print(
-        f"\n{config.number_of_frames} frames, {precision}, {1000 * gflops:.1f} MFLOPs a sample\n"
-        f"matrix products: at best {peak:,.0f} GFLOP/s\n"
+        f"\n{config.number_of_frames} frames, {precision}, {1000 * gflops:.1f} MFLOPs a sample; "
+        f"matrix products at best {peak:,.0f} GFLOP/s\n"
         f"evaluation with flip: {frames_per_s:,.0f} frames/s, "
         f"{2 * frames_per_s * gflops / peak:.0%} of that\n"
-        f"a live frame: {live_ms(config, precision, device)}\n"
-        "training, samples/s:\n",
+        f"a live frame: {live_ms(config, precision, device)}\ntraining, samples/s:\n",
         flush=True,
     )
 

@@ -46,4 +46,4 @@ def test_all_but_captures_passes_on_a_cpu(monkeypatch):
     results = {name: throughput.result_of(work) for name, work in rows}
     failed = [name for name, result in results.items() if result.startswith("FAILED")]
     assert failed == ["a capture that breaks is one line"]
-    assert results["graph equals eager steps, fp32"] == "the same bits"
+    assert results["graph equals eager steps, fp32"].startswith("differ by 0 ")
