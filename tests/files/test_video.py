@@ -109,8 +109,6 @@ def test_any_path_and_nothing_on_standard_error(tmp_path, capfd):
     write_video(path, grey_frames(3, (64, 48)), fps=29.97)
     assert probe_video(path) == ((64, 48), 29.97)
     assert len(list(read_video(path, (0, 0, 0.5, 0.5), (16, 12)))) == 3
-    with pytest.raises(InputError, match="ffmpeg failed"):
-        write_video(path, grey_frames(3, (63, 47)), fps=25)
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == [path]
 
