@@ -30,8 +30,8 @@ demo: $(VENV)/.installed
 	$(EVALUATE) -c $(SAMPLE)/checkpoint/merge_average
 	$(PY) data/prepare_2d_custom.py --data-dir $(SAMPLE) --name greeting --size 1000x1000 --fps 50 \
 		--input $(SAMPLE)/preprocess/h36m_vitpose/S9/Greeting_55011271_pose_sequence.npy
-	$(EVALUATE) -c $(SAMPLE)/checkpoint/vitpose -d custom -k greeting --render \
-		--viz-output $(SAMPLE)/greeting.mp4 --viz-export $(SAMPLE)/greeting.bvh
+	$(PY) lift.py --data-dir $(SAMPLE) --checkpoint $(SAMPLE)/checkpoint/vitpose/last_epoch.bin \
+		-k greeting --output $(SAMPLE)/greeting.mp4 --export $(SAMPLE)/greeting.bvh
 
 # The study, small, on the demo's data: a smaller network, three seeds. It goes on where it was
 # stopped.
@@ -47,7 +47,7 @@ study: $(VENV)/.installed
 	mkdir -p $(SAMPLE)/study
 	$(PY) data/evaluate_2d.py --data-dir $(SAMPLE) --figures $(SAMPLE)/study \
 		> $(SAMPLE)/study/errors_2d.txt
-	$(PY) compare.py --study $(SAMPLE)/study/runs --data-dir $(SAMPLE) --seeds 0 1 2 --epochs 6 \
+	$(PY) study.py --study $(SAMPLE)/study/runs --data-dir $(SAMPLE) --seeds 0 1 2 --epochs 6 \
 		--recipe published --batch-size 64 --stride 8 --learning-rate 1e-3 --lr-decay 0.5 \
 		--depth 2 --embed-dim-ratio 16 --keypoints \
 		vitpose pct moganet transpose vitpose_w_conf concatenate \
@@ -67,8 +67,8 @@ figs: $(VENV)/.installed
 		--stride 4 --keypoints vitpose \
 		--wandb-mode disabled --overwrite --export-training-curves
 	cp $(SAMPLE)/checkpoint/figs/training_curves.png figs/
-	$(PY) run_poseformer.py --data-dir $(SAMPLE) -c $(SAMPLE)/checkpoint/figs \
-		--evaluate best_epoch.bin --render --viz-action Walking --viz-output figs/prediction.png
+	$(PY) lift.py --data-dir $(SAMPLE) --checkpoint $(SAMPLE)/checkpoint/figs/best_epoch.bin \
+		--action Walking --output figs/prediction.png
 
 test: $(VENV)/.installed-dev
 	$(PY) -m pytest
@@ -83,7 +83,7 @@ fuzz: $(VENV)/.installed-dev
 gpu-check:
 	$(PY) benchmarks/gpu.py
 
-# Ten minutes of kills, signals and full disks; a short form is part of the tests.
+# Ten minutes of kills and signals; a short form is part of the tests.
 torture: $(VENV)/.installed-dev
 	$(PY) tests/torture.py
 

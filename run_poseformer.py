@@ -1,4 +1,4 @@
-"""Train PoseFormerV2 on a 2D estimator's keypoints; resume; evaluate; render.
+"""Train PoseFormerV2 on a 2D estimator's keypoints; resume; evaluate.
 
 python run_poseformer.py --keypoints vitpose -c checkpoint/vitpose
 python run_poseformer.py --keypoints vitpose -c checkpoint/vitpose --resume last_epoch.bin
@@ -18,73 +18,48 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.arguments import (
-    architecture,
-    confidence_count,
-    estimator_names,
-    evaluation_recipe,
-    parse_arguments,
-    render_options,
-    training_recipe,
-)
-from common.camera import camera_to_world, image_coordinates
-from common.checkpoint import (
-    contents,
-    find_checkpoint,
-    load_checkpoint,
-    load_into,
-    mean_pose,
-    model_state,
-    restore,
-)
-from common.console import InputError, never_fail_to_print, run, split_names
-from common.device import (
-    allow_tf32,
-    autocast,
-    build_network,
-    compile_network,
-    keep_freed_memory,
-    resolve_precision,
-)
-from common.distributed import World, start_world
-from common.evaluation import evaluate, mean_pose_mpjpe_mm, predict
-from common.files import atomic_output, check_output
-from common.flags import DEFAULT_CAMERA, OWN_FOOTAGE
-from common.footage import lift_footage, load_footage, stand
+from common.arguments import evaluation_recipe, network_config, parse_arguments, training_recipe
+from common.augmentation import AugmentedWindows
+from common.evaluation import evaluate, mean_pose_mpjpe_mm
+from common.files.console import InputError, never_fail_to_print, run_script, split_names
+from common.files.output import atomic_output, check_output
 from common.generators import WindowGenerator, with_noise
-from common.h36m_cameras import camera_index, load_cameras
 from common.h36m_dataset import (
-    FPS,
     Sequence2d3d,
     average_pose,
-    canonical_action,
     downsample,
+    estimator_names,
     keypoints_path,
     load_sequences,
+    parse_subjects,
     pixels_to_normalized,
     positions_3d_path,
     subset,
 )
 from common.loss import mpjpe
-from common.model_poseformer import PoseFormerV2
-from common.recipe import LearningRates, Recipe
+from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 from common.report import format_report, latex_row, make_report
-from common.run_folder import LAST, RunFolder, prepare_folder
-from common.run_log import LOG_NAME, WandbRun, read_log, start_wandb
-from common.scenes import NewScenes
-from common.skeleton import ROOT
-from common.train_step import TrainStep, build_optimizer, set_learning_rate, start_at
-from common.training import Epoch, Interruption, TrainingState
+from common.training.checkpoint import Checkpoint, checkpoint_bytes, find_checkpoint
+from common.training.cuda_graph import CapturedStep
+from common.training.device import (
+    allow_tf32,
+    autocast,
+    compile_network,
+    keep_freed_memory,
+    resolve_precision,
+)
+from common.training.epoch import Epoch, Interruption, TrainingState
+from common.training.optimizer import build_optimizer, init_at_mean_pose, set_learning_rate
+from common.training.processes import World, start_world
+from common.training.recipe import LearningRates, Recipe
+from common.training.run_folder import LAST, RunFolder, prepare_folder
+from common.training.wandb_run import WandbRun
 
 
 def main() -> None:
@@ -95,11 +70,7 @@ def main() -> None:
     if arguments.tf32:
         allow_tf32(world.device, quiet=not world.is_main)
     try:
-        if arguments.dataset == OWN_FOOTAGE:
-            lift_own_footage(arguments, world)
-        elif arguments.render:
-            render_checkpoint(arguments, world)
-        elif arguments.evaluate:
+        if arguments.evaluate:
             evaluate_checkpoint(arguments, world)
         else:
             never_fail_to_print()
@@ -120,14 +91,20 @@ def main() -> None:
 
 
 def loss_of(
-    model: nn.Module, windows: WindowGenerator, batch: Tensor, precision: str, noise_std: float
+    model: nn.Module,
+    windows: WindowGenerator,
+    batch: Tensor,
+    weights: Tensor | None,
+    precision: str,
+    noise_std: float,
 ) -> Tensor:
-    """Return the mean loss of a batch, a scalar in metres: the function to edit for another loss.
+    """Return the loss of a batch, a scalar in metres: the function to edit for another loss.
 
     Args:
         model: the network, in training mode.
         windows: the training data on the device.
         batch: (B,) int64, indices of samples.
+        weights: (B,), of each sample's loss in their sum; None for their mean.
         precision: "fp32" or "bf16", of matrix products.
         noise_std: of Gaussian noise on the keypoints, normalised units.
     """
@@ -135,78 +112,76 @@ def loss_of(
     inputs = with_noise(inputs, noise_std, confidences=windows.confidences)
     with autocast(windows.device, precision):
         predicted = model(inputs).squeeze(1)  # (B, 17, 3)
-    return mpjpe(predicted, targets)
+    return mpjpe(predicted, targets, weights)
 
 
 def train(arguments: argparse.Namespace, world: World) -> None:
     """Train from the beginning, or go on from a checkpoint."""
-    path = checkpoint_to_resume(arguments, world)
-    checkpoint = load_checkpoint(path) if path else None
-    recipe = training_recipe(arguments, checkpoint, path)
-    config = architecture(arguments, recipe, checkpoint, path)
+    checkpoint = checkpoint_to_resume(arguments, world)
+    recipe = training_recipe(arguments, checkpoint)
     precision = resolve_precision(recipe.precision, world.device)
     train_set, test_set = load_training_data(arguments, recipe)
+    config = network_config(arguments, recipe, train_set, checkpoint)
+    windows = training_windows(train_set, config, recipe, world)
+    LearningRates(recipe, math.ceil(len(windows) / recipe.batch_size))  # refuses a long warm-up
+    noise_std = recipe.std * pixels_to_normalized(train_set[0].subject, train_set[0].camera)
+    mean_pose = average_pose(train_set)
 
     torch.manual_seed(recipe.seed)
-    model = build_network(config, world.device, precision)
-    pose = average_pose(train_set)
+    model = PoseFormerV2(config).to(world.device)
     if recipe.init == "mean_pose":
-        start_at(model, pose)
-    optimizer = build_optimizer(
-        model,
-        recipe.learning_rate,
-        name=recipe.optimizer,
-        beta2=recipe.beta2,
-        precision=precision,
-    )
+        init_at_mean_pose(model, mean_pose)
+    optimizer = build_optimizer(model, recipe, precision)
     state = TrainingState()
     if checkpoint:
-        restore(model, optimizer, state, checkpoint, path, world.is_main)
-    windows = training_windows(train_set, config.number_of_frames, recipe, world)
-    noise_std = recipe.std * pixels_to_normalized(train_set[0].subject, train_set[0].camera)
+        checkpoint.resume(model, optimizer, state, world.is_main)
     world.share_weights(model)
-    rates = LearningRates(recipe, math.ceil(len(windows) / recipe.batch_size))
-    batches = world.batches(len(windows), recipe.batch_size)
-    network = model if arguments.no_compile else compiled(model, windows, batches[0][0], precision)
-    train_step = TrainStep(
-        lambda batch: loss_of(network, windows, batch, precision, noise_std),
-        optimizer,
-        world.device,
-        batches=batches,
-        average_gradients=world.average_gradients if world.size > 1 else None,
-        capture=not arguments.no_cuda_graph and recipe.batch_size >= world.size,
-    )
-    saved = partial(contents, model, optimizer, state, asdict(recipe), pose)
-    settings = asdict(recipe) | asdict(config)
-    folder = start_run(arguments, settings, state, saved, world, path)
-    folder.describe(model, windows, number_of_frames(test_set), precision)
+
+    network = model if arguments.no_compile else compiled(model, windows, recipe, precision, world)
+
+    def train_step(batch: Tensor, weights: Tensor | None) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(network, windows, batch, weights, precision, noise_std)
+        loss.backward()
+        world.average_gradients(model)
+        optimizer.step()
+        return loss.detach()
+
+    if world.device.type == "cuda" and not arguments.no_cuda_graph:
+        batch_size = world.local_batch_size(recipe.batch_size)
+        train_step = CapturedStep(train_step, optimizer, batch_size, world.device, world.size > 1)
+
+    def current_checkpoint() -> bytes:
+        return checkpoint_bytes(model, optimizer, state, recipe, mean_pose)
+
+    folder = RunFolder(arguments.checkpoint, world, state, current_checkpoint, recipe.epochs)
+    folder.every, folder.curves = arguments.checkpoint_frequency, arguments.export_training_curves
+    start_run(folder, arguments, asdict(recipe) | asdict(config), checkpoint)
+    if world.is_main:
+        describe(model, windows, test_set, precision, state, recipe)
 
     with Interruption(world) as interruption, folder:
-        for number in range(state.epoch + 1, recipe.epochs + 1):
+        while state.epoch < recipe.epochs:
             began = time.perf_counter()
             model.train()
-            epoch = Epoch(windows, state, recipe.seed, recipe.batch_size, world, interruption)
-            for step, batch, weight in epoch:
-                set_learning_rate(optimizer, rates[step])
-                epoch.add(train_step(batch, weight))
-            lr = rates.at_end_of(number)
-            set_learning_rate(optimizer, lr)  # to be saved; a resume may have left no step to do
-            figures = {"epoch": number, "lr": lr, "train_mpjpe_mm": state.mean_loss_mm}
-            figures["valid_mpjpe_mm"] = validate(model, test_set, world, precision, interruption)
-            state.finish_epoch(figures["valid_mpjpe_mm"])
-            figures["samples_per_s"] = epoch.samples_per_s
-            figures["seconds"] = time.perf_counter() - began
-            folder.keep(**figures)
+            epoch = Epoch(windows, state, recipe, world, interruption)
+            for lr, batch, weights in epoch:
+                set_learning_rate(optimizer, lr)
+                epoch.add(train_step(batch, weights))
+            valid_mm = validate(model, test_set, world, precision, interruption)
+            state.finish_epoch(valid_mm, epoch.samples_per_s, time.perf_counter() - began)
+            folder.save_epoch()
     folder.finish()
 
 
 def compiled(
-    model: PoseFormerV2, windows: WindowGenerator, batch_size: int, precision: str
+    model: PoseFormerV2, windows: WindowGenerator, recipe: Recipe, precision: str, world: World
 ) -> nn.Module:
-    """Return the network compiled for batches of this size, on a GPU; on a CPU as it is."""
-    if windows.device.type == "cpu":
+    """Return the network compiled for the batches of a training, on a GPU; on a CPU as it is."""
+    if world.device.type == "cpu":
         return model
-    samples = torch.zeros(batch_size, dtype=torch.int64, device=windows.device)
+    batch_size = world.local_batch_size(recipe.batch_size)
+    samples = torch.zeros(batch_size, dtype=torch.int64, device=world.device)
     return compile_network(model.train(), windows.gather(samples)[0], precision)
 
 
@@ -219,49 +194,57 @@ def validate(
 ) -> float | None:
     """Return the MPJPE on the test subjects in mm, over the actions; None without them."""
     part = test_set[world.rank :: world.size]
-    sums = interruption.attempt(
+    sums = interruption.run_interruptible(
         lambda: evaluate(model, part, world.alone(), precision, all_metrics=False)
     )
     sums.state = world.sum(sums.state)
     return sums.mpjpe_mm() if test_set else None
 
 
-def checkpoint_to_resume(arguments: argparse.Namespace, world: World) -> Path | None:
-    """Return the checkpoint that --resume names; after a restart by torchrun, the last one."""
+def checkpoint_to_resume(arguments: argparse.Namespace, world: World) -> Checkpoint | None:
+    """Load the checkpoint that --resume names; after a restart by torchrun, the last one."""
+    name = arguments.resume
     if world.restarts and (arguments.checkpoint / LAST).is_file():
-        return arguments.checkpoint / LAST
-    if arguments.resume:
-        return find_checkpoint(arguments.resume, arguments.checkpoint)
-    return None
+        name = LAST
+    if not name:
+        return None
+    path = find_checkpoint(name, arguments.checkpoint)
+    return Checkpoint.load(path, arguments.number_of_frames)
 
 
 def training_windows(
-    train_set: list[Sequence2d3d], number_of_frames: int, recipe: Recipe, world: World
+    train_set: list[Sequence2d3d], config: PoseFormerConfig, recipe: Recipe, world: World
 ) -> WindowGenerator:
     """Put the training sequences on the device, cut into windows."""
     options = {
         "device": world.device,
         "augment": not recipe.no_data_augmentation,
         "stride": recipe.stride,
-        "confidences": confidence_count(recipe.keypoints),
     }
-    if any(recipe.scenes.values()) and not recipe.no_data_augmentation:
-        return NewScenes(train_set, number_of_frames, **recipe.scenes, **options)
+    if recipe.makes_scenes:
+        return AugmentedWindows(
+            train_set,
+            config.number_of_frames,
+            turn_degrees=recipe.turn,
+            resize=recipe.resize,
+            exchange_limbs=recipe.exchange_limbs,
+            **options,
+        )
     keypoints, poses = [s.keypoints for s in train_set], [s.poses for s in train_set]
-    return WindowGenerator(keypoints, poses, number_of_frames, **options)
+    options["confidences"] = config.confidence_chans
+    return WindowGenerator(keypoints, poses, config.number_of_frames, **options)
 
 
 def load_training_data(
     arguments: argparse.Namespace, recipe: Recipe
 ) -> tuple[list[Sequence2d3d], list[Sequence2d3d]]:
     """Return the training and, unless --no-eval, the validation sequences."""
-    train_subjects = split_names(recipe.subjects_train)
-    test_subjects = [] if arguments.no_eval else split_names(recipe.subjects_test)
+    train_subjects = parse_subjects(recipe.subjects_train)
+    test_subjects = () if arguments.no_eval else parse_subjects(recipe.subjects_test)
     sequences = load_data(arguments, recipe, list(dict.fromkeys(train_subjects + test_subjects)))
     train_set = [s for s in sequences if s.subject in train_subjects]
     test_set = [s for s in sequences if s.subject in test_subjects]
-    test_set = noisy(test_set, recipe.std, recipe.seed, confidence_count(recipe.keypoints))
-    return subset(train_set, recipe.subset, recipe.seed), test_set
+    return subset(train_set, recipe.subset, recipe.seed), noisy(test_set, recipe)
 
 
 def load_data(
@@ -278,49 +261,33 @@ def load_data(
     return downsample(sequences, recipe.downsample)
 
 
-def noisy(
-    sequences: list[Sequence2d3d], std_px: float, seed: int, confidences: int = 0
-) -> list[Sequence2d3d]:
-    """Return test sequences with Gaussian noise of `std_px` pixels, the same for each epoch.
-
-    The last channels, `confidences` of them, are left alone.
-    """
-    if std_px == 0:
+def noisy(sequences: list[Sequence2d3d], recipe: Recipe) -> list[Sequence2d3d]:
+    """Return test sequences with the recipe's Gaussian noise, the same for each epoch."""
+    if recipe.std == 0:
         return sequences
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(recipe.seed)
 
     def keypoints(s: Sequence2d3d) -> np.ndarray:
-        std = std_px * pixels_to_normalized(s.subject, s.camera)
-        return with_noise(torch.from_numpy(s.keypoints), std, random, confidences).numpy()
+        std = recipe.std * pixels_to_normalized(s.subject, s.camera)
+        return with_noise(torch.from_numpy(s.keypoints), std, random, s.confidences).numpy()
 
     return [replace(s, keypoints=keypoints(s)) for s in sequences]
 
 
 def start_run(
+    folder: RunFolder,
     arguments: argparse.Namespace,
-    settings: dict[str, Any],
-    state: TrainingState,
-    contents: Callable[[], dict[str, Any]],
-    world: World,
-    resumed: Path | None,
-) -> RunFolder:
-    """Open the checkpoint folder and the Weights & Biases run, whose id state keeps."""
-    folder = RunFolder(
-        folder=arguments.checkpoint,
-        world=world,
-        wandb=WandbRun(None),
-        state=state,
-        contents=contents,
-        epochs=settings["epochs"],
-        every=arguments.checkpoint_frequency,
-        curves=arguments.export_training_curves,
-    )
-    if not world.is_main:
-        return folder
-    if not resumed:
+    settings: dict,
+    checkpoint: Checkpoint | None,
+) -> None:
+    """Prepare the checkpoint folder and start the Weights & Biases run, whose id state keeps."""
+    if not folder.world.is_main:
+        return
+    state = folder.state
+    if not checkpoint:
         folder.earlier = prepare_folder(arguments.checkpoint, arguments.overwrite)
     settings = vars(arguments) | settings
-    folder.wandb = start_wandb(
+    folder.wandb = WandbRun(
         arguments.wandb_mode,
         project=arguments.wandb_project,
         name=arguments.wandb_name,
@@ -328,32 +295,49 @@ def start_run(
         config={k: v if isinstance(v, int | float) else str(v) for k, v in settings.items()},
     )
     state.wandb_id = folder.wandb.id or state.wandb_id
-    if resumed:
-        log = folder.folder / LOG_NAME
-        if not state.log and log.is_file():  # of a version whose checkpoints do not hold the log
-            state.log = [r for r in read_log(log) if r["epoch"] <= state.epoch]
-        folder.complete(resumed)
-    return folder
+    if checkpoint:
+        folder.complete(checkpoint.path)
 
 
-# Evaluation and pictures --------------------------------------------------------------------------
+def describe(
+    model: PoseFormerV2,
+    windows: WindowGenerator,
+    test_set: list[Sequence2d3d],
+    precision: str,
+    state: TrainingState,
+    recipe: Recipe,
+) -> None:
+    """Print what is about to be trained."""
+    parameters = sum(p.numel() for p in model.parameters())
+    print(
+        f"{parameters:,} parameters, {len(windows):,} training samples, "
+        f"{number_of_frames(test_set):,} validation frames, {windows.device}, {precision}"
+    )
+    if state.epoch >= recipe.epochs:
+        print(f"all {state.epoch} epochs are done")
+
+
+# Evaluation --------------------------------------------------------------------------------------
 
 
 def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     """Measure a checkpoint on the test subjects and print the report."""
     if arguments.report:
         check_output(arguments.report, (".json",))
-    model, recipe, path, checkpoint = load_model(arguments, world)
-    sequences = load_data(arguments, recipe, split_names(recipe.subjects_test))
-    confidences = confidence_count(recipe.keypoints)
-    sequences = noisy(sequences, recipe.std, recipe.seed, confidences)
+    path = find_checkpoint(arguments.evaluate, arguments.checkpoint)
+    checkpoint = Checkpoint.load(path, arguments.number_of_frames)
+    recipe = evaluation_recipe(arguments, checkpoint)
+    sequences = load_data(arguments, recipe, list(parse_subjects(recipe.subjects_test)))
+    network_config(arguments, recipe, sequences, checkpoint)  # refuses what contradicts it
+    sequences = noisy(sequences, recipe)
     precision = resolve_precision(recipe.precision, world.device)
+    model = checkpoint.build_model(world.device)
     began = time.perf_counter()
     sums = evaluate(model, sequences, world, precision)
     seconds = time.perf_counter() - began
     if not world.is_main:
         return
-    report, pose = make_report(sums), mean_pose(checkpoint)
+    report, pose = make_report(sums), checkpoint.mean_pose()
     average = None if pose is None else mean_pose_mpjpe_mm(pose, sequences)
     report |= {
         "checkpoint": str(path),
@@ -374,111 +358,10 @@ def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
             temporary.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def render_checkpoint(arguments: argparse.Namespace, world: World) -> None:
-    """Draw a checkpoint's prediction of one sequence, and export it if asked to."""
-    options = render_options(arguments)
-    model, recipe, _, _ = load_model(arguments, world)
-    sequence = chosen_sequence(arguments, recipe)
-    view = load_cameras()[sequence.subject][sequence.camera]
-    chosen = options.frames(len(sequence.poses))
-    precision = resolve_precision(recipe.precision, world.device)
-    poses = predict(model, [sequence.keypoints], device=world.device, precision=precision)[0]
-    poses[:, ROOT] = 0  # a picture shows the pose at the hip's true place
-
-    def in_world_m(poses: np.ndarray) -> np.ndarray:
-        in_camera = (poses + sequence.root[:, None])[chosen]
-        return camera_to_world(in_camera, view.orientation, view.translation_m)
-
-    estimators = estimator_names(recipe.keypoints)
-    coordinates = np.split(
-        sequence.keypoints[chosen, :, : 2 * len(estimators)], len(estimators), axis=-1
-    )
-    pixels = [image_coordinates(c, view.width, view.height) for c in coordinates]
-    options.write(
-        f"{sequence.subject}_{sequence.action}_{view.id}".replace(" ", "_"),
-        dict(zip(estimators, pixels)),
-        in_world_m(poses),
-        in_world_m(sequence.poses),
-        place="world, with the hip at its true place",
-        frame_numbers=[frame * recipe.downsample for frame in chosen],
-        recorded_fps=FPS,
-        fps=FPS / recipe.downsample / options.downsample,
-        title=f"{sequence.subject} {sequence.action}, camera {view.id}",
-        azimuth=view.azimuth,
-        image_size=(view.width, view.height),
-    )
-
-
-def lift_own_footage(arguments: argparse.Namespace, world: World) -> None:
-    """Lift sequences without true 3D: print what can be measured, draw and export them."""
-    options = render_options(arguments) if arguments.render else None
-    model, recipe, _, _ = load_model(arguments, world)
-    path = keypoints_path(arguments.data_dir, OWN_FOOTAGE, recipe.keypoints)
-    footages = load_footage(path, None if recipe.actions == "*" else split_names(recipe.actions))
-    camera = None
-    if arguments.viz_camera:
-        camera = load_cameras()[arguments.viz_subject][camera_index(arguments.viz_camera)]
-    for footage in footages:
-        poses = lift_footage(
-            footage,
-            model,
-            resample=not arguments.no_resample,
-            causal=arguments.causal,
-            smooth_hz=arguments.smooth,
-            device=world.device,
-            precision=resolve_precision(recipe.precision, world.device),
-        )
-        if options:
-            chosen = options.frames(len(poses))
-            in_world, azimuth = stand(poses, footage.fps, arguments.up, camera)
-            options.write(
-                f"{footage.name}_3d",
-                {"Keypoints": footage.keypoints_px[chosen]},
-                in_world[chosen],
-                place="world, the hip above the origin, the lowest joint on the floor",
-                frame_numbers=[footage.first_frame + frame for frame in chosen],
-                recorded_fps=footage.fps,
-                counts_video=True,
-                fps=footage.fps / options.downsample,
-                title=footage.name,
-                azimuth=azimuth,
-                image_size=footage.size,
-                part=footage.name if len(footages) > 1 else None,
-            )
-
-
-def chosen_sequence(arguments: argparse.Namespace, recipe: Recipe) -> Sequence2d3d:
-    """Return the sequence that --viz-subject, --viz-action and --viz-camera name.
-
-    Raises:
-        InputError: if there is none; the message says what there is.
-    """
-    camera = camera_index(arguments.viz_camera or DEFAULT_CAMERA)
-    recipe = replace(recipe, actions=arguments.viz_action)
-    takes = load_data(arguments, recipe, [arguments.viz_subject])
-    takes = [take for take in takes if take.camera == camera]
-    # "Walking" alone is a take's whole name in some subjects' data, beside "Walking 1".
-    return min(takes, key=lambda take: take.action != canonical_action(arguments.viz_action))
-
-
-def load_model(
-    arguments: argparse.Namespace, world: World
-) -> tuple[PoseFormerV2, Recipe, Path, dict[str, Any]]:
-    """Return --evaluate's model on the device, how to evaluate it, its file, what that holds."""
-    path = find_checkpoint(arguments.evaluate, arguments.checkpoint)
-    checkpoint = load_checkpoint(path)
-    recipe = evaluation_recipe(arguments, checkpoint, path)
-    config = architecture(arguments, recipe, checkpoint, path)
-    precision = resolve_precision(recipe.precision, world.device)
-    model = build_network(config, world.device, precision)
-    load_into(model, model_state(checkpoint), path)
-    return model.eval(), recipe, path, checkpoint
-
-
 def number_of_frames(sequences: list[Sequence2d3d]) -> int:
     """Return how many frames the sequences have together."""
     return sum(len(sequence.poses) for sequence in sequences)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

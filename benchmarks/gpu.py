@@ -1,356 +1,280 @@
 """Check and measure on a GPU what the tests, which have none, cannot: `make gpu-check`.
 
-Needs PyTorch and NumPy alone, on random data, and ends after about --minutes: what is not done by
-then is said to be left out. Checks come first, then the evaluation of Human3.6M's test set in
-size, then training: by batch size, by receptive field, with attention by the formula. Ends with
-status 1 if a check fails.
+Needs PyTorch and NumPy alone, on random data. Checks come first, then the default recipe as users
+run it, the evaluation of Human3.6M's test set in size, and where the time of a step goes; what is
+not begun within --minutes is left out. Ends with status 1 if a check fails.
 """
 
-import contextlib
-import io
-import json
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.throughput import (
-    KEPT,
-    NoCompilerError,
-    attention,
+    SEQUENCE_LENGTH,
+    Training,
     describe_machine,
     random_sequences,
-    random_windows,
-    training_rate,
+    result_of,
+    seconds_of,
 )
-from common.console import ArgumentParser, InputError, run
-from common.device import build_network, compile_network
-from common.distributed import World, start_world
 from common.evaluation import evaluate, predict_on_device
-from common.files import atomic_output
-from common.h36m_dataset import ACTIONS, Sequence2d3d
+from common.files.console import ArgumentParser, InputError, run_script
 from common.loss import MetricSums
-from common.model_poseformer import MAX_SEQUENCES, PoseFormerConfig
-from common.report import make_report
-from common.train_step import TrainStep, build_optimizer, set_learning_rate
-from run_poseformer import loss_of
+from common.model_poseformer import MAX_SEQUENCES, PoseFormerConfig, PoseFormerV2
+from common.training.cuda_graph import CapturedStep
+from common.training.device import resolve_precision
+from common.training.optimizer import load_optimizer_state, set_learning_rate
+from common.training.processes import World, start_world
+from common.training.recipe import RECIPES, Recipe
 
-TEST_FRAMES = 543_344  # of Human3.6M, over four cameras
-BATCH_SIZES = (16, 64, 256, 1024, 4096, 16_384)
+TRAIN_FRAMES, TEST_FRAMES = 1_559_752, 543_344  # of Human3.6M, over four cameras
 CONFIG = PoseFormerConfig()
 RANDOM = replace(CONFIG, drop_rate=0.1, drop_path_rate=0.1)
-EPOCHS, BATCH, TAIL = 3, 64, 40  # of the checks
+DEFAULT = RECIPES["default"]
+SIZES = (DEFAULT.batch_size, 1024, 4096)  # of batches, the first as users run it
+SMALL = replace(DEFAULT, batch_size=64)  # of the checks
+STEPS, LAST_BATCH = 4, 40  # of the checks; the last batch is not full
+TOLERANCE = {"fp32": 0.02, "bf16": 0.2}  # of what rounding in another order explains
+KERNELS = (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
+Row = tuple[str, Callable[[], str]]  # what is checked or measured, and the work that says how it is
 
 
 def main() -> None:
-    """Check, measure, print the table, and write it where --json says."""
+    """Check and measure, and print a line for each."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-g", "--gpu", default="0", metavar="N", help="which GPU")
-    limit = "begin nothing new after this time"
-    parser.add_argument("--minutes", type=float, default=8.0, metavar="M", help=limit)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table here too")
-    arguments = parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=8.0, help="begin nothing new after these")
+    deadline = time.perf_counter() + 60 * parser.parse_args().minutes
     if not torch.cuda.is_available():
         raise InputError("there is no GPU that PyTorch can use")
-    world = start_world(arguments.gpu)
-    table = Table(time.perf_counter() + 60 * arguments.minutes)
-    for name, value in describe_machine(world.device).items():
-        print(f"{name}: {value}")
-    check(table, world.device)
-    measure(table, world)
-    table.show()
-    if arguments.json:
-        with atomic_output(arguments.json) as path:
-            path.write_text(json.dumps(table.rows, indent=2) + "\n")
-    if any(result.startswith("FAILED") for _, result in table.rows):
-        sys.exit(1)
-
-
-class Table:
-    """Names of checks and measurements with their results.
-
-    Args:
-        deadline: of `time.perf_counter`; what would begin later is left out.
-    """
-
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
-        self.rows: list[tuple[str, str]] = []
-
-    def add(self, name: str, work: Callable[[], str]) -> None:
-        """Do some work, which returns its result or raises an exception, and note it."""
-        if time.perf_counter() > self.deadline:
-            result = "left out: no time"
-        else:
-            try:
-                result = work()
-            except Exception as error:  # one failure must not hide the other results
-                first = (str(error).splitlines() or [""])[0]
-                result = f"FAILED: {type(error).__name__} {first}"
-        self.rows.append((name, result))
-        print(f"{name:48} {result}", flush=True)
-
-    def show(self) -> None:
-        """Print all rows again, as a table for the README."""
-        print("\n| what | result |\n|---|--:|")
-        print("\n".join(f"| {name} | {result} |" for name, result in self.rows))
+    world = start_world("0")
+    if world.size > 1:  # started by `two_processes`
+        train_as_one_of_several(world)
+        return
+    print(describe_machine(world.device))
+    failed = False
+    for name, work in (*checks(world), *measurements(world)):
+        result = result_of(work) if time.perf_counter() < deadline else "left out: no time"
+        failed |= result.startswith("FAILED")
+        print(f"{name:56} {result}", flush=True)
+    sys.exit(failed)
 
 
 # Checks ------------------------------------------------------------------------------------------
 
 
-def check(table: Table, device: torch.device) -> None:
-    """Add the checks."""
-    for precision in ("fp32", "bf16"):
-        for resumed in (False, True):
-            name = f"graphs equal eager steps, {precision}" + (", from a tail" if resumed else "")
-            table.add(name, lambda p=precision, r=resumed: graphs_equal_eager(device, p, r))
-    table.add("each replay draws other random numbers", lambda: replays_differ(device))
-    table.add("a tail takes no further memory", lambda: tail_takes_no_memory(device))
-    table.add("a capture that breaks leaves all as it was", lambda: broken_capture(device))
-    table.add("compiled network in a graph", lambda: compiled_training(device))
-    table.add(f"attention of over {MAX_SEQUENCES:,} sequences", lambda: past_the_grid(device))
-    table.add("metrics on the GPU are those on the CPU", lambda: metrics_agree(device))
+def checks(world: World) -> Iterator[Row]:
+    """Yield the checks."""
+    for precision in TOLERANCE:
+        for way, config in (("graph", RANDOM), ("ours", CONFIG)):
+            name = f"{way} equals eager steps, {precision}"
+            yield name, partial(equals_eager, way, config, precision, world)
+    last = partial(equals_eager, "graph", CONFIG, "fp32", world, fill_up=False)
+    yield "filling up the last batch changes nothing", last
+    yield "a resumed training with a graph goes on", partial(resumed_goes_on, world)
+    yield "a capture that breaks is one line", partial(broken_capture, world)
+    yield f"attention of over {MAX_SEQUENCES:,} sequences", partial(past_the_grid, world)
+    yield "metrics on the GPU are those on the CPU", partial(metrics_agree, world)
+    yield "two processes under torchrun", two_processes
 
 
-def make_step(
-    device: torch.device,
-    precision: str,
-    config: PoseFormerConfig | None = None,
-    network: Callable[[nn.Module, Tensor], nn.Module] = lambda model, _: model,
-    **options: Any,
-) -> TrainStep:
-    """Return a training step with noise on random data; `network` may replace the model.
-
-    The network is that of `RANDOM` unless `config` says otherwise.
-    """
-    config = config or RANDOM
-    torch.manual_seed(0)
-    windows = random_windows(1, config.number_of_frames, device)
-    model = build_network(config, device, precision).train()
-    samples = torch.zeros(BATCH, dtype=torch.int64, device=device)
-    network = network(model, windows.gather(samples)[0])
-    return TrainStep(
-        lambda batch: loss_of(network, windows, batch, precision, 0.01),
-        build_optimizer(model, 1e-3, name="muon", precision=precision),
-        device,
-        **options,
-    )
-
-
-def train(step: TrainStep, start: int = 0) -> tuple[Tensor, Tensor]:
-    """Take some epochs of 3 batches and a tail; return losses, and weights and moments, flat."""
+def train(training: Training, first: int = 0, fill_up: bool = True) -> Sequence[Tensor]:
+    """Take some steps at falling rates; return losses, and weights and moments, flat."""
     losses = []
-    torch.manual_seed(1)
-    for epoch in range(EPOCHS):
-        set_learning_rate(step.optimizer, 1e-3 * 0.5**epoch)
-        order = torch.arange(3 * BATCH + TAIL, device=step.device) + epoch
-        for batch in order.split(BATCH)[start if epoch == 0 else 0 :]:
-            losses.append(step(batch))
-    state = step.optimizer.state
+    torch.manual_seed(first)
+    for number in range(first, first + STEPS):
+        set_learning_rate(training.optimizer, 1e-3 * 0.5**number)
+        count = LAST_BATCH if number == first + STEPS - 1 else SMALL.batch_size
+        batch, weights = training.batch(number * SMALL.batch_size, count)
+        losses.append(training.step(*(batch, weights) if fill_up else (batch[:count], None)))
+    state = training.optimizer.state
     moved = [*state, *(value for entry in state.values() for value in entry.values())]
     return torch.stack(losses), torch.cat([value.detach().flatten() for value in moved])
 
 
-def difference(ours: tuple[Tensor, Tensor], eager: tuple[Tensor, Tensor]) -> str:
-    """Say how far two trainings are apart.
-
-    Raises:
-        AssertionError: if it is more than rounding in another order explains.
-    """
-    if all(torch.equal(a, b) for a, b in zip(ours, eager)):
-        return "the same bits"
-    apart = max(float((a - b).norm() / b.norm()) for a, b in zip(ours, eager))
-    assert apart < 0.02, f"differ by {apart:.2g} of their size"
+def difference(ours: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> str:
+    """Say how far tensors are apart; fail if it is more than rounding explains."""
+    apart = max(float((a - b).norm() / b.norm()) for a, b in zip(ours, expected))
+    assert apart < tolerance, f"differ by {apart:.2g} of their size"
     return f"differ by {apart:.1g} of their size"
 
 
-def graphs_equal_eager(device: torch.device, precision: str, resumed: bool) -> str:
-    """Compare training with graphs, dropout, noise, a tail and learning rates with eager steps."""
-    start = 3 if resumed else 0
-    step = make_step(device, precision, batches=[(BATCH, 1.0), (TAIL, 1.0)])
-    ours = train(step, start)
-    assert len(step._graphs) == 2, f"{len(step._graphs)} graphs were captured"
-    return difference(ours, train(make_step(device, precision, capture=False), start))
+def equals_eager(
+    way: str, config: PoseFormerConfig, precision: str, world: World, fill_up: bool = True
+) -> str:
+    """Compare training in one way with eager steps, whose last batch may stay as it is."""
+    ours, eager = (Training(SMALL, config, precision, world, w) for w in (way, "eager"))
+    return difference(train(ours), train(eager, fill_up=fill_up), TOLERANCE[precision])
 
 
-def replays_differ(device: torch.device) -> str:
-    """Replay one batch with a learning rate of almost nothing: dropout alone moves the loss."""
-    step = make_step(device, "fp32")
-    batch = torch.arange(BATCH, device=device)
-    step(batch)
-    set_learning_rate(step.optimizer, 1e-12)
-    losses = torch.stack([step(batch) for _ in range(8)])
-    assert step._graphs and len(losses.unique()) == 8, "the same loss twice"
-    return "yes"
+def resumed_goes_on(world: World) -> str:
+    """Compare a training that goes on with one that takes over its weights and moments."""
+    whole, resumed = (Training(SMALL, RANDOM, "fp32", world, "graph") for _ in range(2))
+    train(whole)
+    resumed.model.load_state_dict(whole.model.state_dict())
+    load_optimizer_state(resumed.optimizer, whole.optimizer.state_dict())
+    return difference(train(resumed, STEPS), train(whole, STEPS), TOLERANCE["fp32"])
 
 
-def tail_takes_no_memory(device: torch.device) -> str:
-    """Compare what is reserved before and after the tails."""
-    step = make_step(device, "bf16", batches=[(BATCH, 1.0), (TAIL, 1.0)])
-    step(torch.arange(BATCH, device=device))
-    before = torch.cuda.memory_reserved(device)
-    train(step)
-    more = torch.cuda.memory_reserved(device) - before
-    assert more <= 2**25, f"{more / 2**20:.0f} MiB more"  # losses and indices, in new blocks
-    return f"{before / 2**20:.0f} MiB, then {more / 2**20:.0f} more"
+def broken_capture(world: World) -> str:
+    """Read a number in the step, which no capture allows."""
+    training = Training(SMALL, CONFIG, "fp32", world, "eager")
+    step, size = training.eager_step, SMALL.batch_size
+    try:
+        CapturedStep(lambda *b: step(*b).cpu(), training.optimizer, size, world.device, False)
+    except InputError as error:
+        assert "--no-cuda-graph" in str(error), str(error)
+        return "yes"
+    raise AssertionError("it was captured")
 
 
-def broken_capture(device: torch.device) -> str:
-    """Read a number in the step, which no capture allows, and train on."""
-    step = make_step(device, "fp32")
-    loss_of_batch = step.loss_of
-    read = []
-
-    def reads_back(batch: Tensor) -> Tensor:
-        loss = loss_of_batch(batch)
-        read.append(loss.item())
-        return loss
-
-    step.loss_of = reads_back
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        ours = train(step)
-    lines = said.getvalue().splitlines()
-    assert len(lines) == 1 and "--no-cuda-graph" in lines[0], "; ".join(lines) or "nothing said"
-    assert torch.cuda.current_stream(device) == torch.cuda.default_stream(device), "its stream"
-    again = make_step(device, "fp32")
-    train(again)
-    assert again._graphs, "no capture afterwards"
-    return difference(ours, train(make_step(device, "fp32", capture=False)))
-
-
-def compiled_training(device: torch.device) -> str:
-    """Compare compiled training in graphs with plain eager steps, nothing but noise random."""
-
-    def compiled(model: nn.Module, inputs: Tensor) -> nn.Module:
-        network = compile_network(model, inputs, "fp32")
-        if network is model:
-            raise NoCompilerError("torch.compile is not to be had; see above")
-        return network
-
-    step = make_step(device, "fp32", CONFIG, compiled)
-    ours = train(step)
-    assert len(step._graphs) == 2, "not captured"
-    return difference(ours, train(make_step(device, "fp32", CONFIG, capture=False)))
-
-
-def past_the_grid(device: torch.device) -> str:
+def past_the_grid(world: World) -> str:
     """Take a step, and evaluate, with more sequences at a time than a GPU's grid holds."""
     size = MAX_SEQUENCES // CONFIG.number_of_kept_frames + 1
-    for precision in ("fp32", "bf16"):
-        step = make_step(device, precision, CONFIG)
-        batch = torch.arange(size, device=device) % BATCH
-        loss = float(step(batch))
-        # Every sample is one of 64, each as often as the others but for the last few.
-        small = float(make_step(device, precision, CONFIG, capture=False)(batch[:BATCH]))
-        assert abs(loss / small - 1) < 0.05, f"loss {loss} instead of {small}"
-        assert step._graphs, "not captured"
-    model = build_network(CONFIG, device, "bf16").eval()
-    keypoints, _ = random_sequences(MAX_SEQUENCES // 2000 + 2)
-    (poses, *_) = predict_on_device(
-        model, keypoints, device=device, precision="bf16", batch_size=MAX_SEQUENCES
-    )
-    (expected,) = predict_on_device(model, keypoints[:1], device=device, precision="bf16")
+    training = Training(replace(DEFAULT, batch_size=size), CONFIG, "bf16", world, "graph")
+    batch, weights = training.batch()
+    with torch.no_grad():
+        small = torch.stack([training.loss(part, None) for part in batch.chunk(32)]).mean()
+    assert abs(float(training.step(batch, weights) / small) - 1) < 0.01, "another loss"
+    model = PoseFormerV2(CONFIG).to(world.device).eval()
+    keypoints = [s.keypoints for s in random_sequences(MAX_SEQUENCES // SEQUENCE_LENGTH + 2)]
+    predict = partial(predict_on_device, model, device=world.device, precision="bf16")
+    poses, expected = predict(keypoints, batch_size=MAX_SEQUENCES)[0], predict(keypoints[:1])[0]
     assert (poses - expected).norm() < 0.02 * expected.norm(), "other poses"
     return f"a step of {size:,} samples, {MAX_SEQUENCES:,} windows evaluated at a time"
 
 
-def metrics_agree(device: torch.device) -> str:
-    """Compare the sums of all metrics, with poses that are not at all, and almost, aligned."""
-    _, (target,) = random_sequences(1)
-    noise = np.random.default_rng(1).normal(size=target.shape).astype(np.float32)
-    sums = {"cpu": MetricSums(), "cuda": MetricSums()}
-    for kind, of_kind in sums.items():
-        for scale in (1e-3, 0.05, 1.0):
-            predicted = torch.from_numpy(target + scale * noise)
-            if kind == "cuda":
-                predicted = predicted.to(device)
-            of_kind.add("S9", "Walking", predicted, target)
-    ours, expected = sums["cuda"].state, sums["cpu"].state
-    apart = float(((ours - expected).abs() / expected.abs().clamp_min(1)).max())
-    assert apart < 1e-6, f"differ by {apart:.2g}"
-    return f"differ by {apart:.1g} of their size"
+def metrics_agree(world: World) -> str:
+    """Compare the sums of all metrics, with poses that are hardly, and almost, aligned."""
+    target = torch.from_numpy(random_sequences(1)[0].poses)
+    noise = torch.randn(target.shape, generator=torch.Generator().manual_seed(1))
+    predicted = target + torch.logspace(-3, 0, len(target))[:, None, None] * noise
+    ours, expected = MetricSums(), MetricSums()
+    ours.add("S9", "Walking", predicted.to(world.device), target)
+    expected.add("S9", "Walking", predicted, target)
+    return difference(ours.state.unbind(-2), expected.state.unbind(-2), 1e-6)
+
+
+def two_processes() -> str:
+    """Let torchrun train with two processes, which end with the same weights."""
+    if torch.cuda.device_count() < 2:
+        return "left out: one GPU"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", __file__]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, (result.stderr.strip().splitlines() or ["no message"])[-1]
+    return "the same weights"
+
+
+def train_as_one_of_several(world: World) -> None:
+    """Train with a graph; fail if the processes' weights differ."""
+    try:
+        _, moved = train(Training(SMALL, CONFIG, "fp32", world, "graph"))
+        highest = moved.clone()
+        dist.all_reduce(highest, dist.ReduceOp.MAX)
+        assert torch.equal(moved, highest), "the processes have other weights"
+    finally:
+        world.finish()
 
 
 # Measurements ------------------------------------------------------------------------------------
 
 
-def measure(table: Table, world: World) -> None:
-    """Add the measurements, the most wanted first."""
-    device = world.device
-    for precision in ("bf16", "fp32"):
-        name = f"{TEST_FRAMES:,} frames, flip, all metrics, {precision}"
-        table.add(name, lambda p=precision: evaluation_time(world, p))
+def measurements(world: World) -> Iterator[Row]:
+    """Yield the measurements, the most wanted first."""
+    best = resolve_precision("auto", world.device)
 
-    def rate(way: str, frames: int, batch_size: int, precision: str, kind: str = "fused") -> None:
-        name = f"{way}, {frames} frames, batch {batch_size:,}, {precision}"
-        if kind != "fused":
-            name += f", attention by the {kind}"
-        table.add(name, lambda: samples_per_s(device, way, frames, batch_size, precision, kind))
+    def rate(recipe: Recipe, way: str, frames: int = 27, kernel: SDPBackend | None = None) -> Row:
+        what = f"{recipe.recipe} recipe, {way}, batch {recipe.batch_size:,}, {frames} frames"
+        what += f", attention by {kernel.name}" if kernel else ""
+        config = PoseFormerConfig(frames, frames // 9, frames // 9)
+        return what, partial(training_speed, kernel, recipe, config, best, world, way)
 
-    for batch_size in reversed(BATCH_SIZES):
-        for way in ("plain", "graph"):
-            rate(way, 27, batch_size, "bf16")
-    for batch_size in (4096, 1024, 16_384):
-        rate("compiled", 27, batch_size, "bf16")
-    for way in ("graph", "compiled"):
-        rate(way, 27, 4096, "bf16", "formula")
-    for frames in (81, 243):
-        for batch_size in (256, 1024):
-            for way in ("plain", "graph"):
-                rate(way, frames, batch_size, "bf16")
-    for way in ("plain", "graph"):
-        rate(way, 27, 4096, "fp32")
-    for frames, batch_size in ((27, 256), (27, 64), (27, 16), (81, 1024), (243, 256)):
-        rate("compiled", frames, batch_size, "bf16")
-    for frames in (81, 243):
-        for batch_size in (16, 4096, 16_384):
-            rate("graph", frames, batch_size, "bf16")
+    sizes = [replace(DEFAULT, batch_size=size) for size in SIZES]
+    yield from (rate(recipe, "ours") for recipe in sizes)
+    frames = f"{TEST_FRAMES:,} frames with flip"
+    yield f"{frames}, {best}", partial(evaluation_time, world, best)
+    yield rate(RECIPES["published"], "ours")
+    yield from (rate(recipe, way) for way in ("graph", "plain") for recipe in sizes)
+    yield f"a step of {SIZES[0]}, eager, on the GPU alone", partial(parts_of_a_step, world, best)
+    yield from (rate(recipe, "graph", kernel=kernel) for recipe in sizes for kernel in KERNELS)
+    yield from (rate(sizes[1], "ours", field) for field in (81, 243))
+    yield f"{frames}, fp32", partial(evaluation_time, world, "fp32")
+
+
+def training_speed(kernel: SDPBackend | None, *arguments: object) -> str:
+    """Measure a `Training` of these arguments: its rate, an epoch of Human3.6M, start, memory.
+
+    `kernel` is one of PyTorch's for attention, None for its own choice.
+    """
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # else MATH is in fp32
+    torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    with sdpa_kernel(kernel) if kernel else nullcontext():
+        training = Training(*arguments)
+        start_s = time.perf_counter() - began
+        rate = training.samples_per_s()
+    memory = torch.cuda.max_memory_allocated() / 2**30
+    epoch = f"{TRAIN_FRAMES / rate:.0f} s an epoch"
+    return f"{rate:,.0f} samples/s, {epoch}, {start_s:.0f} s to start, {memory:.1f} GiB"
 
 
 def evaluation_time(world: World, precision: str) -> str:
-    """Evaluate random sequences of the test set's size, the second time on the clock."""
-    model = build_network(CONFIG, world.device, precision).eval()
-    keypoints, poses = random_sequences(TEST_FRAMES // 2000 + 1)
-    keypoints[-1], poses[-1] = (part[-1][: TEST_FRAMES % 2000] for part in (keypoints, poses))
-    sequences = [
-        Sequence2d3d(
-            subject="S9",
-            action=ACTIONS[i % len(ACTIONS)],
-            camera=i % 4,
-            keypoints=k,
-            poses=p,
-            root=p[:, 0],
-        )
-        for i, (k, p) in enumerate(zip(keypoints, poses))
-    ]
-    evaluate(model, sequences[:3], world, precision)
-    torch.cuda.synchronize(world.device)
-    began = time.perf_counter()
-    report = make_report(evaluate(model, sequences, world, precision))
-    seconds = time.perf_counter() - began
-    assert report["frames"] == TEST_FRAMES
-    return f"{seconds:.2f} s"
+    """Evaluate random sequences of the test set's size: network alone, with MPJPE, with all."""
+    model = PoseFormerV2(CONFIG).to(world.device).eval()
+    sequences = random_sequences(TEST_FRAMES // SEQUENCE_LENGTH)
+    keypoints = [s.keypoints for s in sequences]
+    how = {"device": world.device, "precision": precision}
+    whole = partial(evaluate, model, sequences, world, precision)
+    works = {
+        "the network": partial(predict_on_device, model, keypoints, **how),
+        "with MPJPE": partial(whole, all_metrics=False),
+        "with all metrics": whole,
+    }
+    evaluate(model, sequences[:3], world, precision)  # warms up
+    return ", ".join(f"{seconds_of(w, world.device):.2f} s {name}" for name, w in works.items())
 
 
-def samples_per_s(
-    device: torch.device, way: str, frames: int, batch_size: int, precision: str, kind: str
-) -> str:
-    """Measure training."""
-    generator = random_windows(30, frames, device)
-    config = PoseFormerConfig(frames, KEPT[frames], KEPT[frames])
-    with attention(kind):
-        rate = training_rate(config, precision, generator, batch_size, way)
-    return f"{rate:,.0f} samples/s" if rate else "no memory, or no compiler"
+def parts_of_a_step(world: World, precision: str) -> str:
+    """Count the kernels of each part of a step, with their time; print the ten longest."""
+    training = Training(DEFAULT, CONFIG, precision, world, "eager")
+    batch = training.batch()
+    works = {
+        "scenes": lambda: training.windows.gather(batch[0]),
+        "forward": lambda: training.loss(*batch),
+        "backward": lambda: training.loss(*batch).backward(),
+        "optimizer": lambda: training.step(*batch),
+    }
+    parts, count, ms = [], 0, 0.0
+    for name, work in works.items():  # each does what the one before does, and more
+        work()
+        with torch.profiler.profile() as profile:
+            work()
+            torch.cuda.synchronize()
+        on_gpu = torch.autograd.DeviceType.CUDA
+        kernels = [event for event in profile.events() if event.device_type == on_gpu]
+        before, count, ms = (count, ms), len(kernels), sum(map(kernel_ms, kernels))
+        parts.append(f"{name} {count - before[0]} kernels {ms - before[1]:.2f} ms")
+    for kernel in sorted(kernels, key=kernel_ms)[:-11:-1]:
+        print(f"  {kernel_ms(kernel):.3f} ms {kernel.name[:80]}")
+    return ", ".join(parts)
+
+
+def kernel_ms(kernel: Any) -> float:
+    """Return how long a kernel of a profile took, ms."""
+    return kernel.time_range.elapsed_us() / 1000
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -18,12 +18,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.arguments import parse_arguments
-from common.console import ArgumentParser, run
-from common.figures import COLORS, paper_figure, save_figure
-from common.files import atomic_output
-from common.run_log import LOG_NAME, read_log
+from common.drawing.figures import COLORS, paper_figure, save_figure
+from common.files.console import InputError, run_script
+from common.files.output import atomic_output
+from common.files.tables import format_markdown, mean_and_spread
 from common.runs import Run, do_runs, parse_study_arguments, prepare_study
-from study_results import with_spread
+from common.training.run_log import LOG_NAME, read_log
 
 RECIPES = {
     "published": "--recipe published",
@@ -41,86 +41,57 @@ RECIPES = {
     "default, batch 256": "--batch-size 256 --learning-rate 4e-3",
     "default, fp32": "--precision fp32",
 }
-TABLE, FIGURE = "recipes.md", "recipes.png"
+METRICS = {"MPJPE": "mpjpe_mm", "P-MPJPE": "p_mpjpe_mm", "MPJVE": "mpjve_mm"}
 
 
 def main() -> None:
     """Do the runs that are missing, then write the table and the figure."""
-    arguments, passed = parse_own_arguments()
+    choice = {"choices": tuple(RECIPES), "default": list(RECIPES), "help": "; ".join(RECIPES)}
+    arguments, passed = parse_study_arguments(__doc__, {"--recipe"}, "--recipes", **choice)
+    if not any(word.split("=")[0] in ("-e", "--epochs") for word in passed):
+        raise InputError("--epochs N: missing; all recipes are to see as many samples")
     settings = {name: str(value) for name, value in vars(parse_arguments(passed)).items()}
     prepare_study(arguments.study, settings)
-
-    def run_of(name: str, seed: int) -> Run:
-        flags = (*RECIPES[name].split(), *passed, "--seed", str(seed))
-        folder = name.replace(", ", "_").replace(" ", "_")
-        return Run(f"{name}, seed {seed}", flags, arguments.study / folder / f"seed_{seed}")
-
-    runs = {n: [run_of(n, seed) for seed in arguments.seeds] for n in arguments.recipes}
-    do_runs([one for of_seed in zip(*runs.values()) for one in of_seed], arguments.gpus)
-    courses = {name: [course(one.folder) for one in of_all] for name, of_all in runs.items()}
-    table = markdown(runs, courses)
-    with atomic_output(arguments.study / TABLE) as temporary:
+    flags = {name: (*RECIPES[name].split(), *passed) for name in arguments.recipes}
+    runs = do_runs(arguments.study, flags, arguments.seeds, arguments.gpus)
+    courses = {name: np.stack([course(run) for run in of_seeds]) for name, of_seeds in runs.items()}
+    table = markdown_table(runs, courses)
+    with atomic_output(arguments.study / "recipes.md") as temporary:
         temporary.write_text(table)
-    save_figure(draw(courses), arguments.study / FIGURE)
+    save_figure(draw(courses), arguments.study / "recipes.png")
     print(table, end="")
 
 
-def parse_own_arguments() -> tuple[Any, list[str]]:
-    """Return this script's flags, and those for run_poseformer.py."""
-    parser = ArgumentParser(
-        description=__doc__.splitlines()[0],
-        epilog="All other flags, such as --epochs 4 or --data-dir DIR, go to run_poseformer.py.",
-    )
-    names = {"nargs": "+", "choices": tuple(RECIPES), "default": list(RECIPES), "metavar": "NAME"}
-    parser.add_argument("--recipes", **names, help=f"among: {'; '.join(RECIPES)}")
-    arguments, passed = parse_study_arguments(parser, {"--recipe"})
-    if not any(word.split("=")[0] in ("-e", "--epochs") for word in passed):
-        parser.error("--epochs N: all recipes are to see as many samples")
-    return arguments, passed
-
-
-def course(folder: Path) -> np.ndarray:
+def course(run: Run) -> np.ndarray:
     """Return seconds since the start and validation MPJPE in mm after each epoch, (epochs, 2)."""
-    records = read_log(folder / LOG_NAME)
+    records = read_log(run.folder / LOG_NAME)
     seconds = np.cumsum([record["seconds"] for record in records])
     return np.stack([seconds, [record["valid_mpjpe_mm"] for record in records]], axis=1)
 
 
-def markdown(runs: Mapping[str, Sequence[Run]], courses: Mapping[str, Sequence[np.ndarray]]) -> str:
+def markdown_table(runs: Mapping[str, Sequence[Run]], courses: Mapping[str, np.ndarray]) -> str:
     """Return the table: a row for each recipe, means and standard deviations over the seeds."""
-    metrics = {"MPJPE": "mpjpe_mm", "P-MPJPE": "p_mpjpe_mm", "MPJVE": "mpjve_mm"}
-    titles = " | ".join(f"{name}, mm" for name in metrics)
-    lines = [f"| recipe | {titles} | seconds |", "|---|--:|--:|--:|--:|"]
+    rows = [["recipe", *(f"{name}, mm" for name in METRICS), "seconds"]]
     for name, of_seeds in runs.items():
-        averages = [one.report()["average_over_actions"] for one in of_seeds]
-        cells = " | ".join(spread([a[m] for a in averages]) for m in metrics.values())
-        seconds = np.mean([c[-1, 0] for c in courses[name]])
-        lines.append(f"| {name} | {cells} | {seconds:.0f} |")
-    return "\n".join(lines) + "\n"
+        averages = [run.report()["average_over_actions"] for run in of_seeds]
+        cells = [mean_and_spread([a[metric] for a in averages]) for metric in METRICS.values()]
+        rows.append([name, *cells, f"{courses[name][:, -1, 0].mean():.0f}"])
+    return format_markdown(rows) + "\n"
 
 
-def spread(values: Sequence[float]) -> str:
-    """Return mean and standard deviation as text, or the value alone where there is one."""
-    return with_spread(np.mean(values), np.std(values, ddof=1) if len(values) > 1 else None)
-
-
-def draw(courses: Mapping[str, Sequence[np.ndarray]]) -> Any:
-    """Draw validation MPJPE over wall time: the mean of the seeds, and their range."""
+def draw(courses: Mapping[str, np.ndarray]) -> Any:
+    """Draw validation MPJPE over wall time, the seeds' mean and range, from `course` of each."""
     figure, axes = paper_figure(6.4, 3.6)
     for color, (name, of_seeds) in zip(COLORS * len(courses), courses.items()):
-        seconds, errors = np.moveaxis(np.stack(of_seeds), -1, 0)  # (seeds, epochs) each
-        minutes = seconds.mean(0) / 60
-        axes.plot(
-            minutes, errors.mean(0), "o-", color=color, label=name, linewidth=1.8, markersize=3.5
-        )
-        axes.fill_between(
-            minutes, errors.min(0), errors.max(0), color=color, alpha=0.15, linewidth=0
-        )
-    axes.set_xlabel("minutes, validation included")
-    axes.set_ylabel("validation MPJPE, mm")
+        minutes, errors = of_seeds[..., 0].mean(0) / 60, of_seeds[..., 1]
+        line = {"color": color, "label": name, "linewidth": 1.8, "markersize": 3.5}
+        axes.plot(minutes, errors.mean(0), "o-", **line)
+        band = {"color": color, "alpha": 0.15, "linewidth": 0}
+        axes.fill_between(minutes, errors.min(0), errors.max(0), **band)
+    axes.set(xlabel="minutes, validation included", ylabel="validation MPJPE, mm")
     axes.legend(frameon=False, fontsize=9)
     return figure
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -1,54 +1,200 @@
-"""What the command line asks of `run_poseformer.py`, checked; what a checkpoint answers instead."""
+"""The command line of `run_poseformer.py`, and how it goes together with a checkpoint."""
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from common.architecture import (
-    MAX_WEIGHTS,
-    infer_config,
-    number_of_weights,
+from common.files.console import (
+    CHECKPOINT_DIR,
+    DATA_DIR,
+    ArgumentParser,
+    InputError,
+    non_negative_int,
+    positive_int,
+    warn,
 )
-from common.confidences import WITH_CONFIDENCE
-from common.console import InputError, shown, warn
-from common.flags import KINDS, NETWORK_FLAGS, OWN_FOOTAGE, make_parser
-from common.h36m_dataset import parse_subjects
+from common.h36m_dataset import Sequence2d3d, parse_subjects
 from common.model_poseformer import PoseFormerConfig
-from common.recipe import RECIPES, Recipe
-from common.render import RenderOptions
+from common.training.checkpoint import Checkpoint
+from common.training.recipe import RECIPES, Recipe, one_of
 
-# What one way of using the script reads, and no other.
-EVALUATION_FLAGS = ("by_subject", "latex", "report")
-RENDER_FLAGS = ("viz_subject", "viz_action", "viz_camera", "viz_output", "viz_export", "viz_limit")
-RENDER_FLAGS += ("viz_skip", "viz_downsample", "viz_size", "viz_bitrate", "viz_no_ground_truth")
-RENDER_FLAGS += ("viz_video",)
-TRAINING_FLAGS = ("recipe", "epochs", "batch_size", "learning_rate", "schedule", "warmup")
-TRAINING_FLAGS += ("lr_decay", "optimizer", "beta2", "init", "dropout", "drop_path")
-TRAINING_FLAGS += ("turn", "resize", "exchange_limbs")
-TRAINING_FLAGS += ("subjects_train", "stride", "subset", "no_data_augmentation", "no_eval")
-TRAINING_FLAGS += ("overwrite", "checkpoint_frequency", "export_training_curves")
-TRAINING_FLAGS += ("no_compile", "no_cuda_graph")
-TRAINING_FLAGS += ("wandb_name", "wandb_id", "wandb_project", "wandb_mode")
-FOOTAGE_FLAGS = ("causal", "no_resample", "smooth", "up")
-# Flags that --render of the dataset, and flags that own footage has no use for.
-SEQUENCE_FLAGS = ("subjects_test", "actions", "std", "seed")
-DATASET_FLAGS = ("downsample", "std")
+WANDB_MODES = ("auto", "online", "offline", "disabled")
+
+# (short flag, its field of `PoseFormerConfig`, what stands for its value, help)
+NETWORK_FLAGS = (
+    ("-frame", "number_of_frames", "F", "receptive field, odd"),
+    ("-frame-kept", "number_of_kept_frames", "f", "central frames that enter as they are"),
+    ("-coeff-kept", "number_of_kept_coeffs", "n", "lowest DCT coefficients of the whole window"),
+    ("", "depth", "BLOCKS", "blocks of each kind"),
+    ("", "embed_dim_ratio", "D", "channels a joint"),
+)
+# Of each group: flags, the type of their value, default, what stands for the value, help.
+_FLAGS = {
+    "data": (
+        ("-d --dataset", str, "h36m", "NAME", "read data_3d_NAME.npz"),
+        ("--data-dir", Path, DATA_DIR, "DIR", "folder of npz files (default: the repository's)"),
+    ),
+    "run": (
+        (
+            *("-c --checkpoint", Path, CHECKPOINT_DIR, "DIR"),
+            "folder of best_epoch.bin, last_epoch.bin, epoch_N.bin and log.jsonl "
+            "(default: the repository's checkpoint)",
+        ),
+        ("-g --gpu", str, "0", "N", "which GPU; cpu for none (default: 0)"),
+        (
+            *("--tf32", bool, False, None),
+            "let a GPU round fp32 to 11 bits in products (2D by about half a pixel), faster",
+        ),
+    ),
+    "run of a training": (
+        ("-r --resume", str, None, "FILE", "go on from this checkpoint"),
+        ("--overwrite", bool, False, None, "replace an earlier run in the checkpoint folder"),
+        ("--no-eval", bool, False, None, "do not validate after each epoch"),
+        (
+            *("-cf --checkpoint-frequency", non_negative_int, 0, "N"),
+            "also keep epoch_N.bin every N epochs",
+        ),
+        (
+            *("--export-training-curves", bool, False, None),
+            "draw training_curves.png into the checkpoint folder after each epoch",
+        ),
+        ("--no-compile", bool, False, None, "on a GPU, train without torch.compile"),
+        ("--no-cuda-graph", bool, False, None, "on a GPU, train without CUDA graphs"),
+        ("--wandb-name", str, None, "NAME", "name of the Weights & Biases run"),
+        ("--wandb-id", str, None, "ID", "go on with this Weights & Biases run"),
+        (
+            *("--wandb-project", str, "poseformerv2-h36m", "NAME"),
+            "its project (default: poseformerv2-h36m)",
+        ),
+        (
+            *("--wandb-mode", one_of(*WANDB_MODES), "auto", "|".join(WANDB_MODES)),
+            "auto, the default, is online when you are logged in, else offline",
+        ),
+    ),
+    "evaluation": (
+        ("--evaluate", str, None, "FILE", "evaluate this checkpoint, ours or a published one"),
+        ("--by-subject", bool, False, None, "also report each subject"),
+        ("--latex", bool, False, None, "also print the table's row in LaTeX"),
+        ("--report", Path, None, "FILE.json", "write all figures to this file"),
+    ),
+}
+_BY_LIFT = "films, pose files and own footage are made by lift.py now; see python lift.py --help"
+_MOVED = ("--render", "--viz-", "--causal", "--no-resample", "--smooth", "--up")
 
 
-# What flags and a checkpoint say together --------------------------------------------------------
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse and check the command line.
+
+    Args:
+        argv: the arguments, those of the process by default.
+
+    Returns:
+        Every flag's value; of `Recipe` and the network, which a checkpoint may answer too, None
+        unless it was given.
+
+    Raises:
+        SystemExit: with status 2 and one line on standard error, for wrong usage.
+        InputError: if flags contradict each other.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    for word in argv:
+        if word.startswith(_MOVED):
+            raise InputError(f"{word.split('=')[0]}: {_BY_LIFT}")
+    parser = make_parser()
+    given = parser.parse_args(argv)  # holds what was given, and nothing else
+    _check(parser, vars(given))
+    defaults = {flag.dest: getattr(flag, "unless_given", None) for _, flag in _flags(parser)}
+    return argparse.Namespace(**defaults | vars(given))
 
 
-def training_recipe(
-    arguments: argparse.Namespace, checkpoint: dict[str, Any] | None, path: Path | None
-) -> Recipe:
+def make_parser() -> ArgumentParser:
+    """Return the parser of `run_poseformer.py`, which sets no default."""
+    parser = ArgumentParser(
+        description="Train PoseFormerV2 on one 2D estimator's keypoints, resume, evaluate.",
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.HelpFormatter,
+    )
+    groups = {
+        title: parser.add_argument_group(title, description)
+        for title, description in (
+            ("data", None),
+            ("model", "with --resume and --evaluate the checkpoint says; others are an error"),
+            ("training", "with --resume all of it comes from the checkpoint"),
+            ("run", None),
+            ("run of a training", None),
+            ("evaluation", None),
+        )
+    }
+    for f in fields(Recipe):
+        _add_recipe_flag(groups[f.metadata["group"]], f)
+    for short, name, metavar, help in NETWORK_FLAGS:
+        flags = [*filter(None, [short]), f"--{name.replace('_', '-')}"]
+        help += f" (default: {getattr(PoseFormerConfig, name)})"
+        groups["model"].add_argument(*flags, type=positive_int, metavar=metavar, help=help)
+    for title, flags in _FLAGS.items():
+        for names, kind, default, metavar, help in flags:
+            how = {"action": "store_true"} if kind is bool else {"type": kind, "metavar": metavar}
+            flag = groups[title].add_argument(*names.split(), help=help, **how)
+            flag.unless_given = default
+    return parser
+
+
+def _flags(parser: ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
+    """Yield the title of its group and each flag, but for --help."""
+    for group in parser._action_groups:
+        yield from ((group.title, flag) for flag in group._group_actions if flag.dest != "help")
+
+
+def _add_recipe_flag(group: Any, field: Any) -> None:
+    """Add the flag of a field of `Recipe`; it has no default, as a checkpoint may answer."""
+    kind, names, help = (field.metadata[key] for key in ("kind", "names", "help"))
+    flags = [n for n in names if n.startswith("-")] + [f"--{field.name.replace('_', '-')}"]
+    if kind.type is bool:
+        group.add_argument(*flags, action="store_true", help=help)
+        return
+    if "(default:" not in help:
+        help += f" (default: {field.default})"
+    options = kind.what.removeprefix("one of ").replace(", ", "|")
+    metavar = next((n for n in names if not n.startswith("-")), options)
+    group.add_argument(*flags, type=kind, metavar=metavar, help=help.replace("%", "%%"))
+
+
+def _check(parser: ArgumentParser, given: dict[str, Any]) -> None:
+    """Refuse flags that contradict each other, or that would not be read.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    if given.get("dataset") == "custom":
+        raise InputError(f"-d custom: {_BY_LIFT}")
+    for name in ("evaluate", "resume"):
+        if given.get(name) == "":
+            raise InputError(f"--{name} '': give the checkpoint's file")
+    for one, other in (("resume", "evaluate"), ("resume", "overwrite")):
+        if one in given and other in given:
+            raise InputError(f"--{one} and --{other} exclude each other; give one of them")
+    unread, reason = ("evaluation",), "goes with --evaluate"
+    if "evaluate" in given:
+        unread = ("training", "run of a training")
+        reason = "is for training, not for --evaluate; leave it out"
+    for title, flag in _flags(parser):
+        if title in unread and flag.dest in given:
+            raise InputError(f"--{flag.dest.replace('_', '-')} {reason}")
+
+
+# The flags and a checkpoint together -------------------------------------------------------------
+
+
+def training_recipe(arguments: argparse.Namespace, checkpoint: Checkpoint | None) -> Recipe:
     """Return the checkpoint's recipe, or the flags' where there is no checkpoint.
 
     Raises:
         InputError: if a flag contradicts the checkpoint: the run would not go on exactly.
     """
-    given = _given(arguments, Recipe)
+    given = _given(arguments)
     if checkpoint is None:
         recipe = replace(RECIPES[given.get("recipe", "default")], **given)
         if recipe.schedule != "published" and "lr_decay" in given:
@@ -57,7 +203,7 @@ def training_recipe(
                 f"rate of {recipe.schedule} falls to zero"
             )
     else:
-        recipe = _recipe_of(checkpoint, path, given)
+        recipe = _resumed_recipe(checkpoint, given)
     tested = set(parse_subjects(recipe.subjects_test)) & set(parse_subjects(recipe.subjects_train))
     if tested:
         warn(
@@ -67,223 +213,73 @@ def training_recipe(
     return recipe
 
 
-def _recipe_of(checkpoint: dict[str, Any], path: Path | None, given: dict[str, Any]) -> Recipe:
+def _resumed_recipe(checkpoint: Checkpoint, given: dict[str, Any]) -> Recipe:
     """Return the recipe of a training that goes on.
 
-    What an earlier version did not store was as published. Of a published schedule, which does
-    not depend on it, the number of epochs may change.
+    What an earlier version did not store was as published. The published schedule does not depend
+    on the number of epochs, so there it may change.
     """
-    stored = stored_recipe(checkpoint, path)
-    recipe = replace(RECIPES["published"], **(stored or given))
+    recipe = replace(RECIPES["published"], **(checkpoint.recipe or given))
     if recipe.schedule == "published" and "epochs" in given:
         recipe = replace(recipe, epochs=given["epochs"])
     for name, value in given.items():
         if getattr(recipe, name) != value:
             raise InputError(
-                f"--{name.replace('_', '-')} {value}: {path} was trained with "
+                f"--{name.replace('_', '-')} {value}: {checkpoint.path} was trained with "
                 f"{getattr(recipe, name)}; leave the flag out to go on with that, or start a new "
                 "run"
             )
     return recipe
 
 
-def evaluation_recipe(
-    arguments: argparse.Namespace, checkpoint: dict[str, Any], path: Path
-) -> Recipe:
+def evaluation_recipe(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Recipe:
     """Return the flags' recipe, with the estimator of the training unless another is given.
 
     Noise, frame rate and test subjects are the evaluation's own.
     """
-    stored = stored_recipe(checkpoint, path)
-    estimator = {k: v for k, v in stored.items() if k == "keypoints"}
-    return Recipe(**estimator | _given(arguments, Recipe))
+    estimator = {k: v for k, v in checkpoint.recipe.items() if k == "keypoints"}
+    return Recipe(**estimator | _given(arguments))
 
 
-def stored_recipe(checkpoint: dict[str, Any] | None, path: Path | None) -> dict[str, Any]:
-    """Return those fields of the recipe that a checkpoint of ours holds.
-
-    Raises:
-        InputError: if one of them is not what its flag could be.
-    """
-    stored = (checkpoint or {}).get("recipe", {})
-    if not isinstance(stored, dict):
-        raise InputError(f"{path}: its recipe is {shown(stored)}, not names and values")
-    names = [f.name for f in fields(Recipe) if f.name in stored]
-    return {name: KINDS[name].check(stored[name], f"{path}: its {name}") for name in names}
-
-
-def architecture(
+def network_config(
     arguments: argparse.Namespace,
     recipe: Recipe,
-    checkpoint: dict[str, Any] | None,
-    path: Path | None,
+    sequences: list[Sequence2d3d],
+    checkpoint: Checkpoint | None,
 ) -> PoseFormerConfig:
     """Return the network that the checkpoint holds, or else the one that the flags describe.
+
+    Args:
+        arguments: of the command line.
+        recipe: of the training, for its dropout; or of the evaluation.
+        sequences: the data, whose channels the network takes.
+        checkpoint: None for a new training.
 
     Raises:
         InputError: if the flags describe no network, or contradict the checkpoint.
     """
-    confidences = confidence_count(recipe.keypoints)
-    channels = {
-        "in_chans": 2 * len(estimator_names(recipe.keypoints)) + confidences,
-        "confidence_chans": confidences,
-    }
-    given = {name: value for name in NETWORK_FLAGS if (value := getattr(arguments, name))}
-    try:
-        if not checkpoint:
-            config = PoseFormerConfig(**channels, **given)
-            if (size := number_of_weights(config)) > MAX_WEIGHTS:
+    values = vars(arguments)
+    flags = {name: values[name] for _, name, *_ in NETWORK_FLAGS if values[name] is not None}
+    flags["in_chans"] = sequences[0].keypoints.shape[-1]
+    flags["confidence_chans"] = sequences[0].confidences
+    rates = {"drop_rate": recipe.dropout, "drop_path_rate": recipe.drop_path}
+    if checkpoint is not None:
+        checkpoint.check_channels(flags["in_chans"], flags["confidence_chans"])
+        for name, value in flags.items():
+            stored = getattr(checkpoint.config, name)
+            if value != stored:
                 raise InputError(
-                    f"--embed-dim-ratio {config.embed_dim_ratio}: the network would have {size:,} "
-                    f"weights, more than {MAX_WEIGHTS:,}; choose fewer channels or blocks"
+                    f"--{name.replace('_', '-')} {value}: contradicts {checkpoint.path}, which has "
+                    f"{stored}; leave the flag out or choose another checkpoint"
                 )
-        else:
-            config = infer_config(checkpoint, path, arguments.number_of_frames)
-            check_flags(config, given | channels, path)
-        if arguments.evaluate:
-            return config
-        return replace(config, drop_rate=recipe.dropout, drop_path_rate=recipe.drop_path)
+        return replace(checkpoint.config, **rates)
+    try:
+        return PoseFormerConfig(**flags, **rates)
     except ValueError as error:
         raise InputError(str(error)) from error
 
 
-def check_flags(config: PoseFormerConfig, flags: dict[str, Any], path: Path | str) -> None:
-    """Refuse flags that contradict the checkpoint's architecture.
-
-    Args:
-        config: the checkpoint's.
-        flags: {field of `PoseFormerConfig`: the user's value}; `in_chans` and
-            `confidence_chans` follow from --keypoints.
-        path: the checkpoint's file, for messages.
-
-    Raises:
-        InputError: naming the flag, its value and the checkpoint's.
-    """
-    for name, value in flags.items():
-        stored = getattr(config, name)
-        if value == stored:
-            continue
-        if name == "in_chans":
-            raise InputError(
-                f"--keypoints: {value} channels, but {path} was trained with {stored} (two for "
-                "each estimator, and its confidence for a name that ends in _w_conf); give as "
-                "many estimators as it was trained with"
-            )
-        if name == "confidence_chans":
-            raise InputError(
-                f"--keypoints: {value} confidences (names that end in _w_conf), but {path} was "
-                f"trained with {stored}"
-            )
-        raise InputError(
-            f"--{name.replace('_', '-')} {value}: contradicts {path}, which has {stored}; "
-            "leave the flag out or choose another checkpoint"
-        )
-
-
-def _given(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
-    """Return the fields of a dataclass that the user gave as flags."""
-    values = {field.name: getattr(arguments, field.name) for field in fields(kind)}
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of `Recipe` that the user gave as flags."""
+    values = {field.name: getattr(arguments, field.name) for field in fields(Recipe)}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def render_options(arguments: argparse.Namespace) -> RenderOptions:
-    """Return what the flags --viz-… say of the output.
-
-    Raises:
-        InputError: if the output cannot be written, or they contradict each other.
-    """
-    names = [field.name for field in fields(RenderOptions)]
-    return RenderOptions(**{name: getattr(arguments, f"viz_{name}") for name in names})
-
-
-def estimator_names(keypoints: str) -> list[str]:
-    """Return the estimators that a value of --keypoints stands for, in their order."""
-    if keypoints == "concatenate":
-        return ["vitpose", "pct", "moganet"]
-    return keypoints.split("+")
-
-
-def confidence_count(keypoints: str) -> int:
-    """Return how many of these estimators give their confidence to the network."""
-    return sum(name.endswith(WITH_CONFIDENCE) for name in estimator_names(keypoints))
-
-
-# The command line --------------------------------------------------------------------------------
-
-
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the command line; what a checkpoint may answer is None unless it is given.
-
-    Args:
-        argv: the arguments, those of the process by default.
-
-    Raises:
-        SystemExit: with status 2 and one line on standard error, for wrong usage.
-        InputError: if flags contradict each other.
-    """
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
-    # The parser sets no default where there is a value: what is not None then was given.
-    nothing = argparse.Namespace(**dict.fromkeys(vars(arguments)))
-    given = {name for name, v in vars(parser.parse_args(argv, nothing)).items() if v is not None}
-    _check(arguments, given)
-    return arguments
-
-
-def _check_footage(arguments: argparse.Namespace, given: set[str]) -> None:
-    if arguments.dataset != OWN_FOOTAGE:
-        refuse_flags(given, FOOTAGE_FLAGS, f"goes with -d {OWN_FOOTAGE}")
-        return
-    if not arguments.evaluate:
-        raise InputError(
-            f"-d {OWN_FOOTAGE}: own footage has no true 3D to train on; add --evaluate FILE"
-        )
-    if arguments.keypoints is None or len(estimator_names(arguments.keypoints)) > 1:
-        raise InputError(f"-d {OWN_FOOTAGE}: name one file's keypoints with -k")
-    if confidence_count(arguments.keypoints):
-        raise InputError(
-            f"-d {OWN_FOOTAGE}: own footage is lifted from coordinates alone; take a checkpoint "
-            f"and keypoints without {WITH_CONFIDENCE}"
-        )
-    refuse_flags(given, (*EVALUATION_FLAGS, *DATASET_FLAGS), f"is not for -d {OWN_FOOTAGE}")
-    if arguments.up and arguments.viz_camera:
-        raise InputError("--up and --viz-camera both set the vertical; give one of them")
-
-
-def _check(arguments: argparse.Namespace, given: set[str]) -> None:
-    _check_footage(arguments, given)
-    for name in ("evaluate", "resume"):
-        if getattr(arguments, name) == "":
-            raise InputError(f"--{name} '': give the checkpoint's file")
-    if arguments.resume and arguments.evaluate:
-        raise InputError("--resume and --evaluate exclude each other; give one of them")
-    if arguments.resume and arguments.overwrite:
-        raise InputError("--resume goes on with a run, --overwrite replaces it; give one of them")
-    if arguments.render and not arguments.evaluate:
-        raise InputError("--render draws a checkpoint's prediction; add --evaluate FILE")
-    if not arguments.render:
-        refuse_flags(given, RENDER_FLAGS, "goes with --render; add that, or leave it out")
-    if arguments.render or not arguments.evaluate:
-        refuse_flags(given, EVALUATION_FLAGS, "goes with --evaluate, without --render")
-    if arguments.evaluate:
-        refuse_flags(given, TRAINING_FLAGS, "is for training, not for --evaluate; leave it out")
-    if arguments.render and arguments.dataset != OWN_FOOTAGE:
-        refuse_flags(given, SEQUENCE_FLAGS, "is not for --render; leave it out")
-    if arguments.keypoints is not None and "" in arguments.keypoints.split("+"):
-        raise InputError(f"--keypoints '{arguments.keypoints}': an estimator's name is missing")
-    if arguments.number_of_frames is not None and arguments.number_of_frames % 2 == 0:
-        raise InputError(
-            f"--number-of-frames {arguments.number_of_frames}: must be odd, "
-            "so that the window has a central frame"
-        )
-
-
-def refuse_flags(given: set[str], names: Sequence[str], reason: str) -> None:
-    """Refuse flags that the user gave and that would not be read.
-
-    Raises:
-        InputError: naming the first of them, with `reason`.
-    """
-    for name in names:
-        if name in given:
-            raise InputError(f"--{name.replace('_', '-')} {reason}")

@@ -1,55 +1,34 @@
-"""Camera mathematics, vectorised NumPy: screen normalisation, rigid motion, projection.
+"""Camera mathematics in NumPy, and Human3.6M's four cameras.
 
 Quaternions are (w, x, y, z) of unit length and rotate camera coordinates to world coordinates, as
 Human3.6M publishes them. Camera coordinates: x to the right, y down, z forward. World: z up.
 """
 
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
 import numpy as np
+
+from common.files.console import InputError
 
 
 def normalize_screen_coordinates(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Map pixels to [-1, 1] across the width, keeping the aspect ratio.
+    """Map pixels (..., 2) to x in [-1, 1] and y in [-height / width, height / width].
 
-    Args:
-        pixels: (..., 2), in pixels.
-        width: image width in pixels.
-        height: image height in pixels.
-
-    Returns:
-        (..., 2): x in [-1, 1], y in [-height / width, height / width], origin at the centre.
-
-    Raises:
-        ValueError: if the last dimension is not 2.
+    The origin is the picture's centre; width and height are in pixels.
     """
-    _check_last_dimension(pixels, 2)
     return pixels / width * 2 - np.array([1, height / width], dtype=pixels.dtype)
 
 
 def image_coordinates(normalized: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Undo `normalize_screen_coordinates`: (..., 2) in [-1, 1] to pixels.
-
-    Raises:
-        ValueError: if the last dimension is not 2.
-    """
-    _check_last_dimension(normalized, 2)
+    """Undo `normalize_screen_coordinates`: (..., 2) in [-1, 1] to pixels."""
     return (normalized + np.array([1, height / width], dtype=normalized.dtype)) * width / 2
 
 
 def quaternion_rotate(quaternion: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Rotate vectors by unit quaternions.
-
-    Args:
-        quaternion: (4,) as (w, x, y, z), or (..., 4), broadcast against `vectors`.
-        vectors: (..., 3).
-
-    Returns:
-        (..., 3), rotated.
-
-    Raises:
-        ValueError: if a last dimension is not 4 and 3.
-    """
-    _check_last_dimension(quaternion, 4)
-    _check_last_dimension(vectors, 3)
+    """Rotate vectors (..., 3) by a unit quaternion (4,), or by several (..., 4), broadcast."""
     matrix = _rotation_matrix(quaternion)
     if matrix.ndim == 2:  # one product for all vectors
         return vectors @ matrix.T
@@ -67,22 +46,18 @@ def _rotation_matrix(quaternion: np.ndarray) -> np.ndarray:
 
 def quaternion_inverse(quaternion: np.ndarray) -> np.ndarray:
     """Return the inverse (the conjugate) of unit quaternions (..., 4)."""
-    _check_last_dimension(quaternion, 4)
     return quaternion * np.array([1, -1, -1, -1], dtype=quaternion.dtype)
 
 
 def world_to_camera(
     points: np.ndarray, orientation: np.ndarray, translation: np.ndarray
 ) -> np.ndarray:
-    """Express world points in a camera's coordinates.
+    """Express world points in a camera's coordinates; returns (..., 3).
 
     Args:
         points: (..., 3), world.
         orientation: (4,), the quaternion that rotates camera to world.
         translation: (3,), the camera's centre in the world, in the unit of `points`.
-
-    Returns:
-        (..., 3), camera coordinates.
     """
     return quaternion_rotate(quaternion_inverse(orientation), points - translation)
 
@@ -95,27 +70,19 @@ def camera_to_world(
 
 
 def project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """Project camera coordinates to pixels through Human3.6M's full distortion model.
+    """Project camera coordinates to pixels (..., 2), by Human3.6M's full distortion model.
 
     With (x, y) = (X / Z, Y / Z) and r² = x² + y², the distorted point is
     (x, y) (1 + k₁ r² + k₂ r⁴ + k₃ r⁶ + p₁ x + p₂ y) + (p₁, p₂) r², with the calibration's
     tangential coefficients in the order in which the field's projected files use them. As there,
-    x and y are clamped to [-1, 1], beyond which the polynomial is not valid. PyTorch's tensors do
-    as well as arrays, and a focal length and centre in another unit give that unit.
+    x and y are clamped to [-1, 1], beyond which the polynomial is not valid. PyTorch tensors are
+    accepted too. If the focal length and the centre are in another unit, so is the result.
 
     Args:
         points: (..., 3), camera coordinates, any unit; Z > 0.
         intrinsics: (9,), broadcastable: focal length (2) and centre (2) in pixels, radial
             distortion k (3), tangential distortion p (2).
-
-    Returns:
-        (..., 2), pixels.
-
-    Raises:
-        ValueError: if a last dimension is not 3 and 9.
     """
-    _check_last_dimension(points, 3)
-    _check_last_dimension(intrinsics, 9)
     focal, center = intrinsics[..., :2], intrinsics[..., 2:4]
     k, p = intrinsics[..., 4:7], intrinsics[..., 7:]
     xy = (points[..., :2] / points[..., 2:]).clip(-1, 1)
@@ -125,6 +92,56 @@ def project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     return focal * (xy * (radial + tangential) + p * r2) + center
 
 
-def _check_last_dimension(array: np.ndarray, size: int) -> None:
-    if array.ndim == 0 or array.shape[-1] != size:
-        raise ValueError(f"expected an array (..., {size}), got {array.shape}")
+# Human3.6M's cameras ------------------------------------------------------------------------------
+
+CAMERA_IDS = ("54138969", "55011271", "58860488", "60457274")
+_CAMERA_FILE = Path(__file__).with_name("h36m_cameras.json")
+_INTRINSICS = ("focal_length", "center", "radial_distortion", "tangential_distortion")
+
+
+def camera_index(camera: str) -> int:
+    """Return the index of a camera that is given by its id or its index.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if camera in CAMERA_IDS:
+        return CAMERA_IDS.index(camera)
+    if camera in ("0", "1", "2", "3"):
+        return int(camera)
+    raise InputError(f"no camera '{camera}'; there are {', '.join(CAMERA_IDS)}, or 0 to 3")
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """One camera as one subject was filmed."""
+
+    id: str  # Human3.6M's number of the camera
+    width: int  # of the picture, in pixels
+    height: int
+    intrinsics: np.ndarray  # (9,), as `project` takes them
+    azimuth: float  # direction in degrees from which a 3D drawing looks like the picture
+    orientation: np.ndarray  # (4,), the unit quaternion that rotates camera to world
+    translation_m: np.ndarray  # (3,), the camera's centre in the world
+
+
+@cache
+def load_cameras() -> dict[str, tuple[Camera, ...]]:
+    """Return {subject: four `Camera`s in the order of `CAMERA_IDS`}, as published."""
+    calibration = json.loads(_CAMERA_FILE.read_text())
+    return {
+        subject: tuple(map(_camera, calibration["intrinsics"], views))
+        for subject, views in calibration["extrinsics"].items()
+    }
+
+
+def _camera(intrinsics: dict, extrinsics: dict) -> Camera:
+    return Camera(
+        id=intrinsics["id"],
+        width=intrinsics["res_w"],
+        height=intrinsics["res_h"],
+        intrinsics=np.concatenate([intrinsics[part] for part in _INTRINSICS]),
+        azimuth=intrinsics["azimuth"],
+        orientation=np.array(extrinsics["orientation"]),
+        translation_m=np.array(extrinsics["translation"]) / 1000,
+    )

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.device import autocast
-from common.distributed import World
 from common.generators import WindowGenerator, flip_keypoints, flip_poses
 from common.h36m_dataset import Sequence2d3d
 from common.loss import MetricSums
 from common.model_poseformer import PoseFormerV2
 from common.skeleton import NUM_JOINTS
+from common.training.device import autocast
+from common.training.processes import World
 
 BATCH_TOKENS = {"cpu": 3072, "cuda": 49152}  # tokens of the mixed blocks at a time
 
@@ -37,8 +37,8 @@ def predict_on_device(
 ) -> list[Tensor]:
     """Estimate the pose of every frame of every sequence.
 
-    A frame's spatial features are computed once and serve all windows that keep the frame. Memory
-    does not grow with the length of a sequence, but for the result.
+    A frame's spatial features are computed once and serve all windows that keep the frame. Only the
+    result grows with the length of a sequence.
 
     Args:
         model: on the device, in evaluation mode.
@@ -67,9 +67,8 @@ def predict_on_device(
         for start in range(0, total, batch_size):
             windows = torch.arange(start, min(start + batch_size, total), device=device)
             low, high = max(0, start - kept // 2), min(total, start + len(windows) + kept // 2)
-            new = _views(
-                generator.frames(torch.arange(known, high, device=device)), flip, confidences
-            )
+            new = generator.frames(torch.arange(known, high, device=device))
+            new = _views(new, flip, confidences)
             new = model.frame_features(new.flatten(0, 1)).unflatten(0, new.shape[:2])
             features = new if features is None else torch.cat([features[:, low - first :], new], 1)
             first, known = low, high
@@ -103,15 +102,9 @@ def evaluate(
 ) -> MetricSums:
     """Measure a model, with flip test-time augmentation; every process takes a part.
 
-    Args:
-        model: on the device of `world`; left in evaluation mode.
-        sequences: from `load_sequences`, the same in every process.
-        world: this process among the others.
-        precision: "fp32" or "bf16", of matrix products.
-        all_metrics: whether to compute more than MPJPE.
-
-    Returns:
-        The sums over all sequences, the same in every process.
+    The model is on the device of `world` and is left in evaluation mode; the sequences are the same
+    in every process, as are the sums over them that are returned. Without `all_metrics` there is
+    MPJPE alone.
     """
     model.eval()
     sums = MetricSums()

@@ -7,16 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from common.camera import normalize_screen_coordinates, world_to_camera
-from common.confidences import read_estimates
-from common.console import InputError, split_names
-from common.h36m_cameras import CAMERA_IDS, load_cameras
-from common.npz_io import Positions2d, Positions3d, read_positions_3d
+from common.camera import CAMERA_IDS, load_cameras, normalize_screen_coordinates, world_to_camera
+from common.files.confidences import read_estimates
+from common.files.console import InputError, split_names
+from common.files.npz import Positions2d, Positions3d, read_positions_3d
 from common.skeleton import JOINTS_32_TO_17, ROOT
 
 TRAIN_SUBJECTS = ("S1", "S5", "S6", "S7", "S8")
@@ -24,27 +22,25 @@ TEST_SUBJECTS = ("S9", "S11")
 SUBJECTS = TRAIN_SUBJECTS + TEST_SUBJECTS
 
 # In the order of the literature's tables, with the abbreviations of their header.
-ACTION_ABBREVIATIONS = MappingProxyType(
-    {
-        "Directions": "Dire.",
-        "Discussion": "Disc.",
-        "Eating": "Eat",
-        "Greeting": "Greet",
-        "Phoning": "Phone",
-        "Photo": "Photo",
-        "Posing": "Pose",
-        "Purchases": "Purch.",
-        "Sitting": "Sit",
-        "SittingDown": "SitD.",
-        "Smoking": "Smoke",
-        "Waiting": "Wait",
-        "WalkDog": "WalkD.",
-        "Walking": "Walk",
-        "WalkTogether": "WalkT.",
-    }
-)
+ACTION_ABBREVIATIONS = {
+    "Directions": "Dire.",
+    "Discussion": "Disc.",
+    "Eating": "Eat",
+    "Greeting": "Greet",
+    "Phoning": "Phone",
+    "Photo": "Photo",
+    "Posing": "Pose",
+    "Purchases": "Purch.",
+    "Sitting": "Sit",
+    "SittingDown": "SitD.",
+    "Smoking": "Smoke",
+    "Waiting": "Wait",
+    "WalkDog": "WalkD.",
+    "Walking": "Walk",
+    "WalkTogether": "WalkT.",
+}
 ACTIONS = tuple(ACTION_ABBREVIATIONS)
-RENAMED_ACTIONS = MappingProxyType({"TakingPhoto": "Photo", "WalkingDog": "WalkDog"})
+RENAMED_ACTIONS = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog"}
 
 # Every subject performs every action twice: 30 sequences.
 TAKES_PER_ACTION = 2
@@ -135,14 +131,12 @@ def parse_subjects(text: str) -> tuple[str, ...]:
     return tuple(subject for subject in SUBJECTS if subject in names)
 
 
-SUBJECTS_FLAG = MappingProxyType(
-    {
-        "type": parse_subjects,
-        "default": ",".join(SUBJECTS),
-        "metavar": "S1,S5,…",
-        "help": "which subjects, for a partial download",
-    }
-)
+SUBJECTS_FLAG = {
+    "type": parse_subjects,
+    "default": ",".join(SUBJECTS),
+    "metavar": "S1,S5,…",
+    "help": "which subjects, for a partial download",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +152,7 @@ class Sequence2d3d:
         poses: (frames, 17, 3), float32, metres, camera coordinates, relative to the hip, which
             is zero.
         root: (frames, 3), float32, metres, the hip in camera coordinates.
+        confidences: how many of the keypoints' channels, the last ones, are confidences.
     """
 
     subject: str
@@ -166,6 +161,14 @@ class Sequence2d3d:
     keypoints: np.ndarray
     poses: np.ndarray
     root: np.ndarray
+    confidences: int = 0
+
+
+def estimator_names(keypoints: str) -> list[str]:
+    """Return the estimators that a value of --keypoints stands for, in their order."""
+    if keypoints == "concatenate":
+        return ["vitpose", "pct", "moganet"]
+    return keypoints.split("+")
 
 
 def keypoints_path(data_dir: Path, dataset: str, name: str) -> Path:
@@ -236,10 +239,13 @@ def load_sequences(
         for action in select_actions(path_3d, positions_3d[subject], actions):
             poses = cameras_poses(positions_3d[subject][action], subject)
             for camera in range(len(CAMERA_IDS)):
-                pixels = [
-                    _cut(p[subject][action][camera], poses[camera], path, subject, action, camera)
-                    for p, path in zip(positions_2d, paths_2d)
-                ]
+                pixels = [positions[subject][action][camera] for positions in positions_2d]
+                for path, view in zip(paths_2d, pixels):
+                    if len(view) < len(poses[camera]):
+                        raise InputError(
+                            f"{path}: {subject} {action}, camera {CAMERA_IDS[camera]}: "
+                            f"{len(view)} frames of 2D, but {len(poses[camera])} of 3D"
+                        )
                 sequences.append(_sequence(subject, action, camera, pixels, poses[camera]))
     return sequences
 
@@ -298,30 +304,19 @@ def _check_same_sequences(
             raise InputError(
                 f"{path}: lacks {', '.join(missing)}; it holds {', '.join(sorted(positions))}"
             )
-    for path, positions in zip(paths_2d, positions_2d):
         for subject in subjects:
-            lacking = sorted(set(positions_3d[subject]) - set(positions[subject]))
+            lacking = sorted(positions_3d[subject].keys() - positions[subject].keys())
             if lacking:
                 raise InputError(
                     f"{path}: {subject} lacks {', '.join(lacking)}, which {path_3d.name} has"
                 )
 
 
-def _cut(
-    pixels: np.ndarray, poses: np.ndarray, path: Path, subject: str, action: str, camera: int
-) -> np.ndarray:
-    if len(pixels) < len(poses):
-        raise InputError(
-            f"{path}: {subject} {action}, camera {CAMERA_IDS[camera]}: "
-            f"{len(pixels)} frames of 2D, but {len(poses)} of 3D"
-        )
-    return pixels[: len(poses)]
-
-
 def _sequence(
     subject: str, action: str, camera: int, pixels: list[np.ndarray], poses: np.ndarray
 ) -> Sequence2d3d:
     view = load_cameras()[subject][camera]
+    pixels = [p[: len(poses)] for p in pixels]
     keypoints = [normalize_screen_coordinates(p[..., :2], view.width, view.height) for p in pixels]
     confidences = [p[..., 2:] for p in pixels]
     root = poses[:, ROOT]
@@ -332,6 +327,7 @@ def _sequence(
         keypoints=np.concatenate(keypoints + confidences, axis=-1),
         poses=(poses - root[:, None]).astype(np.float32),
         root=root.astype(np.float32),
+        confidences=sum(c.shape[-1] for c in confidences),
     )
 
 
@@ -345,6 +341,11 @@ def each_sequence(positions: Positions2d | Positions3d) -> Iterator[tuple[str, s
 def downsample(sequences: Sequence[Sequence2d3d], factor: int) -> list[Sequence2d3d]:
     """Keep every `factor`-th frame of each sequence."""
     return [_frames(sequence, slice(None, None, factor)) for sequence in sequences]
+
+
+def _frames(sequence: Sequence2d3d, frames: slice) -> Sequence2d3d:
+    cut = {name: getattr(sequence, name)[frames] for name in ("keypoints", "poses", "root")}
+    return replace(sequence, **cut)
 
 
 def subset(sequences: Sequence[Sequence2d3d], part: float, seed: int) -> list[Sequence2d3d]:
@@ -382,12 +383,3 @@ def average_pose(sequences: Sequence[Sequence2d3d]) -> np.ndarray:
     """Return the average of all poses, (17, 3), float32, metres, camera coordinates."""
     total = sum(sequence.poses.sum(axis=0, dtype=np.float64) for sequence in sequences)
     return (total / sum(len(sequence.poses) for sequence in sequences)).astype(np.float32)
-
-
-def _frames(sequence: Sequence2d3d, frames: slice) -> Sequence2d3d:
-    return replace(
-        sequence,
-        keypoints=sequence.keypoints[frames],
-        poses=sequence.poses[frames],
-        root=sequence.root[frames],
-    )

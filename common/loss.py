@@ -12,14 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.console import InputError
+from common.files.console import InputError
 from common.h36m_dataset import ACTIONS, SUBJECTS, action_class
 from common.skeleton import NUM_JOINTS
 
 # The metrics of a report, and their names in its tables. MPJVE is in millimetres per frame.
 METRICS = {
-    **{"mpjpe_mm": "MPJPE", "p_mpjpe_mm": "P-MPJPE", "n_mpjpe_mm": "N-MPJPE"},
-    **{"mpjve_mm": "MPJVE", "pck_percent": "PCK@150", "auc_percent": "AUC"},
+    "mpjpe_mm": "MPJPE",
+    "p_mpjpe_mm": "P-MPJPE",
+    "n_mpjpe_mm": "N-MPJPE",
+    "mpjve_mm": "MPJVE",
+    "pck_percent": "PCK@150",
+    "auc_percent": "AUC",
 }
 _STATE_SHAPE = (len(SUBJECTS), len(ACTIONS), NUM_JOINTS, len(METRICS), 2)
 PCK_THRESHOLD_M = 0.150
@@ -27,12 +31,14 @@ PCK_THRESHOLD_M = 0.150
 AUC_THRESHOLDS_M = torch.arange(31, dtype=torch.float64) * 5 / 1000
 
 
-def mpjpe(predicted: Tensor, target: Tensor) -> Tensor:
+def mpjpe(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean per-joint position error, "protocol 1", in metres; the training loss.
 
-    At least in float32. Its gradient is finite (zero) for a joint that is predicted exactly.
+    At least in float32. Its gradient is finite (zero) for a joint that is predicted exactly. With
+    `weights` (B,), it is the weighted sum of the errors of B poses in place of their mean.
     """
-    return joint_errors(predicted, target).mean()
+    errors = joint_errors(predicted, target)
+    return errors.mean() if weights is None else errors.mean(dim=-1) @ weights
 
 
 def p_mpjpe(predicted: Tensor, target: Tensor) -> Tensor:
@@ -53,9 +59,9 @@ def mpjve(predicted: Tensor, target: Tensor) -> Tensor:
     return joint_velocity_errors(predicted, target).mean()
 
 
-def pck(predicted: Tensor, target: Tensor, threshold_m: float = PCK_THRESHOLD_M) -> Tensor:
-    """Percentage of joints with an error below a threshold (Mehta et al., 3DV 2017); float64."""
-    return 100 * joint_pck(joint_errors(predicted, target), threshold_m).mean()
+def pck(predicted: Tensor, target: Tensor) -> Tensor:
+    """Percentage of joints with an error below 150 mm (Mehta et al., 3DV 2017); float64."""
+    return 100 * joint_pck(joint_errors(predicted, target)).mean()
 
 
 def auc(predicted: Tensor, target: Tensor) -> Tensor:
@@ -82,9 +88,9 @@ def joint_velocity_errors(predicted: Tensor, target: Tensor) -> Tensor:
     return joint_errors(*velocities)
 
 
-def joint_pck(errors: Tensor, threshold_m: float = PCK_THRESHOLD_M) -> Tensor:
-    """Return 1.0 where an error (..., joints), metres, is below the threshold, else 0.0."""
-    return (errors < threshold_m).double()
+def joint_pck(errors: Tensor) -> Tensor:
+    """Return 1.0 where an error (..., joints), metres, is below `PCK_THRESHOLD_M`, else 0.0."""
+    return (errors < PCK_THRESHOLD_M).double()
 
 
 def joint_auc(errors: Tensor) -> Tensor:
@@ -119,11 +125,7 @@ def align_procrustes(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def align_scale(predicted: Tensor, target: Tensor) -> Tensor:
-    """Scale each pose to its target, by least squares about the origin: s = <X, Y> / <X, X>.
-
-    Returns:
-        `predicted` scaled, (..., joints, 3), metres, float64.
-    """
+    """Scale each pose to its target, by least squares about the origin: s = <X, Y> / <X, X>."""
     _check_shapes(predicted, target)
     x, y = predicted.double(), target.double()
     scale = _ratio((x * y).sum(dim=(-2, -1)), x.square().sum(dim=(-2, -1)))
@@ -152,8 +154,7 @@ def _check_shapes(predicted: Tensor, target: Tensor) -> None:
 class MetricSums:
     """Sums of every metric, from which all averages follow.
 
-    States add up: the sum of two belongs to both parts of the data together, as when distributed
-    processes each add whole sequences and then reduce `state`.
+    States add up: distributed processes each add whole sequences and then sum their states.
     """
 
     # (subjects, actions, joints, metrics, 2), float64: the sum of each of the six `METRICS` over

@@ -6,7 +6,6 @@ ones, so that published checkpoints load.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -266,23 +265,16 @@ class PoseFormerV2(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(2 * dim), nn.Linear(2 * dim, NUM_JOINTS * 3))
         self.register_buffer("dct", dct_matrix(config.number_of_frames)[:n], persistent=False)
 
-    def run_blocks(self, blocks: Iterable[nn.Module], norm: nn.LayerNorm, x: Tensor) -> Tensor:
-        """Pass tokens (B, T, D) through a stack of blocks and the norm that ends it.
-
-        The only method that `fast_cpu.py` replaces.
-        """
-        for block in blocks:
-            x = block(x)
-        return norm(x)
-
     def frame_features(self, frames: Tensor) -> Tensor:
         """Turn each frame's keypoints (N, 17, C) into its token (N, 17 d), without positions.
 
         A frame's token does not depend on the window, so evaluation computes it once.
         """
         x = _in_float32(self.Joint_embedding, frames) + self.Spatial_pos_embed  # (N, 17, d)
-        x = self.run_blocks(self.Spatial_blocks, self.Spatial_norm, self.pos_drop(x))
-        return x.flatten(1)
+        x = self.pos_drop(x)
+        for block in self.Spatial_blocks:
+            x = block(x)
+        return self.Spatial_norm(x).flatten(1)
 
     def coefficients(self, windows: Tensor) -> Tensor:
         """Return the first n DCT coefficients (B, n, 17 C) of windows (B, F, 17, C)."""
@@ -298,8 +290,9 @@ class PoseFormerV2(nn.Module):
         frames = self.pos_drop(features + self.Temporal_pos_embed)
         frequencies = _in_float32(self.Freq_embedding, coefficients) + self.Temporal_pos_embed_
         x = torch.cat([self.pos_drop(frequencies), frames], dim=1)  # (B, n + f, 17 d)
-        x = self.run_blocks(self.blocks, self.Temporal_norm, x)
-        frequencies, frames = x.split([n, f], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        frequencies, frames = self.Temporal_norm(x).split([n, f], dim=1)
         means = [
             _in_float32(self.weighted_mean, frequencies),
             _in_float32(self.weighted_mean_, frames),

@@ -17,64 +17,40 @@ _THORAX = JOINT_NAMES.index("Thorax")
 _FEET = [JOINT_NAMES.index("RFoot"), JOINT_NAMES.index("LFoot")]
 
 
-def sample(values: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Interpolate in time with Catmull and Rom's cubic spline (1974), exact at whole positions.
+def resample(
+    values: np.ndarray, fps: float, to_fps: float, frames: int | None = None
+) -> np.ndarray:
+    """Return the frames that a recording has at another rate, by Catmull and Rom's spline (1974).
 
     Args:
-        values: (frames, ...).
-        positions: (samples,), in frames; before the first and after the last, these are held.
-
-    Returns:
-        (samples, ...), in the precision of `values`.
-    """
-    frames = len(values)
-    positions = np.clip(positions, 0, frames - 1)
-    before = np.minimum(np.floor(positions).astype(np.int64), max(frames - 2, 0))
-    if frames < 3:
-        weights = np.stack([1 - (positions - before), positions - before])
-        rows = np.stack([before, np.minimum(before + 1, frames - 1)])
-        padded = values
-    else:
-        t = positions - before
-        weights = 0.5 * np.stack(
-            [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]
-        )
-        # One frame more at each end, on the parabola through the three next to it.
-        first, last = values[:3].astype(np.float64), values[-3:].astype(np.float64)
-        first = 3 * first[0] - 3 * first[1] + first[2]
-        last = 3 * last[2] - 3 * last[1] + last[0]
-        padded = np.concatenate([first[None], values, last[None]])
-        rows = before + np.arange(4)[:, None]
-    weights = weights.reshape(*weights.shape, *[1] * (values.ndim - 1))
-    return (weights * padded[rows]).sum(axis=0).astype(values.dtype)
-
-
-def resample(values: np.ndarray, fps: float, to_fps: float) -> np.ndarray:
-    """Return the frames that a recording at another rate has, from the first until the last.
-
-    Args:
-        values: (frames, ...), at `fps` frames a second.
+        values: (old frames, ...), at `fps` frames a second.
         fps: their rate.
         to_fps: the rate that is wanted; where it is the same, `values` come back.
+        frames: how many are wanted; by default all until the recording's end.
 
     Returns:
-        (new frames, ...), frame k at k / `to_fps` seconds; the last one is held where the
-        recording ends between two of them.
+        (frames, ...), in the precision of `values`, frame k at k / `to_fps` seconds; the last one
+        is held where the recording ends before it.
     """
     if fps == to_fps:
         return values
-    count = int(np.ceil((len(values) - 1) * to_fps / fps - 1e-6)) + 1
-    return sample(values, np.arange(count) * fps / to_fps)
+    last = len(values) - 1
+    if frames is None:
+        frames = int(np.ceil(last * to_fps / fps - 1e-6)) + 1
+    positions = np.minimum(np.arange(frames) * fps / to_fps, last)
+    before = np.minimum(positions.astype(np.int64), max(last - 1, 0))
+    t = (positions - before).reshape(-1, *[1] * (values.ndim - 1))
+    weights = 0.5 * np.stack(
+        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]
+    )
+    # One frame more at each end, on the parabola through the three next to it, or on the line.
+    a, b = values[:3].astype(np.float64), values[:-4:-1].astype(np.float64)
+    head, tail = (3 * v[0] - 3 * v[1] + v[2] if last > 1 else 2 * v[0] - v[-1] for v in (a, b))
+    padded = np.concatenate([head[None], values, tail[None], tail[None]])
+    return (weights * padded[before + np.arange(4)[:, None]]).sum(axis=0).astype(values.dtype)
 
 
-def resample_back(values: np.ndarray, fps: float, from_fps: float, frames: int) -> np.ndarray:
-    """Return the `frames` frames at `fps` of what `resample` brought to `from_fps`."""
-    if fps == from_fps:
-        return values
-    return sample(values, np.arange(frames) * from_fps / fps)
-
-
-def smooth(values: np.ndarray, fps: float, cutoff_hz: float = DEFAULT_CUTOFF_HZ) -> np.ndarray:
+def lowpass(values: np.ndarray, fps: float, cutoff_hz: float = DEFAULT_CUTOFF_HZ) -> np.ndarray:
     """Take out what is faster than `cutoff_hz`, without a delay (zero phase).
 
     The filter is a Gaussian whose gain at the cutoff is √½: exp(-2 π² σ² f²) = √½ gives
@@ -117,20 +93,17 @@ def orientation_of_camera(up: np.ndarray) -> np.ndarray:
     coordinates (x right, y down, z forward): from a level camera's orientation the world is tilted
     on the shortest way.
     """
-    x, y, z = quaternion_rotate(LEVEL_CAMERA, np.asarray(up, dtype=np.float64))
+    x, y, z = quaternion_rotate(LEVEL_CAMERA, up)
     # The shortest rotation from a to b is (1 + a · b, a × b), normalised; here b = (0, 0, 1).
     tilt = np.array([1 + z, y, -x, 0])
     tilt = unit(tilt) if np.linalg.norm(tilt) > 1e-9 else np.array([0.0, 1, 0, 0])
-    return _product(tilt, LEVEL_CAMERA)
+    # Hamilton's product: the level camera's rotation, then the tilt.
+    (a, *u), (b, *v) = tilt, LEVEL_CAMERA
+    u, v = np.array(u), np.array(v)
+    return np.array([a * b - u @ v, *(a * v + b * u + np.cross(u, v))])
 
 
-def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return Hamilton's product of two quaternions: the rotation by b, then by a."""
-    scalar = a[0] * b[0] - a[1:] @ b[1:]
-    return np.array([scalar, *(a[0] * b[1:] + b[0] * a[1:] + np.cross(a[1:], b[1:]))])
-
-
-def on_floor(poses_m: np.ndarray, fps: float) -> np.ndarray:
+def place_on_floor(poses_m: np.ndarray, fps: float) -> np.ndarray:
     """Move each frame up or down so that its lowest joint stands on the floor, z = 0.
 
     A lifter tells where joints are relative to the hip, not how high the hip is: somebody who
@@ -139,7 +112,7 @@ def on_floor(poses_m: np.ndarray, fps: float) -> np.ndarray:
 
     Takes and returns (frames, 17, 3), metres, z up, at `fps` frames a second.
     """
-    lowest = smooth(poses_m[..., 2].min(axis=1), fps, _FLOOR_CUTOFF_HZ)
+    lowest = lowpass(poses_m[..., 2].min(axis=1), fps, _FLOOR_CUTOFF_HZ)
     return poses_m - lowest[:, None, None] * np.array([0, 0, 1], dtype=poses_m.dtype)
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
+from common.files.tables import format_table, latex_cells
 from common.h36m_dataset import ACTION_ABBREVIATIONS, ACTIONS, SUBJECTS
 from common.loss import METRICS, MetricSums
 from common.skeleton import JOINT_NAMES
 
 _UNITS = "MPJPE, P-MPJPE, N-MPJPE in mm; MPJVE in mm per frame; PCK@150 mm, AUC in %"
-
 
 Figures = dict[str, float | None]
 
@@ -29,13 +29,8 @@ def make_report(sums: MetricSums) -> dict[str, Any]:
         a sequence's cameras. Units are in the names of the figures. Actions and subjects without
         frames are left out; a figure of which there is no value, as MPJVE of single frames, is
         None.
-
-    Raises:
-        ValueError: if no sequence was added.
     """
     state = sums.state.cpu()
-    if not state.any():
-        raise ValueError("no sequence was added")
     return {
         **_summary(state.sum(dim=0)),
         "by_subject": {s: _summary(part) for s, part in zip(SUBJECTS, state) if part.any()},
@@ -51,12 +46,12 @@ def format_report(report: Mapping[str, Any], by_subject: bool = False) -> str:
     blocks = [
         _UNITS,
         _action_table(report),
-        _figures_table("Mean", _averages(report)),
-        _figures_table("Joint, over all frames", report["by_joint"]),
+        _metrics_table("Mean", _averages(report)),
+        _metrics_table("Joint, over all frames", report["by_joint"]),
     ]
     for subject, summary in report["by_subject"].items() if by_subject else ():
         blocks.append(f"{subject}\n{_action_table(summary)}")
-        blocks.append(_figures_table(f"{subject}, mean", _averages(summary)))
+        blocks.append(_metrics_table(f"{subject}, mean", _averages(summary)))
     (actions, over_actions), (frames, over_frames) = _averages(report).items()
     blocks.append(
         f"MPJPE on Validation data: {over_actions['mpjpe_mm']:.2f} mm (mean {actions}; "
@@ -65,15 +60,9 @@ def format_report(report: Mapping[str, Any], by_subject: bool = False) -> str:
     return "\n\n".join(blocks)
 
 
-def latex_row(report: Mapping[str, Any], label: str, metric: str = "mpjpe_mm") -> str:
-    r"""Return one row of the literature's table: `label & Dire. & … & WalkT. & Avg \\`.
-
-    Args:
-        report: from `make_report`.
-        label: the row's name, plain text.
-        metric: a key of `METRICS`.
-    """
-    return " & ".join([escape_latex(label), *_action_row(report, metric)]) + r" \\"
+def latex_row(report: Mapping[str, Any], label: str) -> str:
+    r"""Return one row of the literature's table, of MPJPE: `label & Dire. & … & Avg \\`."""
+    return latex_cells([label, *_action_cells(report, "mpjpe_mm")])
 
 
 def _summary(sums: Tensor) -> dict[str, Any]:
@@ -109,16 +98,16 @@ def _frames(sums: Tensor) -> int:
 
 def _action_table(report: Mapping[str, Any]) -> str:
     """Return the literature's table: a row for each metric, a column for each action."""
-    rows = {"": [*ACTION_ABBREVIATIONS.values(), "Avg"]}
-    rows |= {name: _action_row(report, metric) for metric, name in METRICS.items()}
-    return _align(rows, label_width=8, column_width=7)
+    rows = [["", *ACTION_ABBREVIATIONS.values(), "Avg"]]
+    rows += [[name, *_action_cells(report, metric)] for metric, name in METRICS.items()]
+    return format_table(rows, label_width=8, column_width=7, gap=1)
 
 
-def _action_row(report: Mapping[str, Any], metric: str) -> list[str]:
+def _action_cells(report: Mapping[str, Any], metric: str) -> list[str]:
     """Return one metric for each of the 15 actions, and their mean."""
     by_action = report["by_action"]
     figures = [by_action.get(action, {}).get(metric) for action in ACTIONS]
-    return [_number(figure) for figure in (*figures, report["average_over_actions"][metric])]
+    return [_number(figure, 1) for figure in (*figures, report["average_over_actions"][metric])]
 
 
 def _averages(report: Mapping[str, Any]) -> dict[str, Figures]:
@@ -130,27 +119,12 @@ def _averages(report: Mapping[str, Any]) -> dict[str, Figures]:
     }
 
 
-def _figures_table(title: str, rows: Mapping[str, Figures]) -> str:
+def _metrics_table(title: str, by_label: Mapping[str, Figures]) -> str:
     """Return a table with a column for each metric."""
-    lines = {title: list(METRICS.values())}
-    for label, figures in rows.items():
-        lines[label] = [_number(figures[metric], decimals=2) for metric in METRICS]
-    return _align(lines, label_width=26, column_width=8)
+    rows = [[title, *METRICS.values()]]
+    rows += [[label, *(_number(f[m], 2) for m in METRICS)] for label, f in by_label.items()]
+    return format_table(rows, label_width=26, column_width=8, gap=1)
 
 
-def _align(rows: Mapping[str, list[str]], label_width: int, column_width: int) -> str:
-    return "\n".join(
-        label.ljust(label_width) + "".join(cell.rjust(column_width) for cell in cells)
-        for label, cells in rows.items()
-    )
-
-
-def _number(figure: float | None, decimals: int = 1) -> str:
+def _number(figure: float | None, decimals: int) -> str:
     return "-" if figure is None else f"{figure:.{decimals}f}"
-
-
-def escape_latex(text: str) -> str:
-    """Return plain text as LaTeX shows it."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {character: f"\\{character}" for character in "&%$#_{}"}
-    return text.translate(str.maketrans(special))

@@ -2,19 +2,17 @@
 
 import argparse
 import json
-import math
-import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.arguments import parse_arguments
-from common.console import (
+from common.files.console import (
     REPOSITORY,
     ArgumentParser,
     InputError,
@@ -22,15 +20,16 @@ from common.console import (
     progress,
     split_names,
 )
-from common.device import choose_device
-from common.files import atomic_output
-from common.run_folder import LAST
+from common.files.output import atomic_output
+from common.training.device import choose_device
+from common.training.run_folder import LAST
 
+_POLL_S = 0.05  # how often a process is looked at
 REPORT, OUTPUT, SETTINGS = "report.json", "output.txt", "study.json"
-# What is given to each run here, and so is not among the flags that the user passes on.
-_OWN_FLAGS = {"--seed", "-c", "--checkpoint", "-g", "--gpu", "-r", "--resume", "--evaluate"}
-_OWN_FLAGS |= {"--render", "--overwrite", "--report", "--wandb-id", "--no-eval"}
-# What an evaluation reads of a training's flags.
+# Flags of `run_poseformer.py` that each run gets here, so that a user cannot pass them on.
+_SET_HERE = {"--seed", "-c", "--checkpoint", "-g", "--gpu", "-r", "--resume", "--evaluate"}
+_SET_HERE |= {"--render", "--overwrite", "--report", "--wandb-id", "--no-eval"}
+# A training's flags that its evaluation is given too.
 _EVALUATED = ("data_dir", "dataset", "subjects_test", "actions", "downsample", "std", "precision")
 
 
@@ -42,10 +41,6 @@ class Run:
     flags: tuple[str, ...]
     folder: Path
 
-    def is_done(self) -> bool:
-        """Tell whether its report is there."""
-        return (self.folder / REPORT).is_file()
-
     def report(self) -> dict[str, Any]:
         """Return its evaluation.
 
@@ -55,38 +50,42 @@ class Run:
         path = self.folder / REPORT
         try:
             report = json.loads(path.read_text())
-            if not math.isfinite(report["average_over_actions"]["mpjpe_mm"]):
-                raise ValueError("its MPJPE is not a finite number")
-            dict(report["by_sequence"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            float(report["average_over_actions"]["mpjpe_mm"]), dict(report["by_sequence"])
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged; delete it, and it is made again") from error
         return report
 
 
 def parse_study_arguments(
-    parser: ArgumentParser, own_flags: set[str]
+    description: str, set_here: set[str], own_flag: str, **options: Any
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Add the flags of a study, and parse the command line.
+    """Parse the command line of a study.
 
     Args:
-        parser: with what one study has beyond others.
-        own_flags: of `run_poseformer.py`, which the script gives to each run itself.
+        description: the script's docstring, of which the first line is shown.
+        set_here: further flags of `run_poseformer.py` that a user cannot pass on.
+        own_flag: a flag of the script that takes names.
+        options: of that flag, for `add_argument`.
 
     Returns:
-        The script's own flags, with `study`, `seeds` and `gpus`, and those to pass on.
+        The script's own flags (that one, `study`, `seeds`, `gpus`), and those to pass on.
     """
+    parser = ArgumentParser(
+        description=description.splitlines()[0],
+        epilog="All other flags, such as --epochs 40 or --data-dir DIR, go to run_poseformer.py.",
+    )
     add = parser.add_argument
+    add(own_flag, nargs="+", metavar="NAME", **options)
     add("--study", type=Path, required=True, metavar="DIR", help="folder of the runs and results")
     add("--seeds", nargs="+", type=non_negative_int, default=[0, 1, 2], metavar="N", help="seeds")
     gpus = "one run at a time on each; cpu for none"
     add("--gpus", type=split_names, default="0", metavar="N,…", help=gpus)
     arguments, passed = parser.parse_known_args()
-    for word in passed:
-        if word.split("=")[0] in _OWN_FLAGS | own_flags:
-            parser.error(f"{word.split('=')[0]}: each run gets its own; leave it out")
-    for name in ("seeds", "gpus"):
-        values = getattr(arguments, name)
-        if len(set(values)) < max(1, len(values)):
+    for flag in (word.split("=")[0] for word in passed):
+        if flag in _SET_HERE | set_here | {own_flag}:
+            parser.error(f"{flag}: each run gets its own; leave it out")
+    for name, values in vars(arguments).items():
+        if isinstance(values, list) and len(set(values)) < max(1, len(values)):
             parser.error(f"--{name}: one is given twice, or none")
     for gpu in arguments.gpus:
         choose_device(gpu, quiet=True)  # raises where there is none of this number
@@ -98,7 +97,8 @@ def prepare_study(folder: Path, settings: dict[str, Any]) -> None:
 
     Args:
         folder: of all its runs.
-        settings: what they have in common, plain values.
+        settings: what they have in common, plain values. Those that the folder's file lacks, as
+            it is of another version, are not compared.
 
     Raises:
         InputError: if it holds something else.
@@ -111,79 +111,64 @@ def prepare_study(folder: Path, settings: dict[str, Any]) -> None:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
     try:
         earlier = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path}: damaged ({str(error)[:200]}); choose another --study") from error
-    for name in settings.keys() | earlier.keys():
-        if settings.get(name) != earlier.get(name):
+    for name in settings.keys() & earlier.keys():
+        if settings[name] != earlier[name]:
             raise InputError(
-                f"{path}: this study has {name} {earlier.get(name)}, not {settings.get(name)}; "
-                f"give the same flags, or choose another --study"
+                f"{path}: this study has {name} {earlier[name]}, not {settings[name]}; "
+                "give the same flags, or choose another --study"
             )
 
 
-def do_runs(runs: Sequence[Run], gpus: Sequence[str]) -> None:
-    """Do all runs that have no report yet, one at a time on each GPU.
+def do_runs(
+    study: Path, flags: Mapping[str, Sequence[str]], seeds: Sequence[int], gpus: Sequence[str]
+) -> dict[str, list[Run]]:
+    """Do all runs of a study that have no report yet, one at a time on each GPU.
+
+    Args:
+        study: folder of all runs.
+        flags: of `run_poseformer.py`, for each name that is compared.
+        seeds: all are trained with each; the first seed of all names comes first.
+        gpus: values of the flag --gpu.
+
+    Returns:
+        For each name its runs, one for each seed.
 
     Raises:
-        InputError: if one fails; those that are under way are stopped first.
+        InputError: if one fails; the others save where they are and end.
     """
-    missing = [one for one in runs if not one.is_done()]
-    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them done", flush=True)
-    free: queue.Queue[str] = queue.Queue()
-    for gpu in gpus:
-        free.put(gpu)
-    processes = Processes()
+    runs: dict[str, list[Run]] = {}
+    for name, words in flags.items():
+        place = study / name.replace(", ", "_").replace(" ", "_")
+        for seed in seeds:
+            one = Run(f"{name}, seed {seed}", (*words, "--seed", f"{seed}"), place / f"seed_{seed}")
+            runs.setdefault(name, []).append(one)
+    ordered = [one for of_seed in zip(*runs.values()) for one in of_seed]
+    missing = [one for one in ordered if not (one.folder / REPORT).is_file()]
+    print(f"{len(ordered)} runs, {len(ordered) - len(missing)} of them done", flush=True)
+    waiting, stop = iter(missing), threading.Event()
 
-    def do(one: Run) -> Run:
-        gpu = free.get()
+    def work(gpu: str) -> None:
+        for one in waiting:  # each is taken by one thread
+            train_and_evaluate(one, gpu, stop)
+            bar.update(1)
+            error = one.report()["average_over_actions"]["mpjpe_mm"]
+            print(f"{one.name}: {error:.1f} mm", flush=True)
+
+    with progress(total=len(missing), unit="run") as bar, ThreadPoolExecutor(len(gpus)) as pool:
         try:
-            _do_run(one, gpu, processes)
-        finally:
-            free.put(gpu)
-        return one
-
-    with ThreadPoolExecutor(len(gpus)) as pool:
-        try:
-            for one in progress(pool.map(do, missing), total=len(missing), unit="run"):
-                error = one.report()["average_over_actions"]["mpjpe_mm"]
-                print(f"{one.name}: {error:.1f} mm", flush=True)
-        except BaseException:
-            processes.stop()
-            pool.shutdown(cancel_futures=True)
-            raise
+            for worker in as_completed([pool.submit(work, gpu) for gpu in gpus]):
+                worker.result()
+        finally:  # after an error or a signal
+            stop.set()
+    return runs
 
 
-class Processes:
-    """The processes under way, which can be stopped together."""
+def train_and_evaluate(one: Run, gpu: str, stop: threading.Event) -> None:
+    """Train from where the folder's checkpoint stands, and evaluate.
 
-    def __init__(self) -> None:
-        self._lock, self._running, self._stopped = threading.Lock(), set(), False
-
-    def call(self, command: list[str], output: Path) -> int:
-        """Run a command, its output added to a file; return its exit status."""
-        with output.open("a") as file:
-            with self._lock:
-                if self._stopped:
-                    return 1
-                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-                self._running.add(process)
-            status = process.wait()
-        with self._lock:
-            self._running.discard(process)
-        return status
-
-    def stop(self) -> None:
-        """Ask all processes to save and end, and start no others."""
-        with self._lock:
-            self._stopped = True
-            for process in self._running:
-                process.terminate()
-
-
-def _do_run(one: Run, gpu: str, processes: Processes) -> None:
-    """Train and evaluate, from where the folder's checkpoint stands.
-
-    The last epoch is evaluated: to choose the best one by the test subjects would flatter it.
+    The last epoch is evaluated: an epoch that is chosen by the test subjects looks too good.
 
     Raises:
         InputError: if run_poseformer.py fails, with its last line.
@@ -191,21 +176,34 @@ def _do_run(one: Run, gpu: str, processes: Processes) -> None:
     folder = one.folder
     folder.mkdir(parents=True, exist_ok=True)
     program = [sys.executable, str(REPOSITORY / "run_poseformer.py")]
-    common = ["-c", str(folder), "--gpu", gpu]
+    place = ["-c", str(folder), "--gpu", gpu]
     start = ["--resume", LAST] if (folder / LAST).is_file() else ["--overwrite"]
     partial = folder / f"partial_{REPORT}"
-    train = [*program, *one.flags, *common, *start, "--wandb-mode", "disabled"]
-    evaluate = [*program, *evaluation_flags(one.flags), *common, "--evaluate", LAST]
-    for command in (train, [*evaluate, "--report", str(partial)]):
-        if processes.call(command, folder / OUTPUT):
+    train = [*one.flags, *place, *start, "--wandb-mode", "disabled"]
+    evaluate = [*evaluation_flags(one.flags), *place, "--evaluate", LAST, "--report", str(partial)]
+    for flags in (train, evaluate):
+        if run_command([*program, *flags], folder / OUTPUT, stop):
             lines = (folder / OUTPUT).read_text().split("\n")
             last = next((line for line in reversed(lines) if line.strip()), "stopped")
             raise InputError(f"{folder / OUTPUT}: {last.removeprefix('error: ')}")
     partial.replace(folder / REPORT)
 
 
+def run_command(command: list[str], output: Path, stop: threading.Event) -> int:
+    """Run a command, its output added to a file; return its exit status.
+
+    Once `stop` is set, the command is asked to save and end.
+    """
+    with output.open("a") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        while process.poll() is None and not stop.wait(_POLL_S):
+            pass
+        process.terminate()  # does nothing where it has ended
+        return process.wait()
+
+
 def evaluation_flags(flags: Sequence[str]) -> list[str]:
-    """Return those of a training's flags that an evaluation reads."""
+    """Return those of a training's flags that its evaluation is given too."""
     values = vars(parse_arguments(list(flags)))
     given = {name: values[name] for name in _EVALUATED if values[name] is not None}
     words = ((f"--{name.replace('_', '-')}", str(value)) for name, value in given.items())

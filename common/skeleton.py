@@ -20,11 +20,6 @@ SIDES = tuple(
     "left" if j in LEFT_JOINTS else "right" if j in RIGHT_JOINTS else "middle"
     for j in range(NUM_JOINTS)
 )
-# x[..., FLIP_PERMUTATION, :] exchanges left and right.
-FLIP_PERMUTATION = tuple(
-    dict(zip(LEFT_JOINTS + RIGHT_JOINTS, RIGHT_JOINTS + LEFT_JOINTS)).get(j, j)
-    for j in range(NUM_JOINTS)
-)
 
 # Human3.6M's motion capture has 32 joints, of which these 17 move on their own.
 NUM_JOINTS_32 = 32
@@ -56,7 +51,6 @@ def _coco_weights() -> np.ndarray:
     for row, joint in enumerate(JOINT_NAMES):
         for name in sources[joint]:
             weights[row, COCO_NAMES.index(name)] += 1 / len(sources[joint])
-    weights.setflags(write=False)
     return weights
 
 
@@ -72,10 +66,5 @@ def coco_to_h36m(keypoints: np.ndarray) -> np.ndarray:
 
     Takes and returns (..., 17, channels), pixels, then confidence, in the order of `COCO_NAMES` and
     of `JOINT_NAMES`, in one precision.
-
-    Raises:
-        ValueError: if there are not 17 keypoints.
     """
-    if keypoints.ndim < 2 or keypoints.shape[-2] != len(COCO_NAMES):
-        raise ValueError(f"expected keypoints (..., 17, channels), got {keypoints.shape}")
     return COCO_TO_H36M.astype(keypoints.dtype) @ keypoints

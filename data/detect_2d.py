@@ -18,10 +18,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.console import ArgumentParser, InputError, progress, run
-from common.files import atomic_output, check_distinct, check_output
-from common.layouts import coco_keypoints
-from common.video import count_frames, probe_video, read_video
+from common.files.console import ArgumentParser, InputError, progress, run_script
+from common.files.output import atomic_output, check_distinct, check_output
+from common.files.video import count_frames, probe_video, read_video
+from common.footage.layouts import body_points
 
 # Takes a picture (height, width, 3), RGB; yields a tuple for each person: keypoints (17, 3), the
 # box (5,) with its score or None, and the identity or None.
@@ -35,7 +35,12 @@ def main() -> None:
     output = arguments.output or Path(f"{arguments.video.stem}_{arguments.estimator}.npy")
     check_distinct([check_output(output, (".npy",))], [arguments.video])
     size, frames = probe_video(arguments.video)[0], count_frames(arguments.video)
-    estimate = load_estimator(arguments.estimator)
+    load, packages = ESTIMATORS[arguments.estimator]
+    try:
+        estimate = load()
+    except ImportError as error:
+        told = f"--estimator {arguments.estimator}: {error}; pip install {packages}"
+        raise InputError(told) from error
     pictures = read_video(arguments.video, (0, 0, 1, 1), size)
     bar = progress(pictures, total=frames, desc=arguments.estimator, unit="frame")
     people = []
@@ -66,19 +71,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_estimator(name: str) -> Estimator:
-    """Return the estimator, or say what to install for it.
-
-    Raises:
-        InputError: if its package is missing.
-    """
-    load, packages = ESTIMATORS[name]
-    try:
-        return load()
-    except ImportError as error:
-        raise InputError(f"--estimator {name}: {error}; pip install {packages}") from error
-
-
 def load_mediapipe() -> Estimator:
     """MediaPipe's Pose, the model of medium size, which its wheel holds."""
     from mediapipe import solutions
@@ -90,7 +82,7 @@ def load_mediapipe() -> Estimator:
         if landmarks is not None:
             height, width = picture.shape[:2]
             points = [[p.x * width, p.y * height, p.visibility] for p in landmarks.landmark]
-            yield coco_keypoints(np.array(points), "mediapipe"), None, None
+            yield body_points(np.array(points), "mediapipe"), None, None
 
     return estimate
 
@@ -140,4 +132,4 @@ ESTIMATORS = {
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -1,36 +1,31 @@
 """The pictures of evaluate_2d.py, in the style of a paper."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.figures import COLORS, INK, paper_figure, save_figure
-from common.keypoint_errors import CUMULATIVE_PX
+from common.drawing.figures import COLORS, INK, paper_figure, save_figure
+from common.fusion.errors_2d import CUMULATIVE_PX
 from common.skeleton import JOINT_NAMES
 
 
 def save_error_figures(folder: Path, report: Mapping[str, Any]) -> list[Path]:
-    """Draw the report of `evaluate_2d.evaluate` as PNGs in a folder, which may be missing.
+    """Draw the report of `evaluate_2d.evaluate` as PNGs in a folder; return their paths.
 
-    Returns:
-        The pictures: each joint's error by estimator; the cumulative error; the correlation of
-        the errors, of two estimators or more; the error by confidence, where there are any.
-
-    Raises:
-        OSError: if the disk is full or read-only.
+    The correlation of the errors takes two estimators, the error by confidence takes confidences.
     """
-    estimators = report["estimators"]
+    estimators, correlation = report["estimators"], report["error_correlation"]
     colors = dict(zip(estimators, cycle(COLORS)))
+    told = {name: s["confidence"] for name, s in estimators.items() if s["confidence"]}
     pictures = {
         "joint_errors.png": _joints(estimators),
         "cumulative_error.png": _cumulative(estimators, colors),
     }
     if len(estimators) > 1:
-        pictures["error_correlation.png"] = _correlation(report["error_correlation"])
-    told = {name: s["confidence"] for name, s in estimators.items() if s["confidence"]}
+        pictures["error_correlation.png"] = _correlation(correlation["names"], correlation["mean"])
     if told:
         pictures["calibration.png"] = _calibration(told, colors)
     for name, picture in pictures.items():
@@ -43,20 +38,18 @@ def _joints(estimators: Mapping[str, Mapping[str, Any]]) -> Any:
     joints = [summary["by_joint"] for summary in estimators.values()]
     errors = np.array([[of[joint]["bias_free_px"] for of in joints] for joint in JOINT_NAMES])
     picture, axes = paper_figure(2.2 + 0.75 * len(estimators), 5.6)
-    _heat_map(axes, errors, JOINT_NAMES, list(estimators), "{:.1f}", errors.max())
     axes.set_title("error without bias (px)", size=9, color=INK)
+    _heat_map(axes, errors, JOINT_NAMES, list(estimators), "{:.1f}", errors.max())
     for row, best in enumerate(errors.argmin(axis=1)):
         axes.texts[row * len(estimators) + best].set_weight("bold")
     return picture
 
 
-def _correlation(correlation: Mapping[str, Any]) -> Any:
+def _correlation(names: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> Any:
     """The matrix of the errors' correlations."""
-    names = correlation["names"]
-    values = np.array(correlation["mean"], dtype=float)
     picture, axes = paper_figure(2.0 + 0.75 * len(names), 1.4 + 0.5 * len(names))
-    _heat_map(axes, values, names, names, "{:.2f}", 1.0)
     axes.set_title("correlation of the errors", size=9, color=INK)
+    _heat_map(axes, np.array(matrix, dtype=float), names, names, "{:.2f}", 1.0)
     return picture
 
 

@@ -10,7 +10,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import keypoint_errors
-from common.confidences import WITH_CONFIDENCE
-from common.console import DATA_DIR, ArgumentParser, InputError, progress, run
-from common.files import atomic_output, check_output
-from common.h36m_dataset import TEST_SUBJECTS, keypoints_names, keypoints_path, parse_subjects
-from common.keypoint_errors import PCK_SHARES
-from common.npz_io import read_positions_2d
+from common.files.console import DATA_DIR, ArgumentParser, InputError, progress, run_script
+from common.files.npz import read_positions_2d
+from common.files.output import atomic_output, check_output
+from common.files.tables import format_table
+from common.fusion import errors_2d
+from common.h36m_dataset import SUBJECTS_FLAG, TEST_SUBJECTS, keypoints_path
 from common.skeleton import JOINT_NAMES
 
 COLUMNS = {
@@ -32,7 +31,7 @@ COLUMNS = {
     "median_px": "median",
     "p95_px": "95 %",
     "bias_free_px": "no bias",
-    **{f"pck_{share:g}": f"PCK@{share:g}" for share in PCK_SHARES},
+    **{f"pck_{share:g}": f"PCK@{share:g}" for share in errors_2d.PCK_SHARES},
     "jitter_px": "jitter",
 }
 GROUPS = {"by_action": "Action", "by_camera": "Camera", "by_subject": "Subject"}
@@ -41,13 +40,17 @@ GROUPS = {"by_action": "Action", "by_camera": "Camera", "by_subject": "Subject"}
 def main() -> None:
     """Measure every estimator, print the tables, write the report and the figures."""
     arguments = parse_arguments()
+    data_dir = arguments.data_dir
     if arguments.report:
         check_output(arguments.report, (".json", ".csv"))
-    if arguments.figures and arguments.figures.is_file():
-        raise InputError(f"{arguments.figures}: this is a file; --figures needs a folder")
-    truth_path = keypoints_path(arguments.data_dir, "h36m", "gt")
-    paths = choose_files(arguments.data_dir, arguments.keypoints)
-    report = evaluate(truth_path, paths, arguments.subjects)
+    names = arguments.keypoints or errors_2d.list_estimators(data_dir)
+    if not names:
+        raise InputError(
+            f"{data_dir}: holds no estimator's data_2d_h36m_*.npz; prepare one with "
+            "data/prepare_2d_estimation.py"
+        )
+    paths = {name: errors_2d.estimates_path(data_dir, name) for name in names}
+    report = evaluate(keypoints_path(data_dir, "h36m", "gt"), paths, arguments.subjects)
     print(format_report(report))
     if arguments.report:
         write_report(arguments.report, report)
@@ -63,44 +66,15 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add(
-        "--keypoints",
-        nargs="+",
-        metavar="NAME",
-        help="the estimators or mixtures, data_2d_h36m_NAME.npz (default: all that there are); "
-        "confidences are taken from data_2d_h36m_NAME_w_conf.npz if there is one",
-    )
-    add("--subjects", default=",".join(TEST_SUBJECTS), metavar="S,…", help="whose sequences")
+    text = "the estimators or mixtures, data_2d_h36m_NAME.npz (default: all that there are); "
+    text += "confidences are taken from data_2d_h36m_NAME_w_conf.npz if there is one"
+    add("--keypoints", nargs="+", metavar="NAME", help=text)
+    own = {"default": ",".join(TEST_SUBJECTS), "help": "whose sequences"}
+    add("--subjects", **SUBJECTS_FLAG | own)
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder of the npz files")
     add("--report", type=Path, metavar="FILE", help="write all figures to this .json or .csv")
     add("--figures", type=Path, metavar="DIR", help="draw PNGs into this folder")
-    arguments = parser.parse_args()
-    try:
-        arguments.subjects = parse_subjects(arguments.subjects)
-    except InputError as error:
-        parser.error(f"--subjects: {error}")
-    return arguments
-
-
-def choose_files(data_dir: Path, names: Sequence[str] | None) -> dict[str, Path]:
-    """Return {estimator: its file}, the one with confidences where there is one.
-
-    Raises:
-        InputError: if one is named twice or has no file, or there is none at all.
-    """
-    there_are = keypoints_names(data_dir, "h36m")
-    if names is None:
-        bare = (name.removesuffix(WITH_CONFIDENCE) for name in there_are)
-        names = [name for name in dict.fromkeys(bare) if name != "gt"]
-    if len(set(names)) < len(names):
-        raise InputError(f"--keypoints {' '.join(names)}: an estimator is named twice")
-    if not names:
-        raise InputError(
-            f"{data_dir}: holds no estimator's data_2d_h36m_*.npz; prepare one with "
-            "data/prepare_2d_estimation.py"
-        )
-    files = {n: n + WITH_CONFIDENCE if n + WITH_CONFIDENCE in there_are else n for n in names}
-    return {name: keypoints_path(data_dir, "h36m", file) for name, file in files.items()}
+    return parser.parse_args()
 
 
 def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str]) -> dict:
@@ -110,28 +84,27 @@ def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str
         `subjects`, `frames` (over the cameras); `estimators`, {name: what `measure` returns};
         `best`, {figure: {joint: name}}; `error_correlation`: `names`, `mean` over the joints and
         `by_joint`, matrices in the order of the names, None where an estimator is exact.
-
-    Raises:
-        InputError: if a file is bad, or lacks a sequence or a frame that gt has.
     """
     truth = read_positions_2d(truth_path)
-    views = keypoint_errors.list_views(truth_path, truth, subjects)
+    views = errors_2d.list_views(truth_path, truth, subjects)
     truths = [truth[s][a][camera][..., :2] for s, a, camera in views]
-    lengths = list(map(len, truths))
+    lengths, sampled_truth = list(map(len, truths)), errors_2d.sample_frames(truths)
     summaries, sampled = {}, []
     for name, path in progress(paths.items(), desc="measuring", unit="file"):
-        estimates = keypoint_errors.view_arrays(path, read_positions_2d(path), views, lengths)
-        summaries[name] = keypoint_errors.measure(estimates, truths, views)
-        sampled.append(keypoint_errors.sample_differences(estimates, truths))
+        estimates = errors_2d.view_arrays(path, read_positions_2d(path), views, lengths)
+        summaries[name] = errors_2d.measure(estimates, truths, views)
+        sampled.append(errors_2d.sample_frames(estimates)[..., :2] - sampled_truth)
         del estimates  # before the next file is read
-    correlation = keypoint_errors.error_correlation(sampled)
+    correlation = errors_2d.error_correlation(sampled)
+
+    def best(joint: str, figure: str) -> str:
+        return min(summaries, key=lambda name: summaries[name]["by_joint"][joint][figure])
+
     return {
         "subjects": list(subjects),
         "frames": sum(lengths),
         "estimators": summaries,
-        "best": {
-            f: keypoint_errors.best_by_joint(summaries, f) for f in ("mean_px", "bias_free_px")
-        },
+        "best": {f: {j: best(j, f) for j in JOINT_NAMES} for f in ("mean_px", "bias_free_px")},
         "error_correlation": {
             "names": list(paths),
             "mean": _known(correlation.mean(axis=0)),
@@ -150,50 +123,43 @@ def format_report(report: Mapping[str, Any]) -> str:
     estimators = report["estimators"]
     names, summaries = list(estimators), list(estimators.values())
 
-    def rows_of(group: str, figure: str) -> dict[str, list]:
-        return {m: [s[group][m][figure] for s in summaries] for m in summaries[0][group]}
+    def table(title: str, columns: Iterable[str], rows: Mapping[str, Iterable[str]]) -> str:
+        return format_table([[title, *columns], *([label, *row] for label, row in rows.items())])
 
-    head = f"{', '.join(report['subjects'])}: {report['frames']:,} frames over the cameras, px"
-    overall = {name: [_number(s[figure]) for figure in COLUMNS] for name, s in estimators.items()}
-    blocks = [head, _table("Estimator", list(COLUMNS.values()), overall)]
-    for figure, title in (("mean_px", "Mean error"), ("bias_free_px", "Without bias")):
-        blocks.append(_table(title, names, _starred(rows_of("by_joint", figure))))
-    biases = rows_of("by_joint", "bias_px")
-    rows = {joint: ["{:+.1f} {:+.1f}".format(*xy) for xy in row] for joint, row in biases.items()}
-    blocks.append(_table("Bias, x and y", names, rows))
-    for group, title in GROUPS.items():
-        rows = _starred(rows_of(group, "bias_free_px"))
-        blocks.append(_table(f"{title}, no bias", names, rows))
+    def grouped(title: str, group: str, figure: str, show: Callable = _starred) -> str:
+        rows = {m: show([s[group][m][figure] for s in summaries]) for m in summaries[0][group]}
+        return table(title, names, rows)
+
+    overall = {n: [_number(s[figure]) for figure in COLUMNS] for n, s in estimators.items()}
+    blocks = [
+        f"{', '.join(report['subjects'])}: {report['frames']:,} frames over the cameras, px",
+        table("Estimator", COLUMNS.values(), overall),
+        grouped("Mean error", "by_joint", "mean_px"),
+        grouped("Without bias", "by_joint", "bias_free_px"),
+        grouped("Bias, x and y", "by_joint", "bias_px", _signed),
+        *(grouped(f"{title}, no bias", group, "bias_free_px") for group, title in GROUPS.items()),
+    ]
     if len(names) > 1:
-        correlations = report["error_correlation"]["mean"]
-        rows = {name: [_number(x) for x in row] for name, row in zip(names, correlations)}
-        blocks.append(_table("Error correlation", names, rows))
-    rows = {}
-    for name, confidence in ((n, s["confidence"]) for n, s in estimators.items()):
-        if confidence:
-            bins = [_number(one["error_px"]) for one in confidence["calibration"]]
-            rows[name] = [*bins, _number(confidence["rank_correlation"])]
-    if rows:
-        titles = [f"{10 * i} %" for i in range(len(bins))]
-        blocks.append(_table("Error by confidence", [*titles, "rank corr."], rows))
+        correlations = zip(names, report["error_correlation"]["mean"])
+        rows = {name: map(_number, row) for name, row in correlations}
+        blocks.append(table("Error correlation", names, rows))
+    told = {n: s["confidence"] for n, s in estimators.items() if s["confidence"]}
+    if told:
+        rows = {}
+        for name, confidence in told.items():
+            errors = [one["error_px"] for one in confidence["calibration"]]
+            rows[name] = map(_number, [*errors, confidence["rank_correlation"]])
+        tenths = [f"{10 * i} %" for i in range(len(errors))]
+        blocks.append(table("Error by confidence", [*tenths, "rank corr."], rows))
     return "\n\n".join(blocks)
 
 
-def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
-    lines = [(title, columns), *rows.items()]
-    first = max(len(label) for label, _ in lines)
-    widths = [max(9, 2 + max(map(len, cells))) for cells in zip(*(row for _, row in lines))]
-    return "\n".join(
-        label.ljust(first) + "".join(cell.rjust(width) for cell, width in zip(cells, widths))
-        for label, cells in lines
-    )
+def _starred(row: Sequence[float]) -> list[str]:
+    return [f"{x:.2f}{'*' if len(row) > 1 and x == min(row) else ' '}" for x in row]
 
 
-def _starred(rows: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
-    return {
-        label: [f"{x:.2f}{'*' if len(row) > 1 and x == min(row) else ' '}" for x in row]
-        for label, row in rows.items()
-    }
+def _signed(row: Sequence[Sequence[float]]) -> list[str]:
+    return [f"{x:+.1f} {y:+.1f}" for x, y in row]
 
 
 def _number(value: float | None) -> str:
@@ -230,9 +196,8 @@ def _csv_rows(summary: Mapping[str, Any]) -> Iterator[list[Any]]:
         for joint, value in confidence["by_joint"].items():
             yield ["by_joint", joint, "rank_correlation", value]
         for i, one in enumerate(confidence["calibration"]):
-            yield ["calibration", i, "confidence", one["confidence"]]
-            yield ["calibration", i, "error_px", one["error_px"]]
+            yield from (["calibration", i, *figure] for figure in one.items())
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

@@ -19,35 +19,31 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import console
-from common.console import DATA_DIR, InputError, progress
-from common.h36m_cameras import CAMERA_IDS
-from common.h36m_dataset import ACTIONS, SUBJECTS_FLAG, TEST_SUBJECTS, TRAIN_SUBJECTS, is_corrupt
-from data.synthetic.estimators import ESTIMATORS, write_estimates
-from data.synthetic.scene import Clip, make_motion
+from common.camera import CAMERA_IDS, load_cameras
+from common.files import console
+from common.files.console import DATA_DIR, InputError, progress
+from common.h36m_dataset import ACTIONS, CORRUPT_SEQUENCE, SUBJECTS, SUBJECTS_FLAG, action_class
+from common.skeleton import NUM_JOINTS_32
+from data.prepare_data_h36m import PUBLISHED_FRAMES
+from data.synthetic.acting import perform
+from data.synthetic.bodies import make_bodies
+from data.synthetic.estimators import ESTIMATORS, look
 
-# The numbers of an action's two files (None: the name has none), where they are not (None, 1).
+# The numbers of an action's two files (a space: the name has none), where they are not " 1".
 _OTHER_NUMBERS = {
-    "S1 Sitting, S5 Directions, S5 Greeting, S5 Waiting, S6 Eating, S6 Sitting, S7 Waiting, "
-    "S7 Walking, S8 WalkTogether, S9 Discussion, S11 Discussion": (1, 2),
-    "S5 Discussion, S11 Phoning": (2, 3),
-    "S1 Eating, S1 SittingDown, S5 Photo, S6 Posing, S7 Phoning, S11 Greeting, S11 Smoking": (
-        None,
-        2,
-    ),
-    "S6 Waiting": (None, 3),
+    "12": "S1 Sitting, S5 Directions, S5 Greeting, S5 Waiting, S6 Eating, S6 Sitting, S7 Waiting, "
+    "S7 Walking, S8 WalkTogether, S9 Discussion, S11 Discussion",
+    "23": "S5 Discussion, S11 Phoning",
+    " 2": "S1 Eating, S1 SittingDown, S5 Photo, S6 Posing, S7 Phoning, S11 Greeting, S11 Smoking",
+    " 3": "S6 Waiting",
 }
 _S1_SPELLING = {"Photo": "TakingPhoto", "WalkDog": "WalkingDog"}
-
-# Frames of Human3.6M counted over its four cameras, without the corrupt sequence.
-TRAIN_FRAMES, TEST_FRAMES = 1_559_752, 543_344
-_CORRUPT_SEQUENCE_FRAMES = 1_612
-
 _MANIFEST = "made_by_make_sample.txt"
 
 
@@ -72,8 +68,7 @@ def main() -> None:
 
 def parse_arguments() -> Namespace:
     """Return the parsed flags."""
-    summary = "Write a licence-free stand-in for Human3.6M's raw files."
-    parser = console.ArgumentParser(description=summary)
+    parser = console.ArgumentParser(description=__doc__.splitlines()[0])
     add, length = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
     folder = "the files go into preprocess/ in this folder; an earlier sample is replaced"
     add("--data-dir", type=Path, default=DATA_DIR / "sample", help=folder)
@@ -84,7 +79,14 @@ def parse_arguments() -> Namespace:
     return parser.parse_args()
 
 
-# --- which files, and how long ------------------------------------------------------------------
+class Clip(NamedTuple):
+    """A sequence to be made."""
+
+    seed: int
+    subject: str
+    name: str  # of the file, without its ending
+    number: int  # among the subject's 30
+    frames: int
 
 
 def file_names(subject: str) -> list[str]:
@@ -93,9 +95,8 @@ def file_names(subject: str) -> list[str]:
     for action in ACTIONS:
         spelled = _S1_SPELLING.get(action, action) if subject == "S1" else action
         here = f"{subject} {action}"
-        others = (n for where, n in _OTHER_NUMBERS.items() if here in where.split(", "))
-        for number in next(others, (None, 1)):
-            names.append(spelled if number is None else f"{spelled} {number}")
+        others = (n for n, where in _OTHER_NUMBERS.items() if here in where.split(", "))
+        names += [f"{spelled} {number}".rstrip() for number in next(others, " 1")]
     return names
 
 
@@ -109,27 +110,21 @@ def plan_clips(subjects: Sequence[str], frames: int | None, seed: int) -> Iterat
 @cache
 def full_lengths() -> dict[tuple[str, str], int]:
     """Return {(subject, file name): frames}: plausible lengths that add up as in Human3.6M."""
-    lengths = {}
-    rng = np.random.default_rng(36)
-    for subjects, total in ((TRAIN_SUBJECTS, TRAIN_FRAMES), (TEST_SUBJECTS, TEST_FRAMES)):
+    random = np.random.default_rng(36)
+    lengths = {CORRUPT_SEQUENCE: 1_612}
+    for subjects, total in PUBLISHED_FRAMES.items():
         files = [(s, name) for s in subjects for name in file_names(s)]
-        counted = [file for file in files if not is_corrupt(*file)]
-        lengths |= dict.fromkeys(files, _CORRUPT_SEQUENCE_FRAMES)
-        shares = np.cumsum(rng.uniform(0.45, 1.55, len(counted)))
-        ends = np.round(shares / shares[-1] * (total // len(CAMERA_IDS))).astype(int)
-        lengths |= zip(counted, np.diff(ends, prepend=0).tolist())
+        files = [file for file in files if file != CORRUPT_SEQUENCE]
+        shares = random.dirichlet(np.full(len(files), 15))
+        lengths |= zip(files, random.multinomial(total // len(CAMERA_IDS), shares).tolist())
     return lengths
-
-
-# --- making and writing -------------------------------------------------------------------------
 
 
 def write_clips(folder: Path, clips: Sequence[Clip]) -> None:
     """Make and write all clips, one process per core."""
     # The longest clips first, so that all cores finish at about the same time.
     ordered = sorted(clips, key=lambda clip: -clip.frames)
-    leave_signals = console.leave_signals_to_parent
-    with ProcessPoolExecutor(os.cpu_count(), initializer=leave_signals) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), initializer=console.leave_signals_to_parent) as pool:
         try:
             finished = pool.map(partial(write_clip, folder), ordered)
             list(progress(finished, total=len(clips), desc="sample", unit="file"))
@@ -139,18 +134,23 @@ def write_clips(folder: Path, clips: Sequence[Clip]) -> None:
 
 
 def write_clip(folder: Path, clip: Clip) -> None:
-    """Make one sequence; write its CDF and its estimators' files.
-
-    Raises:
-        OSError: for example when the disk is full; it names the file or the folder.
-    """
-    path = folder / "cdf_files" / clip.subject / "MyPoseFeatures" / "D3_Positions"
-    try:
-        motion = make_motion(clip)
-        write_cdf(path / f"{clip.name}.cdf", 1000 * motion.joints[: clip.frames])
-        write_estimates(folder, clip, motion)
-    except OSError as error:  # a failed write does not name its file
-        raise OSError(error.errno, error.strerror, error.filename or str(folder.parent)) from error
+    """Make one sequence; write its CDF and its estimators' files."""
+    subject, cameras = SUBJECTS.index(clip.subject), load_cameras()[clip.subject]
+    # No two subjects are of the same height.
+    of_all = np.random.default_rng(clip.seed)
+    people = make_bodies(of_all, of_all.permutation(np.linspace(1.60, 1.86, len(SUBJECTS))))
+    random = np.random.default_rng([clip.seed, subject, clip.number])
+    # The first camera's videos are a frame longer than the motion capture.
+    frames = clip.frames + 1
+    joints = perform(random, action_class(clip.name), people[subject], frames, cameras)
+    found = look(random, joints, cameras)
+    cdf = folder / "cdf_files" / clip.subject / "MyPoseFeatures/D3_Positions" / f"{clip.name}.cdf"
+    write_cdf(cdf, 1000 * joints[: clip.frames, :NUM_JOINTS_32])
+    for estimator, arrays in found.items():
+        path = folder / f"h36m_{estimator}" / clip.subject
+        path.mkdir(parents=True, exist_ok=True)
+        for camera, array in zip(CAMERA_IDS, arrays):
+            np.save(path / f"{clip.name}_{camera}_pose_sequence.npy", array, allow_pickle=True)
 
 
 def write_cdf(path: Path, positions_mm: np.ndarray) -> None:
@@ -160,20 +160,13 @@ def write_cdf(path: Path, positions_mm: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pose = positions_mm.astype(np.float32).reshape(1, -1, 96)
     description = {"Variable": "Pose", "Data_Type": CDF.CDF_FLOAT, "Num_Elements": 1}
-    description |= {"Rec_Vary": True, "Dim_Sizes": list(pose.shape[1:]), "Compress": 6}
-    with CDF(path) as file:
+    description |= {"Rec_Vary": True, "Dim_Sizes": list(pose.shape[1:]), "Compress": 0}
+    with CDF(path) as file:  # not compressed: gzip would write the time
         file.write_var(description, var_data=pose)
 
 
-# --- never overwriting anybody's own files ------------------------------------------------------
-
-
 def check_replaceable(preprocess: Path, folders: Sequence[str]) -> None:
-    """Refuse to replace folders that hold anything but an earlier sample.
-
-    Raises:
-        InputError: naming the folder.
-    """
+    """Refuse to replace folders that hold anything but an earlier sample."""
     for folder in (preprocess / name for name in folders):
         manifest = folder / _MANIFEST
         made = manifest.read_text().splitlines() if manifest.is_file() else []
@@ -200,4 +193,4 @@ def install(temporary: Path, preprocess: Path, folders: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run_script(main)

@@ -1,9 +1,10 @@
 """Several estimators' data_2d_h36m_<detector>.npz to one, data_2d_h36m_merge_<strategy>.npz.
 
 manual takes some joints of one estimator from others; average is the plain mean of several;
-weighted_average weights each joint of each frame by the estimators' confidences. Two strategies
-learn from gt on the training subjects: best_joint takes each joint from the estimator that is best
-for it; fitted is the best linear unbiased mixture, smoothed over time (common/fusion.py).
+weighted_average weights each joint of each frame by the confidences in the _w_conf files. Two
+strategies learn from gt on the training subjects: best_joint takes each joint from the estimator
+that is best for it; fitted is the best linear unbiased mixture, smoothed over time
+(common/fusion/mixtures.py), and takes confidences where there are any.
 """
 
 import argparse
@@ -15,36 +16,27 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.confidences import (
-    LARGEST_PROBABILITY,
-    WITH_CONFIDENCE,
-    check_channel,
-    largest_confidence,
-)
-from common.console import DATA_DIR, ArgumentParser, InputError, run, split_names, warn
-from common.files import check_distinct
-from common.fusion import cut_to_shortest, replace_joints, weighted_mean, weights_from_logits
-from common.fusion_fit import read_mixture, write_mixture
-from common.h36m_cameras import CAMERA_IDS
-from common.h36m_dataset import each_sequence, keypoints_path
-from common.npz_io import Positions2d, npz_path, read_positions_2d, write_positions_2d
+from common.camera import CAMERA_IDS
+from common.files import confidences, console
+from common.files.console import DATA_DIR, InputError, progress, split_names
+from common.files.npz import Positions2d, npz_path, read_positions_2d, write_positions_2d
+from common.files.output import check_distinct
+from common.files.tables import format_table
+from common.fusion.errors_2d import View, estimates_path, list_estimators, list_views, view_arrays
+from common.fusion.fitting import fit_mixture, read_mixture, write_mixture
+from common.fusion.mixtures import FittedMixture, cut_to_shortest, mix_fitted, weighted_mean
+from common.h36m_dataset import TRAIN_SUBJECTS, keypoints_path
 from common.skeleton import JOINT_NAMES
-from data.learned_mixtures import (
-    apply_mixture,
-    arrange,
-    choose_joints,
-    choose_learned,
-    confident_paths,
-    each_view,
-    fit,
-    training_views,
-)
 
-MANUAL_DETECTORS = "vitpose"
-MANUAL_REPLACE = ("2,8,10,14=pct",)
-AVERAGED_DETECTORS = "pct,moganet,vitpose"
-LOGITS_DETECTORS = "pct"
+DETECTORS = {
+    "manual": "vitpose",
+    "average": "pct,moganet,vitpose",
+    "weighted_average": "pct,moganet,vitpose",
+}
 LEARNED = ("best_joint", "fitted")
+STRATEGY_OF_FLAG = {"replace": "manual", "logits": "weighted_average", "weights": "fitted"}
+MANUAL_REPLACE = "2,8,10,14=pct"
+LOGITS_DETECTOR = "pct"
 WEIGHTS = "merge_fitted.json"
 
 
@@ -53,62 +45,65 @@ def main() -> None:
     arguments = parse_arguments()
     strategy, data_dir = arguments.strategy, arguments.data_dir
     mixture = read_mixture(arguments.weights) if arguments.weights else None
-    replaced = parse_replacements(arguments.replace)
-    given = arguments.detectors
-    if strategy in LEARNED:
-        given = ",".join(choose_learned(data_dir, given, mixture))
-    detectors = choose_detectors(strategy, given, replaced)
-    weighted = strategy == "weighted_average"
-    logits = choose_logits(arguments.logits, detectors)
-    if strategy == "fitted":
-        paths = confident_paths(data_dir, detectors, mixture)
+    replaced: dict[int, str] = {}
+    if strategy == "manual":
+        replaced = parse_replacements(arguments.replace or [MANUAL_REPLACE])
+    if mixture:
+        detectors = list(mixture.estimators)
     else:
-        suffix = WITH_CONFIDENCE if weighted else ""
-        paths = {n: keypoints_path(data_dir, "h36m", n + suffix) for n in detectors}
+        detectors = choose_detectors(data_dir, strategy, arguments.detectors, replaced)
+    logits = choose_logits(arguments.logits, detectors)
+    paths = {name: input_path(data_dir, strategy, name) for name in detectors}
     learns = strategy in LEARNED and mixture is None
     truth_paths = [keypoints_path(data_dir, "h36m", "gt")] if learns else []
-    output = npz_path(data_dir, arguments.output_filename)
-    weights = [data_dir / WEIGHTS] if strategy == "fitted" and learns else []
-    check_distinct([output, *weights], [*paths.values(), *truth_paths])
-    estimators = read_estimators(paths)
-    if weighted:
-        check_confidences(estimators, logits)
-    report_cuts(estimators)
-    training = training_views(estimators, truth_paths[0]) if learns else None
+    output = npz_path(data_dir, arguments.output_filename or f"data_2d_h36m_merge_{strategy}")
+    check_distinct([output], [*paths.values(), *truth_paths])
+
+    estimators = {name: read_positions_2d(path) for name, path in paths.items()}
+    views, estimates = align(paths, estimators)
+    for i, (name, path) in enumerate(paths.items()):
+        print(f"read {path} ({sum(map(len, estimators[name].values()))} sequences)")
+        if strategy == "weighted_average" or (mixture and mixture.confident[i]):
+            confidences.check_channel(path, estimators[name])
+        if strategy == "weighted_average" and name not in logits:
+            warn_of_logits(path, name, confidences.largest_confidence(estimators[name]))
+    report_cuts(detectors, views, estimates)
+    if learns:
+        training = training_views(truth_paths[0], views, estimates)
+    if strategy == "best_joint":
+        replaced = choose_joints(detectors, training)
     if strategy == "fitted":
-        mixture = mixture or fit(estimators, training)
-        merged = apply_mixture(mixture, estimators)
+        mixture = mixture or fit(detectors, training)
+        mixed = mix_fitted(mixture, list(map(cut_to_shortest, estimates)))
     else:
-        if strategy == "best_joint":
-            replaced = choose_joints(detectors, training)
-        views = (dict(zip(estimators, arrays)) for *_, arrays in each_view(estimators))
-        merged = arrange(estimators, (mix(view, replaced, weighted, logits) for view in views))
+        by_name = (dict(zip(detectors, arrays)) for arrays in estimates)
+        mixed = (mix(view, strategy, replaced, logits) for view in by_name)
+    merged: Positions2d = {}
+    bar = progress(zip(views, mixed), total=len(views), desc="mixing", unit="view")
+    for (subject, action, _), view in bar:
+        view = np.ascontiguousarray(view, dtype=np.float32)
+        merged.setdefault(subject, {}).setdefault(action, []).append(view)
     write_positions_2d(output, merged)
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
-    for path in weights:
-        write_mixture(path, mixture)
-        print(f"wrote {path}, for --weights")
+    if strategy == "fitted" and learns:
+        write_mixture(data_dir / WEIGHTS, mixture)
+        print(f"wrote {data_dir / WEIGHTS}, for --weights")
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = console.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    strategies = ("manual", "average", "weighted_average", *LEARNED)
-    text = "manual takes joints of one estimator from others, average is the plain mean, "
-    text += "weighted_average weights by confidence and reads the files that end in _w_conf; "
-    text += "best_joint and fitted learn from gt on the training subjects, and fitted reads "
-    text += "_w_conf files where there are any"
-    add("--strategy", required=True, choices=strategies, help=text)
-    text = "the estimators; for manual, whose joints are replaced (default: "
-    text += f"{MANUAL_DETECTORS} for manual, all that there are for {' and '.join(LEARNED)}, "
-    text += f"else {AVERAGED_DETECTORS})"
+    add("--strategy", required=True, choices=(*DETECTORS, *LEARNED), help="how to mix, see above")
+    text = "the estimators; for manual, whose joints are replaced (default: all that there are "
+    text += f"for {' and '.join(LEARNED)}; {DETECTORS['manual']} for manual, else "
+    text += f"{DETECTORS['average']})"
     add("--detectors", metavar="A,B,…", help=text)
     text = "manual alone: joints, by number or name, and the estimator to take them from "
-    text += f"(default: {' '.join(MANUAL_REPLACE)})"
+    text += f"(default: {MANUAL_REPLACE})"
     add("--replace", nargs="+", metavar="JOINTS=NAME", help=text)
     text = "weighted_average alone: estimators whose confidences are logits, which are divided "
-    text += f"by their maximum over the sequence (default: {LOGITS_DETECTORS})"
+    text += f"by their maximum over the sequence (default: {LOGITS_DETECTOR})"
     add("--logits", metavar="A,B,…", help=text)
     text = f"fitted alone: apply an earlier fit, {WEIGHTS}, instead of learning from gt"
     add("--weights", type=Path, metavar="FILE", help=text)
@@ -117,171 +112,187 @@ def parse_arguments() -> argparse.Namespace:
     text += "(default: data_2d_h36m_merge_<strategy>.npz)"
     add("--output-filename", metavar="FILE", help=text)
     arguments = parser.parse_args()
-    strategy = arguments.strategy
-    if strategy == "manual":
-        arguments.replace = arguments.replace or MANUAL_REPLACE
-    elif arguments.replace:
-        parser.error(f"--replace goes with --strategy manual, not with {strategy}")
-    if arguments.logits is not None and strategy != "weighted_average":
-        parser.error(f"--logits goes with weighted_average, not with {strategy}")
-    if arguments.weights and strategy != "fitted":
-        parser.error(f"--weights goes with --strategy fitted, not with {strategy}")
-    if arguments.output_filename is None:
-        arguments.output_filename = f"data_2d_h36m_merge_{strategy}.npz"
+    for flag, strategy in STRATEGY_OF_FLAG.items():
+        if getattr(arguments, flag) is not None and arguments.strategy != strategy:
+            parser.error(f"--{flag} goes with --strategy {strategy}, not {arguments.strategy}")
+    if arguments.weights and arguments.detectors is not None:
+        parser.error("--detectors does not go with --weights, which names its estimators")
     return arguments
 
 
-def parse_replacements(replacements: Sequence[str] | None) -> dict[int, str]:
-    """Turn ["2,8=pct", "Head=moganet"] into {joint: estimator}.
-
-    Raises:
-        InputError: if one is not of this form, or a joint is unknown or taken twice.
-    """
+def parse_replacements(replacements: Sequence[str]) -> dict[int, str]:
+    """Turn ["2,8=pct", "Head=moganet"] into {joint: estimator}."""
+    joints = {name: j for j, name in enumerate(JOINT_NAMES)}
+    joints |= {str(j): j for j in joints.values()}
     replaced: dict[int, str] = {}
-    for text in replacements or ():
-        joints, _, name = text.partition("=")
-        if not name:
+    for text in replacements:
+        given, _, estimator = text.partition("=")
+        if not estimator:
             raise InputError(f"--replace {text}: expected joints=estimator, such as 2,8,10,14=pct")
-        for joint in joints.split(","):
-            index = joint_index(joint)
-            if index in replaced:
+        for joint in given.split(","):
+            if joint not in joints:
+                raise InputError(
+                    f"--replace: no joint '{joint}'; they are 0 to {len(JOINT_NAMES) - 1}, or "
+                    f"{', '.join(JOINT_NAMES)}"
+                )
+            if joints[joint] in replaced:
                 raise InputError(f"--replace {text}: joint {joint} is taken twice")
-            replaced[index] = name
+            replaced[joints[joint]] = estimator
     return replaced
 
 
-def joint_index(joint: str) -> int:
-    """Return the index of a joint that is given by number or by name.
-
-    Raises:
-        InputError: if there is no such joint.
-    """
-    for index, name in enumerate(JOINT_NAMES):
-        if joint in (str(index), name):
-            return index
-    raise InputError(
-        f"--replace: no joint '{joint}'; they are 0 to {len(JOINT_NAMES) - 1}, or "
-        f"{', '.join(JOINT_NAMES)}"
-    )
-
-
-def choose_detectors(strategy: str, given: str | None, replaced: dict[int, str]) -> list[str]:
-    """Return the estimators to read; for manual, the one whose joints are replaced comes first.
-
-    Raises:
-        InputError: if one is named twice, has no part in the mixture, or there is but one.
-    """
-    default = MANUAL_DETECTORS if strategy == "manual" else AVERAGED_DETECTORS
-    detectors = split_names(default if given is None else given)
-    if len(set(detectors)) < len(detectors):
-        raise InputError(f"--detectors {given}: an estimator is named twice")
+def choose_detectors(
+    data_dir: Path, strategy: str, given: str | None, replaced: dict[int, str]
+) -> list[str]:
+    """Return the estimators to read; for manual, the one whose joints are replaced comes first."""
+    if given is None and strategy in LEARNED:
+        detectors = [n for n in list_estimators(data_dir) if not n.startswith("merge_")]
+    else:
+        detectors = split_names(DETECTORS[strategy] if given is None else given)
     if strategy == "manual":
         unused = sorted(set(detectors[1:]) - set(replaced.values()))
         if unused:
-            joints_of = ", ".join(unused)
-            raise InputError(f"--detectors {given}: --replace takes no joint of {joints_of}")
-        detectors = list(dict.fromkeys(detectors[:1] + list(replaced.values())))
+            raise InputError(
+                f"--detectors {given}: --replace takes no joint of {', '.join(unused)}"
+            )
+        detectors = detectors[:1] + list(replaced.values())
+    detectors = list(dict.fromkeys(detectors))
     if len(detectors) < 2:
-        named = ",".join(detectors)
-        raise InputError(f"--detectors {named}: a mixture needs two estimators or more")
+        raise InputError(
+            f"estimators: {', '.join(detectors) or 'none'}, but a mixture needs two or more; name "
+            "them with --detectors, or prepare their files with prepare_2d_estimation.py"
+        )
     return detectors
 
 
 def choose_logits(given: str | None, detectors: list[str]) -> list[str]:
-    """Return the estimators whose confidences are logits.
-
-    Raises:
-        InputError: if one that is given is not among the estimators.
-    """
-    logits = split_names(LOGITS_DETECTORS if given is None else given)
-    unknown = [name for name in logits if name not in detectors]
-    if given is not None and unknown:
-        there, others = ", ".join(detectors), ", ".join(unknown)
-        raise InputError(f"--logits {given}: {others} is not among {there}")
+    """Return the estimators whose confidences are logits."""
+    if given is None:
+        return [LOGITS_DETECTOR]
+    logits = split_names(given)
+    unknown = ", ".join(name for name in logits if name not in detectors)
+    if unknown:
+        raise InputError(f"--logits {given}: {unknown} is not among {', '.join(detectors)}")
     return logits
 
 
-def read_estimators(paths: dict[str, Path]) -> dict[str, Positions2d]:
-    """Read {estimator: positions}, all of the same subjects and actions, from {estimator: file}.
-
-    Raises:
-        InputError: if a file is missing or bad, or subjects or actions differ.
-    """
-    estimators = {name: read_positions_2d(path) for name, path in paths.items()}
-    sequences = {
-        name: {f"{subject} {action}" for subject, action, _ in each_sequence(positions)}
-        for name, positions in estimators.items()
-    }
-    everything = set().union(*sequences.values())
-    problems = [
-        f"{paths[name]} lacks {', '.join(sorted(everything - found))}"
-        for name, found in sequences.items()
-        if found != everything
-    ]
-    if problems:
-        raise InputError(f"{'; '.join(problems)}. Files of one mixture hold the same sequences")
-    for name, path in paths.items():
-        print(f"read {path} ({len(sequences[name])} sequences)")
-    return estimators
+def input_path(data_dir: Path, strategy: str, name: str) -> Path:
+    """Return an estimator's file, with confidences where the strategy takes them."""
+    if strategy == "fitted":
+        return estimates_path(data_dir, name)
+    suffix = confidences.WITH_CONFIDENCE if strategy == "weighted_average" else ""
+    return keypoints_path(data_dir, "h36m", name + suffix)
 
 
-def check_confidences(estimators: dict[str, Positions2d], logits: list[str]) -> None:
-    """Warn of confidences that look like logits and are not declared to be.
-
-    Raises:
-        InputError: if an estimator has no confidences.
-    """
-    for name, positions in estimators.items():
-        check_channel(Path(f"data_2d_h36m_{name}_w_conf.npz"), positions)
-        largest = largest_confidence(positions)
-        if name not in logits and largest > LARGEST_PROBABILITY:
-            warn(
-                f"data_2d_h36m_{name}_w_conf.npz: confidences reach {largest:.3g}; if they are "
-                f"logits, add {name} to --logits"
-            )
+def align(
+    paths: dict[str, Path], estimators: dict[str, Positions2d]
+) -> tuple[list[View], list[Sequence[np.ndarray]]]:
+    """Return the views, and for each the estimators' arrays (frames, 17, 2 or 3), uncut."""
+    files = list(zip(paths.values(), estimators.values()))
+    views = list(dict.fromkeys(view for file in files for view in list_views(*file, file[1])))
+    return views, list(zip(*(view_arrays(*file, views) for file in files)))
 
 
-def report_cuts(estimators: dict[str, Positions2d]) -> None:
+def warn_of_logits(path: Path, name: str, largest: float) -> None:
+    """Warn if the largest confidence looks like a logit that is not declared to be one."""
+    if largest > confidences.LARGEST_PROBABILITY:
+        advice = f"if they are logits, add {name} to --logits"
+        console.warn(f"{path}: confidences reach {largest:.3g}; {advice}")
+
+
+def report_cuts(
+    detectors: list[str], views: list[View], estimates: list[Sequence[np.ndarray]]
+) -> None:
     """Say how many views have estimates of unequal length, and which differ the most."""
-    cuts = []
-    for subject, action, camera, arrays in each_view(estimators):
-        lengths = list(map(len, arrays))
-        where = f"{subject} {action}, camera {CAMERA_IDS[camera]}"
-        cuts.append((max(lengths) - min(lengths), where, lengths))
-    surplus, where, lengths = max(cuts, key=lambda cut: cut[0])
-    if surplus:
-        frames = ", ".join(f"{name} {length}" for name, length in zip(estimators, lengths))
+    lengths = np.array([list(map(len, arrays)) for arrays in estimates])
+    surplus = np.ptp(lengths, axis=1)
+    if surplus.any():
+        most = surplus.argmax()
+        subject, action, camera = views[most]
+        frames = ", ".join(map("{} {}".format, detectors, lengths[most]))
         print(
-            f"cut to the shortest: {sum(cut[0] > 0 for cut in cuts)} of {len(cuts)} views, by up "
-            f"to {surplus} frames ({where}: {frames})"
+            f"cut to the shortest: {np.count_nonzero(surplus)} of {len(views)} views, by up to "
+            f"{surplus[most]} frames ({subject} {action}, camera {CAMERA_IDS[camera]}: {frames})"
         )
 
 
 def mix(
-    estimates: dict[str, np.ndarray], replaced: dict[int, str], weighted: bool, logits: list[str]
+    estimates: dict[str, np.ndarray], strategy: str, replaced: dict[int, str], logits: list[str]
 ) -> np.ndarray:
     """Mix the estimates of one view, {estimator: (frames, 17, 2 or 3)}, pixels, then confidence.
 
-    Joints of the first are `replaced`, {joint: the estimator to take it from}. Without these, the
-    mean is taken, which may be weighted by the confidences; those of some may be logits.
-
-    Returns:
-        (frames, 17, 2), float32, pixels, as long as the shortest.
+    Used are, for weighted_average, the names of those whose confidences are `logits`; for manual
+    and best_joint, {joint: the estimator from which it is taken}, the others being the first's.
+    Returns (frames, 17, 2), pixels, as long as the shortest.
     """
-    keypoints = cut_to_shortest([estimate[..., :2] for estimate in estimates.values()])
-    if replaced:
-        of = dict(zip(estimates, keypoints))
-        mixture = replace_joints(keypoints[0], {j: of[name] for j, name in replaced.items()})
-    elif weighted:
-        weights = [
-            weights_from_logits(e[..., 2]) if name in logits else np.maximum(e[..., 2], 0)
-            for name, e in estimates.items()
+    keypoints = cut_to_shortest([array[..., :2] for array in estimates.values()])
+    if strategy == "average":
+        return np.mean(keypoints, axis=0, dtype=np.float64)
+    if strategy == "weighted_average":
+        weights = [  # scaled by the whole view's maximum, then cut
+            confidences.scale_logits(a[..., 2]) if name in logits else np.maximum(a[..., 2], 0)
+            for name, a in estimates.items()
         ]
-        mixture = weighted_mean(keypoints, cut_to_shortest(weights))
-    else:
-        mixture = np.mean(keypoints, axis=0, dtype=np.float64)
-    return np.ascontiguousarray(mixture, dtype=np.float32)
+        return weighted_mean(keypoints, cut_to_shortest(weights))
+    by_name = dict(zip(estimates, keypoints))
+    mixture = keypoints[0].copy()
+    for joint, name in replaced.items():
+        mixture[:, joint] = by_name[name][:, joint]
+    return mixture
+
+
+# The strategies that learn ----------------------------------------------------------------------
+
+# For each view the estimators' arrays (frames, 17, 2 or 3), the truth (frames, 17, 2), in pixels,
+# and the subject.
+Training = tuple[list[Sequence[np.ndarray]], list[np.ndarray], list[str]]
+
+
+def training_views(
+    truth_path: Path, views: list[View], estimates: list[Sequence[np.ndarray]]
+) -> Training:
+    """Return what there is to learn from: the training subjects' views, cut to the shortest."""
+    chosen = [i for i, view in enumerate(views) if view.subject in TRAIN_SUBJECTS]
+    if not chosen:
+        raise InputError(
+            f"{truth_path.parent}: the estimators' files hold none of {', '.join(TRAIN_SUBJECTS)}, "
+            "from whom the mixture is learned; prepare these, or give fitted an earlier fit by "
+            "--weights"
+        )
+    truths = view_arrays(truth_path, read_positions_2d(truth_path), [views[i] for i in chosen])
+    cut = [cut_to_shortest([t[..., :2], *estimates[i]]) for i, t in zip(chosen, truths)]
+    return [a[1:] for a in cut], [a[0] for a in cut], [views[i].subject for i in chosen]
+
+
+def choose_joints(detectors: list[str], training: Training) -> dict[int, str]:
+    """Return {joint: the estimator with the lowest mean error}, and print the choice."""
+    views, truths, _ = training
+    errors, truth = [], np.concatenate(truths)
+    for arrays in zip(*views):
+        x, y = np.moveaxis(np.concatenate(arrays)[..., :2] - truth, -1, 0)
+        errors.append(np.hypot(x, y).mean(axis=0, dtype=np.float64))
+    best = np.argmin(errors, axis=0)  # (17,)
+    rows = [["mean error in training, px", *detectors]]
+    for joint, chosen, of_joint in zip(JOINT_NAMES, best, zip(*errors)):
+        stars = ["*" if e == chosen else " " for e in range(len(detectors))]
+        rows.append([joint, *map("{:.2f}{}".format, of_joint, stars)])
+    print(format_table(rows, label_width=28, column_width=12))
+    for e, name in enumerate(detectors):
+        joints = ",".join(map(str, np.flatnonzero(best == e)))
+        print(f"{name}: {'joints ' + joints if joints else 'no joint'}")
+    return {j: detectors[e] for j, e in enumerate(best)}
+
+
+def fit(detectors: list[str], training: Training) -> FittedMixture:
+    """Fit a mixture to the training subjects, and say to what."""
+    mixture = fit_mixture(detectors, *training)
+    _, truths, subjects = training
+    models = {True: "variance by confidence", False: "constant variance"}
+    told = (f"{name} ({models[known]})" for name, known in zip(detectors, mixture.confident))
+    people, frames = ", ".join(dict.fromkeys(subjects)), sum(map(len, truths))
+    print(f"fitted to {people}, {frames:,} frames: {', '.join(told)}")
+    return mixture
 
 
 if __name__ == "__main__":
-    run(main)
+    console.run_script(main)

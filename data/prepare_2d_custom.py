@@ -9,23 +9,20 @@ import argparse
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import console
-from common.console import DATA_DIR, InputError, warn
-from common.files import check_distinct
-from common.layouts import COCO_PARENTS, LAYOUTS, coco_keypoints, to_h36m
-from common.npz_io import FPS_RANGE, write_custom_2d
-from common.skeleton import COCO_NAMES, JOINT_NAMES, PARENTS
-from common.video import count_frames, probe_video
-from data.custom.formats import read_people
-from data.custom.people import People
-from data.custom.plausibility import contradictions
-from data.custom.tracks import Piece, Track, follow, pieces_of
+from common.files import console
+from common.files.console import DATA_DIR, InputError, warn
+from common.files.npz import FPS_RANGE, write_custom_2d
+from common.files.output import check_distinct
+from common.files.video import count_frames, probe_video
+from common.footage.layouts import KEYPOINT_NAMES, LAYOUTS, POINT_PARENTS, to_h36m
+from common.footage.people import People, read_people
+from common.footage.plausibility import contradictions
+from common.footage.tracks import Piece, Track, follow, interpolate_gaps
 
 # Coordinates up to this are shares of the picture, as MediaPipe's, and no pixels.
 MAX_SHARE = 2.0
@@ -34,52 +31,40 @@ TOLERATED_FRAMES = 2
 MAX_OUTSIDE = 0.5
 
 
-class Recording(NamedTuple):
-    """What the video is; `frames` is None where it is not known."""
-
-    width: int
-    height: int
-    fps: float
-    frames: int | None
-
-
 def main() -> None:
     """Read, follow people, fill gaps, convert, write."""
     arguments = parse_arguments()
     suffix = "_w_conf" if arguments.keep_conf else ""
     output = arguments.data_dir / f"data_2d_custom_{arguments.name}{suffix}.npz"
-    check_distinct([output], [arguments.input, *([arguments.video] if arguments.video else [])])
+    check_distinct([output], filter(None, [arguments.input, arguments.video]))
     people = read_people(arguments.input, arguments.layout, arguments.first_frame)
     print(
-        f"{arguments.input}: {people.source}, layout {people.layout}, "
+        f"{arguments.input}: {people.source}, "
         f"{len(people.frames):,} detections in {people.num_frames:,} frames"
     )
-    recording = settle_recording(arguments, people.size)
-    people = in_pixels(people, recording, arguments.input)
-    check_against(recording, people, arguments.input)
+    size, fps = settle_recording(arguments, people.size)
+    people = in_pixels(people, size, arguments.input)
+    if arguments.video:
+        check_length(people.num_frames, arguments.video, arguments.input)
     if arguments.keep_conf and people.keypoints.shape[-1] == 2:
         raise InputError(f"{arguments.input}: holds no confidences; run without --keep-conf")
     tracks, twice = follow(people)
     if twice:
         warn(f"{arguments.input}: {twice} people are twice in a frame; took the higher score")
+    max_gap = float("inf") if arguments.fill_gaps else arguments.max_gap
     positions, metadata = {}, {}
     chosen = choose(tracks, arguments.person, arguments.min_frames)
     for track in chosen:
-        pieces = cut_and_fill(track, people.layout, arguments.max_gap, arguments.fill_gaps)
-        for index, piece in enumerate(pieces):
-            parts = [arguments.name]
-            parts += [f"person{track.person}"] if len(chosen) > 1 else []
-            parts += [f"part{index + 1}"] if len(pieces) > 1 else []
-            name = "_".join(parts)
-            joints = to_h36m(piece.keypoints, "h36m" if people.layout == "h36m" else "coco")
-            joints = joints if arguments.keep_conf else joints[..., :2]
+        pieces = interpolate_gaps(track, POINT_PARENTS[people.layout], max_gap)
+        for number, piece in enumerate(pieces, start=1):
+            name = arguments.name
+            name += f"_person{track.person}" if len(chosen) > 1 else ""
+            name += f"_part{number}" if len(pieces) > 1 else ""
+            joints = to_h36m(piece.keypoints, people.layout)[..., : 3 if arguments.keep_conf else 2]
             positions[name] = {"custom": [np.ascontiguousarray(joints, dtype=np.float32)]}
-            video = {"w": recording.width, "h": recording.height, "fps": recording.fps}
-            part = {"person": track.person, "first_frame": piece.first_frame}
-            metadata[name] = video | part
+            metadata[name] = {"w": size[0], "h": size[1], "fps": fps}
+            metadata[name] |= {"person": track.person, "first_frame": piece.first_frame}
             report(name, piece, people.layout)
-            for what in contradictions(piece.keypoints, people.layout):
-                warn(f"{name}: {what}")
     write_custom_2d(output, positions, metadata)
     print(f"wrote {output} ({len(positions)} sequence{'s' * (len(positions) > 1)})")
 
@@ -89,11 +74,14 @@ def parse_arguments() -> argparse.Namespace:
     parser = console.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--input", type=Path, required=True, metavar="FILE", help="the keypoints; or a folder")
-    add("--name", type=output_name, required=True, help="the output is data_2d_custom_NAME.npz")
+    is_name = re.compile(r"[\w.-]+").fullmatch
+    what = "of letters, digits, '_', '-' and '.'"
+    name = console.Check(str, lambda text: bool(is_name(text)), what)
+    add("--name", type=name, required=True, help="the output is data_2d_custom_NAME.npz")
     add("--video", type=Path, metavar="FILE", help="tells the picture's size and the frame rate")
     add("--size", type=picture_size, metavar="WxH", help="without --video: the picture's size")
     low, high = FPS_RANGE
-    rate = console.Kind(float, lambda x: low <= x <= high, f"a frame rate from {low} to {high}")
+    rate = console.Check(float, lambda x: low <= x <= high, f"a frame rate from {low} to {high}")
     fps = "without --video: frames a second; with it: instead of the video's own rate"
     add("--fps", type=rate, help=fps)
     add("--layout", choices=LAYOUTS, help="what the keypoints are (default: by their number)")
@@ -112,17 +100,10 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def output_name(text: str) -> str:
-    """Return a name that can be a part of a file's and stand in `--keypoints`."""
-    if not re.fullmatch(r"[\w.-]+", text):
-        raise argparse.ArgumentTypeError(f"'{text}': use letters, digits, '_', '-' and '.'")
-    return text
-
-
 def picture_size(text: str) -> tuple[int, int]:
     """Read "1920x1080"."""
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.lower())
-    if not match or "0" in (match[1], match[2]):
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.lower())
+    if not match:
         raise argparse.ArgumentTypeError(
             f"'{text}': give WIDTHxHEIGHT in pixels, such as 1920x1080"
         )
@@ -131,14 +112,11 @@ def picture_size(text: str) -> tuple[int, int]:
 
 def settle_recording(
     arguments: argparse.Namespace, size_in_file: tuple[int, int] | None
-) -> Recording:
-    """Return size and frame rate from the video, the flags, or the keypoints' own file.
-
-    Raises:
-        InputError: if they are not known, or contradict each other.
-    """
-    size, video_fps = probe_video(arguments.video) if arguments.video else (None, None)
-    sizes = {arguments.video: size, "--size": arguments.size, arguments.input: size_in_file}
+) -> tuple[tuple[int, int], float]:
+    """Return size and frame rate from the video, the flags, or the keypoints' own file."""
+    video = arguments.video
+    size, video_fps = probe_video(video) if video else (None, None)
+    sizes = {video: size, "--size": arguments.size, arguments.input: size_in_file}
     sizes = {source: size for source, size in sizes.items() if size}
     if not sizes:
         raise InputError("the picture's size is not known; give --video, or --size and --fps")
@@ -148,97 +126,74 @@ def settle_recording(
     fps = arguments.fps or video_fps
     if fps is None:
         raise InputError("the frame rate is not known; give --video, or --fps")
-    frames = count_frames(arguments.video) if arguments.video else None
-    return Recording(*next(iter(sizes.values())), fps, frames)
+    return next(iter(sizes.values())), fps
 
 
-def in_pixels(people: People, recording: Recording, path: Path) -> People:
-    """Turn shares of the picture into pixels; leave pixels as they are."""
-    if np.nanmax(np.abs(people.keypoints[..., :2])) > MAX_SHARE:
-        return people
-    print(f"{path}: coordinates are shares of the picture, {recording.width}x{recording.height}")
-    size = np.array([recording.width, recording.height])
-    keypoints = people.keypoints.copy()
-    keypoints[..., :2] *= size
-    return people._replace(keypoints=keypoints, boxes=people.boxes * np.tile(size, 2))
-
-
-def check_against(recording: Recording, people: People, path: Path) -> None:
-    """Compare the keypoints with the video.
-
-    Raises:
-        InputError: if most keypoints lie outside of the picture, or there are more frames than
-            the video has.
-    """
-    points = people.keypoints[..., :2]
-    points = points[np.isfinite(points[..., 0])]
-    size = np.array([recording.width, recording.height])
-    outside = float((np.abs(points - size / 2) > 0.55 * size).any(axis=-1).mean())
-    told = f"{outside:.0%} of the keypoints lie outside of the {size[0]}x{size[1]} picture"
+def in_pixels(people: People, size: tuple[int, int], path: Path) -> People:
+    """Turn shares of the picture into pixels; refuse keypoints outside of the picture."""
+    keypoints, boxes = people.keypoints.copy(), people.boxes
+    if np.nanmax(np.abs(keypoints[..., :2])) <= MAX_SHARE:
+        print(f"{path}: coordinates are shares of the picture, {size[0]}x{size[1]}")
+        keypoints[..., :2] *= size
+        boxes = boxes * np.tile(size, 2)
+    points = keypoints[np.isfinite(keypoints[..., 0])][:, :2]
+    half = np.divide(size, 2)
+    outside = float((np.abs(points - half) > 1.1 * half).any(axis=-1).mean())
+    told = f"{path}: {outside:.0%} of the keypoints lie outside of the {size[0]}x{size[1]} picture"
     if outside > MAX_OUTSIDE:
-        raise InputError(f"{path}: {told}; give the size of the video that they were found in")
+        raise InputError(f"{told}; give the size of the video that they were found in")
     if outside > 0.05:
-        warn(f"{path}: {told}")
-    if recording.frames is None:
-        return
-    surplus = people.num_frames - recording.frames
-    if surplus > TOLERATED_FRAMES:
+        warn(told)
+    return people._replace(keypoints=keypoints, boxes=boxes)
+
+
+def check_length(num_frames: int, video: Path, path: Path) -> None:
+    """Refuse more frames of keypoints than the video has, and warn of fewer."""
+    in_video = count_frames(video)
+    if num_frames > in_video + TOLERATED_FRAMES:
         raise InputError(
-            f"{path}: {people.num_frames} frames of keypoints, but the video has "
-            f"{recording.frames}; give the video that they were found in, or --first-frame"
+            f"{path}: {num_frames} frames of keypoints, but the video has {in_video}; "
+            "give the video that they were found in, or --first-frame"
         )
-    if surplus < -TOLERATED_FRAMES:
-        warn(f"{path}: the keypoints end {-surplus} frames before the video does")
+    if num_frames < in_video - TOLERATED_FRAMES:
+        warn(f"{path}: the keypoints end {in_video - num_frames} frames before the video does")
 
 
 def choose(tracks: list[Track], persons: str | None, min_frames: int) -> list[Track]:
-    """Return the people that are wanted, and print who there is.
-
-    Raises:
-        InputError: if one is wanted who is not there.
-    """
-    kept = [t for t in tracks if len(t.frames) >= min_frames] or tracks[:1]
+    """Return the people that are wanted, and print who there is."""
+    there = {str(track.person): track for track in tracks}
+    kept = {person: track for person, track in there.items() if len(track.frames) >= min_frames}
+    kept = kept or {str(tracks[0].person): tracks[0]}
     if persons is not None:
-        there = {str(track.person): track for track in tracks}
-        wanted = list(dict.fromkeys(console.split_names(persons)))
-        missing = [person for person in wanted if person not in there]
-        if missing or not wanted:
+        wanted = console.split_names(persons)
+        if not wanted or not set(wanted) <= set(there):
             listed = ", ".join(list(there)[:20])
             raise InputError(f"--person {persons}: no such person; there are {listed}")
-        kept = [there[person] for person in wanted]
-    left_out = [track for track in tracks if all(track is not other for other in kept)]
+        kept = {person: there[person] for person in wanted}
     print(f"{len(tracks)} {'person' if len(tracks) == 1 else 'people'}, the main one first:")
-    for track in kept:
-        frames = track.frames
-        print(f"  person {track.person}: {len(frames)} of the frames {frames[0]} to {frames[-1]}")
+    for track in kept.values():
+        first, last = track.frames[[0, -1]]
+        print(f"  person {track.person}: {len(track.frames)} of the frames {first} to {last}")
+    left_out = [len(track.frames) for person, track in there.items() if person not in kept]
     if left_out:
-        longest = max(len(track.frames) for track in left_out)
-        print(f"  left out: {len(left_out)}, who are found in {longest} frames at most")
-    return kept
-
-
-def cut_and_fill(track: Track, layout: str, max_gap: int, fill_all: bool) -> list[Piece]:
-    """Return a person's pieces, of COCO's keypoints or, if they are these, Human3.6M's joints."""
-    if layout == "h36m":
-        return pieces_of(track, PARENTS, max_gap, fill_all)
-    track = track._replace(keypoints=coco_keypoints(track.keypoints, layout))
-    return pieces_of(track, COCO_PARENTS, max_gap, fill_all)
+        print(f"  left out: {len(left_out)}, who are found in {max(left_out)} frames at most")
+    return list(kept.values())
 
 
 def report(name: str, piece: Piece, layout: str) -> None:
-    """Print what a sequence is and what was filled in it; warn of points that were never found."""
-    frames = len(piece.keypoints)
-    told = f"{name}: frames {piece.first_frame} to {piece.first_frame + frames - 1}"
+    """Print what a sequence is and what was filled in it; warn of what is doubtful in it."""
+    told = f"{name}: frames {piece.first_frame} to {piece.first_frame + len(piece.keypoints) - 1}"
     if piece.filled_frames:
         told += f", filled {piece.filled_frames} of them, longest gap {piece.longest_gap}"
     if piece.filled_points:
         told += f", and {piece.filled_points:,} points in the others"
     print(told)
     if piece.never_found:
-        names = JOINT_NAMES if layout == "h36m" else COCO_NAMES
-        listed = ", ".join(names[point] for point in piece.never_found)
+        listed = ", ".join(KEYPOINT_NAMES[layout][point] for point in piece.never_found)
         warn(f"{name}: never found: {listed}; the 3D of what hangs on them means nothing")
+    for what in contradictions(piece.keypoints, layout):
+        warn(f"{name}: {what}")
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run_script(main)

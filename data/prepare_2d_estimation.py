@@ -1,7 +1,7 @@
 """A 2D estimator's raw output to data_2d_h36m_<detector>.npz.
 
 Any estimator's: its files are recognised by their content. One person a frame is kept, frames
-without a detection are filled, and COCO's keypoints become Human3.6M's joints.
+without a detection are filled, and the keypoints become Human3.6M's joints.
 """
 
 import argparse
@@ -9,7 +9,6 @@ import os
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +17,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import console
-from common.console import DATA_DIR, InputError, progress, warn
-from common.detections import FilledSequence, fill_gaps, read_detections
-from common.files import find_folder
-from common.h36m_cameras import CAMERA_IDS
+from common.camera import CAMERA_IDS
+from common.files import console
+from common.files.console import DATA_DIR, InputError, progress, warn
+from common.files.npz import Positions2d, read_positions_3d, write_positions_2d
+from common.files.output import find_folder
+from common.footage.layouts import LAYOUTS, to_h36m
+from common.footage.people import best_of_each_frame, read_people
+from common.footage.tracks import Piece, hold_gaps
 from common.h36m_dataset import (
     CORRUPT_SEQUENCE,
     SUBJECTS_FLAG,
@@ -32,13 +34,11 @@ from common.h36m_dataset import (
     list_raw_files,
     wrong_takes,
 )
-from common.npz_io import Positions2d, read_positions_3d, write_positions_2d
-from common.skeleton import coco_to_h36m
 
 FILE_SUFFIX = "_pose_sequence.npy"
-LAYOUTS = ("coco", "h36m")
 # More processes than these wait for the disk.
 MAX_PROCESSES = 8
+Lengths = dict[str, dict[str, int]]  # {subject: {action: frames}}
 
 
 class RawFile(NamedTuple):
@@ -57,14 +57,18 @@ def main() -> None:
     lengths_3d = read_lengths_3d(path_3d)
     folder = find_detections(arguments.detections_dir, arguments.data_dir, arguments.detector)
     listed = list_raw_files(folder, arguments.subjects, partial(list_subject, folder, lengths_3d))
-    files = [file for subject_files in listed.values() for file in subject_files]
+    files = [file for of_subject in listed.values() for file in of_subject]
     print(f"reading {len(files)} files of {folder}")
     sequences = convert(files, arguments.layout, arguments.keep_conf)
     check_lengths(files, sequences, lengths_3d, path_3d)
     report_gaps(files, sequences, arguments.max_gap)
+    positions: Positions2d = {}
+    for file, sequence in zip(files, sequences):  # ordered by subject, action and camera
+        views = positions.setdefault(file.subject, {}).setdefault(file.action, [])
+        views.append(sequence.keypoints)
     suffix = "_w_conf" if arguments.keep_conf else ""
     output = arguments.data_dir / f"data_2d_h36m_{arguments.detector}{suffix}.npz"
-    write_positions_2d(output, arrange(files, sequences))
+    write_positions_2d(output, positions)
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -79,8 +83,9 @@ def parse_arguments() -> argparse.Namespace:
     folder = "folder of S1/<ACTION>_<CAMERA>_pose_sequence.npy and so on; without this flag, "
     folder += "preprocess/h36m_NAME or h36m_NAME in --data-dir"
     add("--detections-dir", type=Path, metavar="DIR", help=folder)
-    layout = "what the 17 keypoints are; h36m for an estimator trained on Human3.6M's joints"
-    add("--layout", choices=LAYOUTS, default="coco", help=layout)
+    layout = "what the keypoints are (default: by their number, coco for 17); h36m for an "
+    layout += "estimator trained on Human3.6M's joints"
+    add("--layout", choices=LAYOUTS, help=layout)
     gap = "warn of a file in which more frames than these, in succession, have no detection"
     add("--max-gap", type=console.non_negative_int, default=20, metavar="FRAMES", help=gap)
     add("--subjects", **SUBJECTS_FLAG)
@@ -88,22 +93,17 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def find_detections(given: Path | None, data_dir: Path, detector: str) -> Path:
-    """Return the folder of the raw files.
-
-    Raises:
-        InputError: if there is none; the message says where it was looked for.
-    """
+    """Return the folder of the raw files; the error tells where it was looked for."""
     if not detector or Path(detector).name != detector:
         raise InputError(f"--detector '{detector}': a name, not a path; see --detections-dir")
     advice = f"put the raw files of {detector} there, or name their folder with --detections-dir"
-    if given:
-        return find_folder(given, [Path()], advice)
-    return find_folder(f"h36m_{detector}", [data_dir / "preprocess", data_dir], advice)
+    parents = [Path()] if given else [data_dir / "preprocess", data_dir]
+    return find_folder(given or f"h36m_{detector}", parents, advice)
 
 
-def read_lengths_3d(path: Path) -> dict[str, dict[str, int]]:
-    """Return {subject: {action: frames}} of the 3D file, empty where there is no such file."""
-    lengths: dict[str, dict[str, int]] = {}
+def read_lengths_3d(path: Path) -> Lengths:
+    """Return the lengths of the 3D file's sequences, none where there is no such file."""
+    lengths: Lengths = {}
     for subject, action, poses in each_sequence(read_positions_3d(path) if path.exists() else {}):
         frames = len(poses[0] if isinstance(poses, list) else poses)
         lengths.setdefault(subject, {})[action] = frames
@@ -111,102 +111,82 @@ def read_lengths_3d(path: Path) -> dict[str, dict[str, int]]:
 
 
 def list_subject(
-    folder: Path, lengths_3d: dict[str, dict[str, int]], subject: str
+    folder: Path, lengths_3d: Lengths, subject: str
 ) -> tuple[list[RawFile], list[str]]:
-    """List one subject's raw files, and say what is wrong with them.
+    """List one subject's raw files, and return a phrase for each action or camera that is wrong.
 
-    The keys of `lengths_3d` are the sequences that a subject must have; one that is not in it must
-    have two takes of each of the 15 actions.
-
-    Returns:
-        The files by action and camera; those of all actions together, `_ALL…`, are no sequences.
-        And a phrase for each action or camera that is missing or unknown.
+    A subject must have the sequences of `lengths_3d`; one that is not in it, two takes of each of
+    the 15 actions. Every sequence must have the four cameras. `_ALL…` are no sequences.
     """
     if not (folder / subject).is_dir():
         return [], ["is missing"]
-    files = []
+    files, problems = [], []
     for path in sorted((folder / subject).glob(f"[!._]*{FILE_SUFFIX}")):
         action, _, camera = path.name.removesuffix(FILE_SUFFIX).rpartition("_")
         if not is_corrupt(subject, action):
             files.append(RawFile(subject, canonical_action(action), camera, path))
-    actions = {file.action for file in files}
-    if subject in lengths_3d:
-        missing = sorted(set(lengths_3d[subject]) - actions)
-        problems = [f"lacks {', '.join(missing)}, which 3D has"] if missing else []
-    else:
-        left_out = {action for corrupt, action in [CORRUPT_SEQUENCE] if corrupt == subject}
-        problems = [f"has {wrong}" for wrong in wrong_takes(sorted(actions | left_out))]
-    return sorted(files), camera_problems(files) + problems
-
-
-def camera_problems(files: list[RawFile]) -> list[str]:
-    """Say which of one subject's actions lack a camera, have an unknown one, or one twice."""
-    problems = [
-        f"has an unknown camera {file.camera}: {file.path.name}"
-        for file in files
-        if file.camera not in CAMERA_IDS
-    ]
+            if camera not in CAMERA_IDS:
+                problems.append(f"has an unknown camera {camera}: {path.name}")
     views = Counter((file.action, file.camera) for file in files)
     problems += [f"has {' '.join(view)} twice" for view, count in views.items() if count > 1]
-    for action in sorted({file.action for file in files}):
+    actions = sorted({file.action for file in files})
+    for action in actions:
         missing = [camera for camera in CAMERA_IDS if (action, camera) not in views]
         if missing:
             problems.append(f"{action} lacks camera {', '.join(missing)}")
-    return problems
+    if subject in lengths_3d:
+        missing = lengths_3d[subject].keys() - actions
+        problems += [f"lacks {', '.join(sorted(missing))}, which 3D has"] if missing else []
+    else:
+        left_out = [action for corrupt, action in [CORRUPT_SEQUENCE] if corrupt == subject]
+        problems += [f"has {wrong}" for wrong in wrong_takes([*actions, *left_out])]
+    return sorted(files), problems
 
 
-def convert(files: list[RawFile], layout: str, keep_conf: bool) -> list[FilledSequence]:
-    """Read every file, on all cores: unpickling is what takes the time.
-
-    Raises:
-        InputError: if a file is bad, or a process was killed.
-    """
+def convert(files: list[RawFile], layout: str | None, keep_conf: bool) -> list[Piece]:
+    """Read every file, on all cores: unpickling is what takes the time."""
     convert_one = partial(convert_file, layout=layout, keep_conf=keep_conf)
     paths = [file.path for file in files]
     processes = min(os.cpu_count() or 1, MAX_PROCESSES)
-    try:
-        with ProcessPoolExecutor(processes, initializer=console.leave_signals_to_parent) as pool:
-            sequences = pool.map(convert_one, paths, chunksize=8)
-            return list(progress(sequences, total=len(paths), desc="sequences", unit="file"))
-    except BrokenProcessPool as error:
-        raise InputError(
-            f"{paths[0].parents[1]}: a process that read these files was killed, probably for "
-            "lack of memory; close other programs and run again"
-        ) from error
+    with ProcessPoolExecutor(processes, initializer=console.leave_signals_to_parent) as pool:
+        sequences = pool.map(convert_one, paths, chunksize=8)
+        return list(progress(sequences, total=len(paths), desc="sequences", unit="file"))
 
 
-def convert_file(path: Path, layout: str, keep_conf: bool) -> FilledSequence:
+def convert_file(path: Path, layout: str | None, keep_conf: bool) -> Piece:
     """Read one raw file, choose a person a frame, fill gaps, convert to Human3.6M's joints.
+
+    Returns:
+        The whole sequence, keypoints (frames, 17, 2 or 3), float32.
 
     Raises:
         InputError: if the file is bad, or has no confidences to keep.
     """
-    sequence = fill_gaps(read_detections(path))
-    keypoints = sequence.keypoints
+    people = read_people(path, layout, zero_is_missing=False)
+    rows = best_of_each_frame(people.frames, people.scores)
+    frames, keypoints = people.frames[rows], people.keypoints[rows]
+    is_whole = np.isfinite(keypoints).all(axis=(1, 2))
+    if not is_whole.all():
+        frame = frames[is_whole.argmin()]
+        raise InputError(f"{path}: NaN or infinite coordinates, first in frame {frame}")
     if keep_conf and keypoints.shape[-1] == 2:
         raise InputError(f"{path}: holds no confidences; run without --keep-conf")
-    keypoints = keypoints if keep_conf else keypoints[..., :2]
-    if layout == "coco":
-        keypoints = coco_to_h36m(keypoints.astype(np.float64))
-    return sequence._replace(keypoints=np.ascontiguousarray(keypoints, dtype=np.float32))
+    keypoints = keypoints[..., : 3 if keep_conf else 2].astype(np.float32)
+    sequence = hold_gaps(frames, keypoints, people.num_frames)
+    joints = to_h36m(sequence.keypoints.astype(np.float64), people.layout)
+    return sequence._replace(keypoints=np.ascontiguousarray(joints, dtype=np.float32))
 
 
 def check_lengths(
-    files: list[RawFile],
-    sequences: list[FilledSequence],
-    lengths_3d: dict[str, dict[str, int]],
-    path_3d: Path,
+    files: list[RawFile], sequences: list[Piece], lengths_3d: Lengths, path_3d: Path
 ) -> None:
-    """Refuse 2D that ends before 3D. Where 2D goes on after it, loading cuts the surplus.
-
-    Raises:
-        InputError: naming every such file.
-    """
+    """Refuse 2D that ends before 3D. Where 2D goes on after it, loading cuts the surplus."""
     short = []
-    for file, (keypoints, *_) in zip(files, sequences):
+    for file, sequence in zip(files, sequences):
+        frames = len(sequence.keypoints)
         frames_3d = lengths_3d.get(file.subject, {}).get(file.action, 0)
-        if len(keypoints) < frames_3d:
-            short.append(f"{file.path} has {len(keypoints)} frames, 3D has {frames_3d}")
+        if frames < frames_3d:
+            short.append(f"{file.path} has {frames} frames, 3D has {frames_3d}")
     if short:
         raise InputError(
             f"2D is shorter than 3D: {'; '.join(short)}. Run the estimator on the whole video, "
@@ -214,28 +194,22 @@ def check_lengths(
         )
 
 
-def report_gaps(files: list[RawFile], sequences: list[FilledSequence], max_gap: int) -> None:
+def report_gaps(files: list[RawFile], sequences: list[Piece], max_gap: int) -> None:
     """Print what was filled, per file and in total, and warn of gaps beyond `max_gap`."""
-    for file, (keypoints, filled, longest_gap) in zip(files, sequences):
-        name = f"{file.subject}/{file.path.name}"
+    for file, sequence in zip(files, sequences):
+        filled, gap = sequence.filled_frames, sequence.longest_gap
         if filled:
-            print(f"{name}: filled {filled} of {len(keypoints)} frames, longest gap {longest_gap}")
-        if longest_gap > max_gap:
-            warn(f"{file.path}: no detection in {longest_gap} frames in succession")
-    keypoints, filled, longest = zip(*sequences)
+            told = f"filled {filled} of {len(sequence.keypoints)} frames, longest gap {gap}"
+            print(f"{file.subject}/{file.path.name}: {told}")
+        if gap > max_gap:
+            warn(f"{file.path}: no detection in {gap} frames in succession")
+    filled = [sequence.filled_frames for sequence in sequences]
+    frames = sum(len(sequence.keypoints) for sequence in sequences)
     print(
-        f"filled {sum(filled):,} of {sum(map(len, keypoints)):,} frames, in "
-        f"{sum(map(bool, filled))} of {len(files)} files; longest gap {max(longest)}"
+        f"filled {sum(filled):,} of {frames:,} frames, in {np.count_nonzero(filled)} of "
+        f"{len(files)} files; longest gap {max(sequence.longest_gap for sequence in sequences)}"
     )
 
 
-def arrange(files: list[RawFile], sequences: list[FilledSequence]) -> Positions2d:
-    """Arrange sequences that are ordered by subject, action and camera as in the npz file."""
-    positions: Positions2d = {}
-    for file, (keypoints, *_) in zip(files, sequences):
-        positions.setdefault(file.subject, {}).setdefault(file.action, []).append(keypoints)
-    return positions
-
-
 if __name__ == "__main__":
-    console.run(main)
+    console.run_script(main)

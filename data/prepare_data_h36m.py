@@ -13,14 +13,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.camera import project, world_to_camera
-from common.console import DATA_DIR, ArgumentParser, InputError, listing, progress, run, warn
-from common.files import atomic_output, check_distinct, find_folder
-from common.h36m_cameras import load_cameras
+from common.camera import load_cameras, project, world_to_camera
+from common.files import console, npz
+from common.files.console import DATA_DIR, InputError, progress
+from common.files.npz import Positions2d, Positions3d
+from common.files.output import atomic_output, check_distinct, find_folder
 from common.h36m_dataset import (
-    ACTIONS,
     SUBJECTS_FLAG,
-    TAKES_PER_ACTION,
     TEST_SUBJECTS,
     TRAIN_SUBJECTS,
     canonical_action,
@@ -28,23 +27,19 @@ from common.h36m_dataset import (
     list_raw_files,
     wrong_takes,
 )
-from common.npz_io import Positions2d, Positions3d, npz_path, write_positions_2d, write_positions_3d
 from common.skeleton import JOINTS_32_TO_17, NUM_JOINTS_32
-from data.cdf import read_variable
 
-FILES_PER_SUBJECT = TAKES_PER_ACTION * len(ACTIONS)
 # Frames of the complete dataset, counted over the four cameras, S11 Directions left out.
 PUBLISHED_FRAMES = {TRAIN_SUBJECTS: 1_559_752, TEST_SUBJECTS: 543_344}
 POSITIONS_FOLDER = Path("MyPoseFeatures") / "D3_Positions"
-VARIABLE = "Pose"
 
 
 def main() -> None:
     """Find the files, read and project them, write both outputs."""
     arguments = parse_arguments()
     data_dir = arguments.data_dir
-    path_3d = npz_path(data_dir, arguments.output_filename_3d)
-    path_2d = npz_path(data_dir, arguments.output_filename_2d)
+    path_3d = npz.npz_path(data_dir, arguments.output_filename_3d)
+    path_2d = npz.npz_path(data_dir, arguments.output_filename_2d)
     check_distinct([path_3d, path_2d])
     cdf_dir = find_folder(
         arguments.cdf_dir,
@@ -54,24 +49,28 @@ def main() -> None:
     files = list_raw_files(cdf_dir, arguments.subjects, partial(list_subject, cdf_dir))
     print(f"reading {sum(map(len, files.values()))} files of {cdf_dir}")
     positions_3d, positions_2d = convert(files, arguments.per_camera)
-    write_both(path_3d, positions_3d, path_2d, positions_2d)
+    # Both are complete before either replaces an earlier file.
+    with atomic_output(path_2d) as temporary_2d, atomic_output(path_3d) as temporary_3d:
+        npz.write_positions_3d(temporary_3d, positions_3d)
+        npz.write_positions_2d(temporary_2d, positions_2d)
+    for path in (path_3d, path_2d):
+        print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     report_counts(positions_2d)
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = console.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    folder = "folder that holds S1/MyPoseFeatures/D3_Positions/*.cdf and so on; looked for in the "
-    folder += "working directory, in --data-dir and in its preprocess folder"
-    add("--cdf-dir", type=Path, default=Path("cdf_files"), metavar="DIR", help=folder)
+    text = "folder that holds S1/MyPoseFeatures/D3_Positions/*.cdf and so on; looked for in the "
+    text += "working directory, in --data-dir and in its preprocess folder"
+    add("--cdf-dir", type=Path, default=Path("cdf_files"), metavar="DIR", help=text)
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="where the npz files go")
-    where = "output, in --data-dir unless the path is absolute"
-    for name, default in (("3d", "data_3d_h36m.npz"), ("2d", "data_2d_h36m_gt.npz")):
-        text = f"{name.upper()} {where}"
-        add(f"--output-filename-{name}", default=default, metavar="FILE", help=text)
-    per_camera = "store 3D in the coordinates of each of the four cameras, not in the world's"
-    add("--per-camera", action="store_true", help=per_camera)
+    text = "output, in --data-dir unless the path is absolute"
+    add("--output-filename-3d", default="data_3d_h36m.npz", metavar="FILE", help=f"3D {text}")
+    add("--output-filename-2d", default="data_2d_h36m_gt.npz", metavar="FILE", help=f"2D {text}")
+    text = "store 3D in the coordinates of each of the four cameras, not in the world's"
+    add("--per-camera", action="store_true", help=text)
     add("--subjects", **SUBJECTS_FLAG)
     return parser.parse_args()
 
@@ -87,8 +86,6 @@ def list_subject(cdf_dir: Path, subject: str) -> tuple[dict[str, Path], list[str
         return {}, [f"is missing (no folder {folder})"]
     paths = [p for p in sorted(folder.glob("*.cdf")) if not p.name.startswith(("_ALL", "."))]
     problems = [f"has {wrong}" for wrong in wrong_takes(path.stem for path in paths)]
-    if len(paths) != FILES_PER_SUBJECT:
-        problems.insert(0, f"has {len(paths)} files instead of {FILES_PER_SUBJECT}")
     files = {canonical_action(path.stem): path for path in paths}
     return {a: path for a, path in files.items() if not is_corrupt(subject, a)}, problems
 
@@ -105,13 +102,12 @@ def convert(files: dict[str, dict[str, Path]], per_camera: bool) -> tuple[Positi
     sequences = [(s, action, path) for s, paths in files.items() for action, path in paths.items()]
     for subject, action, path in progress(sequences, desc="sequences", unit="file"):
         world_m = read_world_positions(path)
-        poses: list[np.ndarray] = []
-        views: list[np.ndarray] = []
+        poses, views = [], []
         for camera in load_cameras()[subject]:
             in_camera_m = world_to_camera(world_m, camera.orientation, camera.translation_m)
             joints_m = in_camera_m[:, JOINTS_32_TO_17]
             if (joints_m[..., 2] <= 0).any():
-                warn(
+                console.warn(
                     f"{path}: joints behind camera {camera.id}; are these world coordinates in mm?"
                 )
             poses.append(in_camera_m.astype(np.float32))
@@ -126,42 +122,31 @@ def read_world_positions(path: Path) -> np.ndarray:
 
     Returns:
         (frames, 32, 3), float64, metres, world coordinates.
-
-    Raises:
-        InputError: if the file is damaged, has no such variable, or holds NaN or infinity.
     """
+    import cdflib
+
     try:
-        values = read_variable(path, VARIABLE)
-    except KeyError as error:
-        held = listing(error.args[0]) or "none"
-        raise InputError(f"{path}: no variable {VARIABLE}; it holds {held}") from error
-    except ValueError as error:
-        told = f"damaged or not a CDF file ({error}); extract it again"
-        raise InputError(f"{path}: {told}") from error
+        cdf = cdflib.CDF(path, validate=True)
+        names = cdf.cdf_info().rVariables + cdf.cdf_info().zVariables
+        values = cdf.varget("Pose") if "Pose" in names else None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"{path}: damaged or not a CDF file ({reason}); extract it again"
+        ) from error
+    if values is None:
+        held = console.listing(names) or "none, so it may be truncated"
+        raise InputError(f"{path}: no variable Pose; it holds {held}")
     pose = values[0] if values.ndim == 3 and len(values) == 1 else values
-    variable = f"{path}: {VARIABLE}"
     if pose.ndim != 2 or len(pose) == 0 or pose.shape[1] != NUM_JOINTS_32 * 3:
         expected = "(1, frames, 96) or (frames, 96)"
-        raise InputError(f"{variable} is {values.shape}, expected {expected}")
-    if pose.dtype.kind != "f":
-        raise InputError(f"{variable} is {pose.dtype}, expected float32 or float64")
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(pose.astype(np.float32)).all(axis=1)
+        raise InputError(f"{path}: Pose is {values.shape}, expected {expected}")
+    finite = np.isfinite(pose).all(axis=1)
     if not finite.all():
-        frame = np.flatnonzero(~finite)[0]
-        raise InputError(f"{path}: holds NaN or infinite coordinates, first in frame {frame}")
+        raise InputError(
+            f"{path}: holds NaN or infinite coordinates, first in frame {finite.argmin()}"
+        )
     return pose.reshape(-1, NUM_JOINTS_32, 3).astype(np.float64) / 1000
-
-
-def write_both(
-    path_3d: Path, positions_3d: Positions3d, path_2d: Path, positions_2d: Positions2d
-) -> None:
-    """Write 3D and 2D; both are complete before either replaces an earlier file."""
-    with atomic_output(path_2d) as temporary_2d, atomic_output(path_3d) as temporary_3d:
-        write_positions_3d(temporary_3d, positions_3d)
-        write_positions_2d(temporary_2d, positions_2d)
-    for path in (path_3d, path_2d):
-        print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def report_counts(positions_2d: Positions2d) -> None:
@@ -178,4 +163,4 @@ def report_counts(positions_2d: Positions2d) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    console.run_script(main)

@@ -6,41 +6,28 @@ python data/visualize.py --dir-2d data_2d_h36m_vitpose.npz data_2d_h36m_pct.npz 
 
 import argparse
 import sys
-import time
 from itertools import cycle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import console
-from common.camera import camera_to_world
-from common.console import DATA_DIR, ArgumentParser, InputError, non_negative_int, positive_int
-from common.figures import COLORS, INK, paper_figure, save_figure
-from common.files import check_output
-from common.h36m_cameras import CAMERA_IDS, Camera, camera_index, load_cameras
-from common.h36m_dataset import FPS, canonical_action, select_actions
-from common.npz_io import read_positions_2d, read_positions_3d
-from common.panels import FOLLOW_SECONDS, ImagePanel, View, WorldPanel, image_limits
+from common.camera import CAMERA_IDS, camera_index, camera_to_world, load_cameras
+from common.drawing.figures import COLORS, INK, paper_figure, save_figure
+from common.drawing.films import Film, choose_frames, render_film
+from common.files import console
+from common.files.console import DATA_DIR, ArgumentParser, InputError, positive_int
+from common.files.npz import read_positions_2d, read_positions_3d
+from common.files.output import check_output
+from common.files.video import VIDEO_SUFFIXES, parse_size
+from common.h36m_dataset import FPS, SUBJECTS, canonical_action, select_actions
 from common.skeleton import JOINT_NAMES, JOINTS_32_TO_17
-from common.video import VIDEO_SUFFIXES, parse_size
-from common.visualization import Scene, render_panels
 
 DEBUG_FRAMES = 200
 ESTIMATORS = {"vitpose": "ViTPose", "pct": "PCT", "moganet": "MogaNet", "transpose": "TransPose"}
 ESTIMATORS["gt"] = "Ground truth"
-
-
-class Footage(NamedTuple):
-    """What is drawn of one sequence in one camera, all of it of the same length."""
-
-    camera: Camera  # as this subject was filmed
-    estimates_px: dict[str, np.ndarray]  # {estimator: (frames, 17, 2)}, pixels
-    truth_px: np.ndarray  # (frames, 17, 2), pixels
-    poses_m: np.ndarray  # (frames, 17, 3), metres, world
-    frame_numbers: range  # which frames of the sequence these are
 
 
 def main() -> None:
@@ -50,17 +37,13 @@ def main() -> None:
     name = (args.subject, canonical_action(args.action), CAMERA_IDS[camera])
     output = args.output or Path("_".join(name).replace(" ", "_") + ".mp4")
     check_output(output, VIDEO_SUFFIXES)  # before the files are read, which takes longer
-    footage = load_footage(args, camera)
-    title = "{} · {} · camera {}".format(*name)
+    film = load_film(args, camera, "{} · {} · camera {}".format(*name))
     if args.errors:
         errors_output = output.with_name(f"{output.stem}_errors.png")
-        save_errors(errors_output, footage, title)
+        save_errors(errors_output, film)
         print(f"wrote {errors_output}")
-    start = time.perf_counter()
-    render_estimates(output, footage, title, args.fps, args.size)
-    frames = len(footage.frame_numbers)
-    rate = frames / (time.perf_counter() - start)
-    print(f"wrote {output} ({frames} frames, {rate:.0f} frames a second)")
+    render_film(output, film, size=args.size)
+    print(f"wrote {output} ({len(film.frame_numbers)} frames)")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -73,48 +56,54 @@ def parse_arguments() -> argparse.Namespace:
     add("--dir-2d-gt", default=truth_2d, help=f"the true keypoints, {there}", **file)
     add("--dir-3d", default=Path("data_3d_h36m.npz"), help=f"the true poses, {there}", **file)
     add("--data-dir", type=Path, default=DATA_DIR, help="where npz files are looked for")
-    add("--subject", default="S1", help="whose sequence")
+    add("--subject", choices=SUBJECTS, default="S1", help="whose sequence")
     add("--action", default="Walking", help='the sequence\'s name, such as "Sitting 1"')
     add("--camera", default="55011271", help=f"{', '.join(CAMERA_IDS)}, or 0 to 3")
     output = ".mp4 or .gif (default: SUBJECT_ACTION_CAMERA.mp4 in the working directory)"
     add("--output", help=output, **file)
     errors = "also draw the 2D error over time and by joint, beside the output as ..._errors.png"
     add("--errors", action="store_true", help=errors)
-    add("--skip", type=non_negative_int, default=0, help="leave out so many frames at the start")
+    add("--skip", type=console.non_negative_int, default=0, help="leave out so many frames")
     add("--limit", type=positive_int, help="draw at most this many frames")
-    add("--debug", action="store_true", help=f"draw at most {DEBUG_FRAMES} frames")
-    frame_rate = console.Kind(float, lambda x: 0 < x <= 1000, "a frame rate above 0, to 1000")
+    few = {"action": "store_const", "const": DEBUG_FRAMES, "dest": "limit"}
+    add("--debug", **few, help=f"the same as --limit {DEBUG_FRAMES}")
+    frame_rate = console.Check(float, lambda x: 0 < x <= 1000, "a frame rate above 0, to 1000")
     add("--fps", type=frame_rate, default=FPS, help="frames a second, when shown")
     size = "of the video in pixels (default: 1700x400 for three panels)"
     add("--size", type=parse_size, metavar="WIDTHxHEIGHT", help=size)
     return parser.parse_args()
 
 
-def load_footage(args: argparse.Namespace, camera: int) -> Footage:
-    """Read one camera's view of one sequence from all files, cut to the shortest.
-
-    Raises:
-        InputError: if a file is missing or damaged, lacks the subject or the action, there is no
-            such camera, or no frame is left.
-    """
-    paths = [find_file(path, args.data_dir) for path in args.dir_2d]
-    path_gt, path_3d = (find_file(p, args.data_dir) for p in (args.dir_2d_gt, args.dir_3d))
+def load_film(args: argparse.Namespace, camera: int, title: str) -> Film:
+    """Read one camera's view of one sequence from all files, cut to the shortest."""
+    files = [find_file(p, args.data_dir) for p in (*args.dir_2d, args.dir_2d_gt, args.dir_3d)]
+    *files_2d, file_3d = files
     *estimates, truth = (
         find_sequence(path, read_positions_2d(path), args.subject, args.action)[camera][..., :2]
-        for path in [*paths, path_gt]
+        for path in files_2d
     )
-    poses = find_sequence(path_3d, read_positions_3d(path_3d), args.subject, args.action)
-    cameras = load_cameras()
-    if args.subject not in cameras:
-        known = ", ".join(cameras)
-        raise InputError(f"no calibration for '{args.subject}'; there is one for {known}")
-    view = cameras[args.subject][camera]
-    poses = world_poses(poses, view, camera)
-    names = (path.name for path in [*paths, path_gt, path_3d])
-    frames = choose_frames(args, dict(zip(names, map(len, [*estimates, truth, poses]))))
-    chosen = slice(frames.start, frames.stop)
-    estimates_px = {name: e[chosen] for name, e in zip(panel_names(paths), estimates)}
-    return Footage(view, estimates_px, truth[chosen], poses[chosen], frame_numbers=frames)
+    poses = find_sequence(file_3d, read_positions_3d(file_3d), args.subject, args.action)
+    view = load_cameras()[args.subject][camera]
+    if isinstance(poses, list):  # one array for each camera, in its coordinates
+        poses = camera_to_world(poses[camera], view.orientation, view.translation_m)
+    lengths = [len(array) for array in (*estimates, truth, poses)]
+    shortest = min(lengths)
+    if max(lengths) > shortest:
+        held = ", ".join(f"{path.name} {length}" for path, length in zip(files, lengths))
+        console.warn(
+            f"{args.subject} {args.action}: unequal lengths, cut to {shortest} frames ({held})"
+        )
+    film = Film(
+        title,
+        dict(zip(panel_names(files_2d[:-1]), estimates)),
+        (view.width, view.height),
+        view.azimuth,
+        frame_numbers=range(shortest),
+        fps=args.fps,
+        truth_m=poses[:, JOINTS_32_TO_17],
+        truth_px=truth,
+    )
+    return film.at(choose_frames(shortest, args.skip, limit=args.limit))
 
 
 def find_file(path: Path, data_dir: Path) -> Path:
@@ -130,91 +119,29 @@ def find_file(path: Path, data_dir: Path) -> Path:
 
 
 def find_sequence(path: Path, positions: dict, subject: str, action: str) -> Any:
-    """Return what a file holds of a sequence; "Walking" alone may mean its first take.
-
-    Raises:
-        InputError: if it lacks the subject or the action; the message says which there are.
-    """
+    """Return what a file holds of a sequence; "Walking" alone may mean its first take."""
     if subject not in positions:
         raise InputError(f"{path}: no subject '{subject}'; there are: {', '.join(positions)}")
     names = select_actions(f"{path}: {subject}", positions[subject], [action])
     return positions[subject][min(names, key=lambda name: name != canonical_action(action))]
 
 
-def world_poses(poses: np.ndarray | list[np.ndarray], view: Camera, camera: int) -> np.ndarray:
-    """Return the 17 joints (frames, 17, 3) in metres in world coordinates.
-
-    Of (frames, 32, 3) in world coordinates, or of four such arrays in camera coordinates.
-    """
-    if isinstance(poses, list):
-        joints = poses[camera][:, JOINTS_32_TO_17]
-        return camera_to_world(joints, view.orientation, view.translation_m)
-    return poses[:, JOINTS_32_TO_17]
-
-
-def choose_frames(args: argparse.Namespace, lengths: dict[str, int]) -> range:
-    """Return the frames that --skip, --limit and --debug leave of the shortest file.
-
-    Raises:
-        InputError: if there are none.
-    """
-    shortest = min(lengths.values())
-    if len(set(lengths.values())) > 1:
-        held = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        console.warn(
-            f"{args.subject} {args.action}: unequal lengths, cut to {shortest} frames ({held})"
-        )
-    limits = [args.limit] * (args.limit is not None) + [DEBUG_FRAMES] * args.debug
-    frames = range(args.skip, min([shortest, *(args.skip + limit for limit in limits)]))
-    if not frames:
-        raise InputError(f"--skip {args.skip} leaves nothing of {shortest} frames")
-    return frames
-
-
 def panel_names(paths: list[Path]) -> list[str]:
-    """Return what stands above the panels: the estimator, or the file's name where that is new."""
+    """Return the panels' titles: the estimators' names, or the paths where two would be alike."""
     keys = [path.stem.removeprefix("data_2d_h36m_").removesuffix("_w_conf") for path in paths]
     names = [ESTIMATORS.get(key, key) for key in keys]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in paths]
-    return names
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def render_estimates(
-    output: Path, footage: Footage, title: str, fps: float, size: tuple[int, int] | None = None
-) -> None:
-    """Write a video of the estimates over the true keypoints, the true ones, and the 3D pose.
-
-    `size` is (width, height) of the video in pixels, None for what suits the panels.
-
-    Raises:
-        InputError: as `write_video`, and if `size` is too small for the panels.
-        OSError: as `write_video`.
-    """
-    truth, image_size = footage.truth_px, (footage.camera.width, footage.camera.height)
-    limits = image_limits([truth, *footage.estimates_px.values()])
-    view = View([footage.poses_m], footage.camera.azimuth, FOLLOW_SECONDS * fps)
-    panels = [
-        *(ImagePanel(n, px, limits, image_size, truth) for n, px in footage.estimates_px.items()),
-        ImagePanel("Ground truth 2D", truth, limits, image_size),
-        WorldPanel("Ground truth 3D", footage.poses_m, view),
-    ]
-    render_panels(output, Scene(panels, size, title, truth=True), footage.frame_numbers, fps=fps)
-
-
-def save_errors(output: Path, footage: Footage, title: str) -> None:
-    """Draw a PNG of the 2D errors: the mean over the joints over time, and each joint's.
-
-    Raises:
-        OSError: if the disk is full or read-only.
-    """
+def save_errors(output: Path, film: Film) -> None:
+    """Draw a PNG of the 2D errors: the mean over the joints over time, and each joint's."""
     figure, (over_time, by_joint) = paper_figure(11, 4.6, columns=(1.7, 1))
-    figure.suptitle(title, x=0.015, ha="left", size=11, weight="bold", color=INK)
-    estimates = footage.estimates_px.items()
+    figure.suptitle(film.title, x=0.015, ha="left", size=11, weight="bold", color=INK)
+    estimates = film.keypoints_px.items()
     for index, ((name, estimate_px), color) in enumerate(zip(estimates, cycle(COLORS))):
-        errors = np.linalg.norm(estimate_px - footage.truth_px, axis=-1)
+        errors = np.linalg.norm(estimate_px - film.truth_px, axis=-1)
         style = {"color": color, "linewidth": 1.3, "label": f"{name}: {errors.mean():.1f} px"}
-        over_time.plot(footage.frame_numbers, errors.mean(axis=1), **style)
+        over_time.plot(film.frame_numbers, errors.mean(axis=1), **style)
         offset = 0.6 * ((index + 0.5) / len(estimates) - 0.5)
         rows = np.arange(len(JOINT_NAMES)) + offset
         low, high = np.percentile(errors, (10, 90), axis=0)
@@ -230,4 +157,4 @@ def save_errors(output: Path, footage: Footage, title: str) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run_script(main)

@@ -87,16 +87,3 @@ def real_chain(real_mocap, run_script, tmp_path_factory):
         run_here(merge.main, "--strategy", strategy)
     assert not list(elsewhere.iterdir())
     return data_dir, outputs
-
-
-@pytest.fixture(params=["plain", "fast"])
-def network_class(request):
-    """The plain network's class, and the one that is faster on a CPU, which may be deleted."""
-    if request.param == "plain":
-        from common.model_poseformer import PoseFormerV2
-
-        return PoseFormerV2
-    fast_cpu = pytest.importorskip("common.fast_cpu")
-    if fast_cpu.kernels() is None:
-        pytest.skip("no C compiler")
-    return fast_cpu.FastPoseFormerV2

@@ -1,10 +1,11 @@
 """Files as the estimators' public documentation describes them, from COCO's 17 keypoints.
 
-Every writer takes keypoints (frames, people, 17, 3), pixels and confidence, NaN for a person who is
-not in a frame, and the picture's size; it returns the path.
+Every writer takes a folder, keypoints (frames, people, 17, 3), pixels and confidence, NaN for a
+person who is not in a frame, and the picture's size; it returns the path.
 """
 
 import json
+from functools import partial
 
 import numpy as np
 
@@ -29,40 +30,37 @@ def in_layout(keypoints, layout):
 
 
 def people_of(keypoints):
-    """Yield (frame, [people's arrays]) without those who are not there."""
-    for frame, people in enumerate(keypoints):
-        yield frame, [person for person in people if np.isfinite(person).all()]
+    """Return for each frame the people who are there, (people, 17, 3)."""
+    return [people[np.isfinite(people).all(axis=(1, 2))] for people in keypoints]
 
 
-def box_of(person):
-    return [*person[:, :2].min(axis=0).tolist(), *person[:, :2].max(axis=0).tolist()]
+def each_person(keypoints):
+    """Yield the frame, the number in it, the keypoints (17, 3) and the corners of each person."""
+    for frame, people in enumerate(people_of(keypoints)):
+        for number, person in enumerate(people):
+            yield frame, number, person, [*person[:, :2].min(axis=0), *person[:, :2].max(axis=0)]
 
 
-def xywh(person):
-    left, top, right, bottom = box_of(person)
-    return [left, top, right - left, bottom - top]
+def xywh(corners):
+    return [*corners[:2], *np.subtract(corners[2:], corners[:2])]
 
 
 def dump(path, content):
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content, default=lambda array: array.tolist()))
     return path
 
 
-def mmpose(folder, keypoints, size, layout="coco"):
-    frames = []
-    for frame, people in people_of(keypoints):
-        instances = []
-        for person in people:
-            points = in_layout(person, layout)
-            instances.append(
-                {
-                    "keypoints": points[:, :2].tolist(),
-                    "keypoint_scores": points[:, 2].tolist(),
-                    "bbox": [box_of(person)],
-                    "bbox_score": 0.9,
-                }
-            )
-        frames.append({"frame_id": frame + 1, "instances": instances})
+def save_objects(path, items):
+    np.save(path, np.fromiter(items, dtype=object, count=len(items)), allow_pickle=True)
+    return path
+
+
+def mmpose(folder, keypoints, size):
+    frames = [{"frame_id": number, "instances": []} for number in range(1, len(keypoints) + 1)]
+    for frame, _, person, corners in each_person(keypoints):
+        instance = {"keypoints": person[:, :2], "keypoint_scores": person[:, 2]}
+        instance |= {"bbox": [corners], "bbox_score": 0.9}
+        frames[frame]["instances"].append(instance)
     content = {"meta_info": {"dataset_name": "coco"}, "instance_info": frames}
     return dump(folder / "mmpose.json", content)
 
@@ -76,50 +74,31 @@ def mmpose_inferencer(folder, keypoints, size):
 
 def coco_results(folder, keypoints, size):
     content = [
-        {
-            "image_id": frame,
-            "category_id": 1,
-            "keypoints": person.ravel().tolist(),
-            "score": 0.8,
-        }
-        for frame, people in people_of(keypoints)
-        for person in people
+        {"image_id": frame, "category_id": 1, "keypoints": person.ravel(), "score": 0.8}
+        for frame, _, person, _ in each_person(keypoints)
     ]
     return dump(folder / "results.json", content)
 
 
 def coco_annotations(folder, keypoints, size):
-    width, height = size
-    images = [
-        {"id": 100 + i, "file_name": f"dance_{i:06d}.jpg", "width": width, "height": height}
-        for i in range(len(keypoints))
+    names = [f"dance_{frame:06d}.jpg" for frame in range(len(keypoints))]
+    picture = dict(zip(("width", "height"), size))
+    images = [{"id": 100 + i, "file_name": name, **picture} for i, name in enumerate(names)]
+    people = [
+        {"image_id": 100 + frame, "track_id": i, "bbox": xywh(box), "keypoints": person.ravel()}
+        for frame, i, person, box in each_person(keypoints)
     ]
-    annotations = [
-        {
-            "id": 1,
-            "image_id": 100 + frame,
-            "track_id": number,
-            "bbox": xywh(person),
-            "keypoints": person.ravel().tolist(),
-        }
-        for frame, people in people_of(keypoints)
-        for number, person in enumerate(people)
-    ]
-    return dump(folder / "annotations.json", {"images": images, "annotations": annotations})
+    return dump(folder / "annotations.json", {"images": images, "annotations": people})
 
 
 def alphapose(folder, keypoints, size, layout="coco"):
     content = [
         {
-            "image_id": f"{frame}.jpg",
-            "category_id": 1,
-            "keypoints": in_layout(person, layout).ravel().tolist(),
-            "score": 2.9,
-            "box": xywh(person),
+            **{"image_id": f"{frame}.jpg", "category_id": 1, "score": 2.9},
+            **{"keypoints": in_layout(person, layout).ravel(), "box": xywh(corners)},
             "idx": [float(number + 1)],
         }
-        for frame, people in people_of(keypoints)
-        for number, person in enumerate(people)
+        for frame, number, person, corners in each_person(keypoints)
     ]
     return dump(folder / "alphapose-results.json", content)
 
@@ -127,61 +106,40 @@ def alphapose(folder, keypoints, size, layout="coco"):
 def openpose(folder, keypoints, size, layout="body25"):
     folder = folder / "openpose"
     folder.mkdir(exist_ok=True)
-    for frame, people in people_of(keypoints):
-        content = {
-            "version": 1.3,
-            "people": [
-                {
-                    "person_id": [-1],
-                    "pose_keypoints_2d": in_layout(person, layout).ravel().tolist(),
-                    "face_keypoints_2d": [],
-                    "hand_left_keypoints_2d": [],
-                }
-                for person in people
-            ],
-        }
+    for frame, people in enumerate(people_of(keypoints)):
+        flat = [points.ravel() for points in in_layout(people, layout)]
+        found = [{"person_id": [-1], "pose_keypoints_2d": numbers} for numbers in flat]
+        content = {"version": 1.3, "people": found}
         dump(folder / f"dance_{frame:012d}_keypoints.json", content)
     return folder
 
 
 def ultralytics(folder, keypoints, size):
     """Save `result.keypoints.data` of each frame, (people, 17, 3), as an object array."""
-    frames = [np.array(people).reshape(-1, 17, 3) for _, people in people_of(keypoints)]
-    content = np.empty(len(frames), dtype=object)
-    content[:] = frames
-    np.save(folder / "ultralytics.npy", content, allow_pickle=True)
-    return folder / "ultralytics.npy"
+    return save_objects(folder / "ultralytics.npy", people_of(keypoints))
 
 
 def rtmlib(folder, keypoints, size, layout="halpe26"):
     """Save what `keypoints, scores = body(frame)` gives for every frame."""
     points, scores = (np.empty(len(keypoints), dtype=object) for _ in range(2))
-    for frame, people in people_of(keypoints):
-        arranged = in_layout(np.array(people).reshape(-1, 17, 3), layout)
+    for frame, people in enumerate(people_of(keypoints)):
+        arranged = in_layout(people, layout)
         points[frame], scores[frame] = arranged[..., :2], arranged[..., 2]
     np.savez(folder / "rtmlib.npz", keypoints=points, scores=scores)
     return folder / "rtmlib.npz"
 
 
-def mediapipe(folder, keypoints, size, normalised=True):
-    frames = []
-    for _, people in people_of(keypoints):
-        scale = size if normalised else (1, 1)
-        points = in_layout(people[0], "mediapipe") if people else []
-        frames.append(
-            [
-                {"x": x / scale[0], "y": y / scale[1], "z": -0.2, "visibility": visibility}
-                for x, y, visibility in points
-            ]
-        )
+def mediapipe(folder, keypoints, size):
+    frames = [[] for _ in keypoints]
+    for frame, _, person, _ in each_person(keypoints):
+        shares = in_layout(person, "mediapipe") / [*size, 1]
+        frames[frame] = [{"x": x, "y": y, "z": -0.2, "visibility": v} for x, y, v in shares]
     return dump(folder / "mediapipe.json", frames)
 
 
 def mediapipe_array(folder, keypoints, size):
     """Save (frames, 33, 4): x, y as shares of the picture, z, visibility; NaN without a person."""
-    points = in_layout(keypoints[:, 0], "mediapipe")
-    array = np.insert(points, 2, -0.1, axis=-1)
-    array[..., :2] /= size
+    array = np.insert(in_layout(keypoints[:, 0], "mediapipe") / [*size, 1], 2, -0.1, axis=-1)
     array[np.isnan(keypoints[:, 0, 0, 0])] = np.nan
     np.save(folder / "mediapipe.npy", array)
     return folder / "mediapipe.npy"
@@ -189,28 +147,30 @@ def mediapipe_array(folder, keypoints, size):
 
 def frame_dicts(folder, keypoints, size):
     people = [
-        {"frame": frame, "bbox": np.array([*box_of(person), 0.9]), "keypoints": person}
-        for frame, people in people_of(keypoints)
-        for person in people
+        {"frame": frame, "bbox": np.array([*corners, 0.9]), "keypoints": person}
+        for frame, _, person, corners in each_person(keypoints)
     ]
-    np.save(folder / "people.npy", np.array(people, dtype=object), allow_pickle=True)
-    return folder / "people.npy"
+    return save_objects(folder / "people.npy", people)
 
 
 def poses_by_frame(folder, keypoints, size):
-    content = {f: np.array(people[:1]) if people else None for f, people in people_of(keypoints)}
-    np.save(folder / "poses.npy", np.array(content, dtype=object), allow_pickle=True)
+    found = enumerate(people_of(keypoints))
+    content = {frame: people[:1] if len(people) else None for frame, people in found}
+    np.save(folder / "poses.npy", content, allow_pickle=True)
     return folder / "poses.npy"
 
 
 def detectron(folder, keypoints, size):
     """Save VideoPose3D's arrays: per frame and class, boxes (n, 5) and keypoints (n, 4, 17)."""
     boxes, points = (np.empty((len(keypoints), 2), dtype=object) for _ in range(2))
-    for frame, people in people_of(keypoints):
-        rows = [[p[:, 0], p[:, 1], np.zeros(17), p[:, 2]] for p in people]
-        boxes[frame, 0], points[frame, 0] = [], []
-        boxes[frame, 1] = np.array([[*box_of(p), 0.99] for p in people]).reshape(-1, 5)
-        points[frame, 1] = np.array(rows).reshape(-1, 4, 17)
+    for frame in range(len(keypoints)):
+        boxes[frame] = [], np.zeros((0, 5))
+        points[frame] = [], np.zeros((0, 4, 17))
+    for frame, _, person, corners in each_person(keypoints):
+        x, y, probability = person.T
+        boxes[frame, 1] = np.append(boxes[frame, 1], [[*corners, 0.99]], axis=0)
+        rows = [[x, y, np.zeros(17), probability]]
+        points[frame, 1] = np.append(points[frame, 1], rows, axis=0)
     metadata = {"w": size[0], "h": size[1]}
     path = folder / "dance.mp4.npz"
     np.savez(path, boxes=boxes, segments=np.array(None), keypoints=points, metadata=metadata)
@@ -231,19 +191,16 @@ def plain_people(folder, keypoints, size):
 FORMATS = {
     "MMPose": mmpose,
     "MMPose, the inferencer's": mmpose_inferencer,
-    "MMPose, whole body": lambda *a: mmpose(*a, layout="coco_wholebody"),
     "COCO results": coco_results,
     "COCO annotations": coco_annotations,
     "AlphaPose": alphapose,
-    "AlphaPose, Halpe": lambda *a: alphapose(*a, layout="halpe26"),
+    "AlphaPose, Halpe": partial(alphapose, layout="halpe26"),
     "OpenPose, BODY_25": openpose,
-    "OpenPose, COCO": lambda *a: openpose(*a, layout="openpose18"),
+    "OpenPose, COCO": partial(openpose, layout="openpose18"),
     "Ultralytics": ultralytics,
     "rtmlib, Halpe": rtmlib,
-    "rtmlib, COCO": lambda *a: rtmlib(*a, layout="coco"),
-    "rtmlib, whole body": lambda *a: rtmlib(*a, layout="coco_wholebody"),
+    "rtmlib, whole body": partial(rtmlib, layout="coco_wholebody"),
     "MediaPipe": mediapipe,
-    "MediaPipe, pixels": lambda *a: mediapipe(*a, normalised=False),
     "MediaPipe, array": mediapipe_array,
     "dicts of people": frame_dicts,
     "poses by frame": poses_by_frame,
@@ -251,6 +208,4 @@ FORMATS = {
     "plain": plain,
     "plain, people": plain_people,
 }
-ONE_PERSON = {
-    *("MediaPipe", "MediaPipe, pixels", "MediaPipe, array", "poses by frame", "plain"),
-}
+ONE_PERSON = {"MediaPipe", "MediaPipe, array", "poses by frame", "plain"}

@@ -6,20 +6,24 @@ device; ends with an error at the first that reads a number back to the host.
 
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 import torch._subclasses.fake_tensor as fake_tensor
+from torch._subclasses.fake_impls import op_implementations_dict
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.augmentation import AugmentedWindows
 from common.h36m_dataset import Sequence2d3d
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
-from common.scenes import NewScenes
-from common.train_step import TrainStep, build_optimizer, set_learning_rate
+from common.training.optimizer import build_optimizer, set_learning_rate
+from common.training.processes import World
+from common.training.recipe import Recipe
 from run_poseformer import loss_of
 
 
@@ -53,19 +57,19 @@ data = np.zeros((40, 17, 3), np.float32)
 sequence = Sequence2d3d("S1", "Walking", 0, data[..., :2], data, data[:, 0] + 5)
 with mode:
     scenes = {"turn_degrees": 180, "resize": 0.1, "exchange_limbs": 0.5}
-    windows = NewScenes([sequence], 9, **scenes, device=device, augment=True)
+    windows = AugmentedWindows([sequence], 9, **scenes, device=device, augment=True)
     model._apply(lambda t: mode.from_tensor(t).to(device))
-    step = TrainStep(
-        lambda batch: loss_of(model, windows, batch, "fp32", 0.1),
-        build_optimizer(model, 1e-3, name="muon"),
-        device,
-    )
-    step(torch.zeros(64, dtype=torch.int64, device=device))  # constants go to the device here
-    set_learning_rate(step.optimizer, 1e-4)
-    indices = torch.zeros(64, dtype=torch.int64, device=device)
+    read = torch.ops.aten._local_scalar_dense.default
+    with mock.patch.dict(op_implementations_dict, {read: lambda *_: True}):
+        optimizer = build_optimizer(model, Recipe())  # which checks the learning rate, once
+    set_learning_rate(optimizer, 1e-4)
+    samples = torch.zeros(50, dtype=torch.int64, device=device)
     with Watch() as watch:
-        loss = step(indices)
-assert loss.device == device
+        indices, weights = World(0, 1, device).local_batch(samples, 64)
+        loss = loss_of(model, windows, indices, weights, "fp32", 0.1)
+        loss.backward()
+        optimizer.step()
+assert len(indices) == 64 and loss.device == device
 assert "aten._fused_adamw_.tensor_lr" in watch.names, "the learning rate is frozen in a graph"
 assert "aten.native_layer_norm_backward.default" in watch.names
 print(f"{len(watch.names)} operators")

@@ -1,168 +1,225 @@
-from dataclasses import asdict
+"""lift.py: own footage and the dataset's sequences, to measures, films, pose files."""
+
+import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from custom_files import FORMATS
-from raw_trees import call
+from raw_trees import assert_one_line_error, call, untouched
+from test_lifting import SIZE, moving, random_model, save
+from test_visualize import data  # noqa: F401
 
-from common.camera import normalize_screen_coordinates
-from common.checkpoint import (
-    save_checkpoint,
-)
-from common.console import InputError
-from common.evaluation import predict
-from common.generators import flip_keypoints, flip_poses
-from common.h36m_cameras import load_cameras
-from common.h36m_dataset import FPS
-from common.lift import StreamingLifter, lift, load_lifter
-from common.model_poseformer import PoseFormerConfig, PoseFormerV2
-from common.npz_io import read_custom_2d
-from common.skeleton import coco_to_h36m
-from data import prepare_2d_custom
+import lift as script
+from common.camera import load_cameras, quaternion_rotate, world_to_camera
+from common.files.console import InputError
+from common.files.npz import write_custom_2d, write_npz
+from common.files.video import count_frames, write_video
+from common.footage.lifting import lift, lift_normalized
+from common.footage.sequences import footage_of_dataset, load_own_footage, place_in_world
+from common.h36m_dataset import load_sequences
+from common.motion import lowpass, place_on_floor
 
-SIZE = (640, 480)
-
-
-def random_model(**config):
-    torch.manual_seed(0)
-    model = PoseFormerV2(PoseFormerConfig(embed_dim_ratio=8, depth=2, **config)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model
+FRAMES = 30
 
 
 @pytest.fixture(scope="module")
 def model():
-    return random_model(number_of_frames=27)
+    return random_model(number_of_frames=9)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("checkpoint") / "random.bin"
-    state = {"model_pos": model.state_dict(), "config": asdict(model.config), "epoch": 1}
-    save_checkpoint(path, state)
-    return path
+def folder(model, data):
+    """A data folder, a checkpoint; own footage: `dance` at 50 frames a second, `pair` at 30."""
+    folder = data
+    save(model, folder / "random.bin")
+    pair = {"pair_person1": 0, "pair_person2": 4}
+    for name, fps, starts in (("dance", 50, {"dance": 0}), ("pair", 30, pair)):
+        keypoints = {s: moving(FRAMES, seed).astype(np.float32) for seed, s in enumerate(starts)}
+        positions = {sequence: {"custom": [pixels]} for sequence, pixels in keypoints.items()}
+        info = {"w": SIZE[0], "h": SIZE[1], "fps": fps, "person": 1}
+        metadata = {sequence: {**info, "first_frame": f} for sequence, f in starts.items()}
+        write_custom_2d(folder / f"data_2d_custom_{name}.npz", positions, metadata)
+    return folder
 
 
-def moving(frames, seed=0):
-    """Return (frames, 17, 2), pixels: points on smooth paths."""
-    random = np.random.default_rng(seed)
-    start = random.uniform(100, 400, (17, 2))
-    phase = random.uniform(0, 6, (17, 2))
-    return start + 30 * np.sin(np.arange(frames)[:, None, None] / 9 + phase)
+@pytest.fixture
+def run_lift(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        fixed = ("--data-dir", folder, "-g", "cpu", "--precision", "fp32")
+        return call(script.main, *fixed, "--checkpoint", folder / "random.bin", *arguments)
+
+    return run
 
 
-def hip_at_zero(poses):
-    return poses - poses[:, :1]
+def exported(run_lift, *arguments, keypoints="dance"):
+    """Return the exported arrays, and the run's result."""
+    result = run_lift("-k", keypoints, "--export", "poses.npz", *arguments)
+    assert result.status == 0, result.stderr
+    with np.load("poses.npz") as arrays:
+        return dict(arrays), result
 
 
-@pytest.mark.parametrize("frames", [1, 2, 40])
-def test_at_50_hz_it_is_the_evaluations_estimate(model, checkpoint, frames):
-    pixels = moving(frames)
-    inputs = normalize_screen_coordinates(pixels, *SIZE).astype(np.float32)
-    (expected,) = predict(model, [inputs], device="cpu")
-    poses = lift(pixels, checkpoint, size=SIZE)
-    np.testing.assert_allclose(poses, hip_at_zero(expected), atol=1e-6)
-    assert poses.dtype == np.float32 and not poses[:, 0].any()
+def level_on_floor(poses, fps):
+    return place_on_floor(poses.astype(np.float64)[..., [0, 2, 1]] * [1, 1, -1], fps)
 
 
-def test_channels_after_x_and_y_are_not_used_and_layouts_are_converted(model):
-    keypoints = np.concatenate([moving(8), np.full((8, 17, 1), 0.5)], axis=-1)
-    poses = lift(keypoints, model, size=SIZE, layout="coco")
-    expected = lift(coco_to_h36m(keypoints)[..., :2], model, size=SIZE)
-    np.testing.assert_allclose(poses, expected, atol=1e-6)
+def test_what_is_exported_is_the_lifted_pose_upright_on_the_floor(run_lift, model, folder):
+    arrays, result = exported(run_lift)
+    measures = r"bones vary by \d+\.\d%, jitter \d+\.\d m/s³, \d+\.\d px"
+    assert re.search(rf"dance: 30 frames at 50 fps; {measures}", result.stdout)
+    poses = lift(moving(FRAMES).astype(np.float32), model, size=SIZE)
+    (footage,) = load_own_footage(folder / "data_2d_custom_dance.npz")
+    expected, _, _ = place_in_world(poses, footage)
+    np.testing.assert_allclose(arrays["positions_m"], expected, atol=1e-5)
+    assert arrays["fps"] == 50 and arrays["axes"] == "z up"
+    assert arrays["frames"].tolist() == list(range(FRAMES))
 
 
-@pytest.mark.parametrize("factor", [2, 3])
-def test_a_higher_rate_is_brought_to_50_hz_and_back(model, factor):
-    pixels = moving(factor * 20 + 1)
-    poses = lift(pixels, model, size=SIZE, fps=factor * FPS)
-    assert poses.shape == (len(pixels), 17, 3)
-    expected = lift(pixels[::factor], model, size=SIZE)
-    np.testing.assert_allclose(poses[::factor], expected, atol=1e-5)
+def test_a_cameras_orientation_or_a_level_one_may_be_given(run_lift, model):
+    poses = lift(moving(FRAMES).astype(np.float32), model, size=SIZE).astype(np.float64)
+    for flag, subject in (("58860488", "S9"), ("S11:2", "S11")):
+        camera = load_cameras()[subject][2]
+        arrays, _ = exported(run_lift, "--as-camera", flag)
+        expected = place_on_floor(quaternion_rotate(camera.orientation, poses), 50)
+        np.testing.assert_allclose(arrays["positions_m"], expected, atol=1e-5)
+    arrays, _ = exported(run_lift, "--up", "level")
+    np.testing.assert_allclose(arrays["positions_m"], level_on_floor(poses, 50), atol=1e-5)
 
 
-def test_a_lower_rate_is_lifted_nearly_as_the_full_one(model):
-    pixels = moving(81)
-    full, half = lift(pixels, model, size=SIZE), lift(pixels[::2], model, size=SIZE, fps=25)
-    as_if_50 = lift(pixels[::2], model, size=SIZE)
-    error = np.abs(half - full[::2]).mean()
-    assert error < 0.02 * np.abs(as_if_50 - full[::2]).mean()
+def test_other_rates_are_resampled_unless_told_not_to(run_lift, model):
+    pixels = moving(FRAMES).astype(np.float32)
+    arguments = ("--sequences", "pair_person1", "--up", "level")
+    for flags, fps in ((), 30), (("--no-resample",), 50):
+        arrays, _ = exported(run_lift, *arguments, *flags, keypoints="pair")
+        poses = lift(pixels, model, size=SIZE, fps=fps)
+        np.testing.assert_allclose(arrays["positions_m"], level_on_floor(poses, 30), atol=1e-5)
+        assert arrays["fps"] == 30
 
 
-@torch.no_grad()
-def causal_by_hand(model, inputs, t):
-    half = model.config.number_of_frames // 2
-    frames = [max(0, t + k) if k < 0 else t for k in range(-half, half + 1)]
-    window = torch.from_numpy(inputs[frames])[None]
-    pose = (model(window)[0, 0] + flip_poses(model(flip_keypoints(window))[0, 0])) / 2
-    return hip_at_zero(pose[None].numpy())[0]
+def test_causal_and_smoothed(run_lift, model):
+    arrays, result = exported(run_lift, "--up", "level", "--causal", "--smooth", "5")
+    poses = lift(moving(FRAMES).astype(np.float32), model, size=SIZE, causal=True)
+    expected = level_on_floor(lowpass(poses, 50, 5), 50)
+    np.testing.assert_allclose(arrays["positions_m"], expected, atol=1e-5)
+    assert re.search(r"smoothed at 5 Hz: .* joints moved by \d+\.\d mm on average", result.stdout)
+    assert "smoothed at 6 Hz" in exported(run_lift, "--smooth")[1].stdout
 
 
-def test_causal_lifting_sees_the_past_alone(model):
-    pixels = moving(30)
-    inputs = normalize_screen_coordinates(pixels, *SIZE).astype(np.float32)
-    poses = lift(pixels, model, size=SIZE, causal=True)
-    for t in (0, 1, 13, 29):
-        np.testing.assert_allclose(poses[t], causal_by_hand(model, inputs, t), atol=1e-5)
-    cut = lift(pixels[:20], model, size=SIZE, causal=True)
-    np.testing.assert_allclose(cut, poses[:20], atol=1e-5)
+def test_every_sequence_gets_a_film_and_every_file(run_lift, tmp_path):
+    files = ("--output", "film.mp4", "--export", "poses.json", "--export", "poses.bvh")
+    result = run_lift("-k", "pair", *files, "--downsample", "10", "--size", "640x240")
+    assert result.status == 0, result.stderr
+    for person, first in (("person1", 0), ("person2", 4)):
+        assert count_frames(tmp_path / f"film_pair_{person}.mp4") == 3
+        content = json.loads((tmp_path / f"poses_pair_{person}.json").read_text())
+        assert content["frames"] == [first, first + 10, first + 20]
+        assert (tmp_path / f"poses_pair_{person}.bvh").read_text().startswith("HIERARCHY")
+    result = run_lift("-k", "pair", "--sequences", "pair_person2", "--limit", "2")
+    assert result.stdout.count("bones vary") == 1 and "pair_person2:" in result.stdout
+    assert count_frames(tmp_path / "pair_person2_3d.mp4") == 2
 
 
-@pytest.mark.parametrize("fps", [24, 30, 50, 120])
-@pytest.mark.parametrize("flip", [True, False])
-def test_streaming_gives_what_causal_lifting_of_the_file_gives(model, checkpoint, fps, flip):
-    pixels = moving(60)
-    expected = lift(pixels, model, size=SIZE, fps=fps, causal=True, flip=flip)
-    stream = StreamingLifter(checkpoint, size=SIZE, fps=fps, flip=flip)
-    poses = np.stack([stream.push(frame) for frame in pixels])
-    np.testing.assert_allclose(poses, expected, atol=1e-5)
+def test_the_video_lies_under_the_keypoints_from_the_sequences_first_frame(run_lift, tmp_path):
+    pictures = [np.full((48, 64, 4), 200, np.uint8)] * (FRAMES + 4)
+    write_video("own.mp4", pictures, fps=30)
+    arguments = ("-k", "pair", "--sequences", "pair_person2", "--downsample", "7", "--size")
+    arguments += ("1200x400", "--video", "own.mp4", "--output", "film.mp4")
+    result = run_lift(*arguments)
+    assert result.status == 0, result.stderr
+    write_video("own.mp4", pictures[:30], fps=30)  # four frames less than the sequence needs
+    with untouched(tmp_path):
+        assert_one_line_error(run_lift(*arguments, "--up", "level"), "own.mp4: ends before frame")
 
 
-def test_causal_lifting_at_twice_the_rate_sees_the_same_past(model):
-    pixels = moving(81)
-    poses = lift(pixels, model, size=SIZE, fps=100, causal=True)
-    expected = lift(pixels[::2], model, size=SIZE, causal=True)
-    np.testing.assert_allclose(poses[::2], expected, atol=1e-5)
+def test_the_users_video_is_not_drawn_over(run_lift, tmp_path):
+    for name in ("dance.mp4", "dance_3d.mp4"):  # the second is the default output's name
+        Path(name).write_bytes(b"a film")
+    for flags in (("--video", "dance.mp4", "--output", "dance.mp4"), ("--video", "dance_3d.mp4")):
+        with untouched(tmp_path):
+            assert_one_line_error(run_lift("-k", "dance", *flags), "is the same file as")
 
 
-def test_a_checkpoint_of_several_estimators_is_refused(tmp_path):
-    model = random_model(number_of_frames=9, in_chans=6)
-    path = tmp_path / "three.bin"
-    save_checkpoint(path, {"model_pos": model.state_dict(), "config": asdict(model.config)})
-    with pytest.raises(InputError, match=r"three.bin: takes keypoints of 6 channels \(3 estim"):
-        load_lifter(path)
-
-
-# ---- the whole path, on real motion ----
-
-
-@pytest.fixture(scope="module")
-def real_view(real_mocap):
-    """One camera's ViTPose keypoints of one of S9's sequences, (frames, 1, 17, 3), COCO."""
-    path = real_mocap / "h36m_vitpose" / "S9" / "Walking_55011271_pose_sequence.npy"
-    people = sorted(np.load(path, allow_pickle=True), key=lambda person: person["bbox"][4])
-    main = {person["frame"]: person["keypoints"] for person in people}  # the highest score is last
-    return np.stack([main[frame] for frame in range(len(main))]).astype(np.float64)[:, None]
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_real_keypoints_in_every_format_give_the_direct_paths_poses(
-    real_view, model, tmp_path, name
-):
-    camera = load_cameras()["S9"][1]
-    size = (camera.width, camera.height)
-    inputs = normalize_screen_coordinates(coco_to_h36m(real_view[:, 0])[..., :2], *size)
-    (direct,) = predict(model, [inputs.astype(np.float32)], device="cpu")
-    result = call(
-        prepare_2d_custom.main,
-        *("--input", FORMATS[name](tmp_path, real_view, size), "--name", "s9"),
-        *("--size", f"{size[0]}x{size[1]}", "--fps", 50, "--data-dir", tmp_path),
+def test_a_sequence_of_the_dataset_is_drawn_and_exported_at_the_true_hip(run_lift, folder):
+    result = run_lift(
+        *("-k", "vitpose", "--subject", "S9", "--action", "TakingPhoto 1", "--camera", "2"),
+        *("--skip", "2", "--downsample", "2", "--limit", "4"),
+        *("--output", "out.mp4", "--export", "poses.json"),
     )
     assert result.status == 0, result.stderr
-    positions, metadata = read_custom_2d(tmp_path / "data_2d_custom_s9.npz")
-    poses = lift(positions["s9"], model, size=size, fps=metadata["s9"]["fps"])
-    # Every layout holds COCO's points, so that none loses anything.
-    assert np.abs(poses - hip_at_zero(direct)).max() < 1e-5
+    assert count_frames("out.mp4") == 4
+    poses = json.loads(Path("poses.json").read_text())
+    assert poses["frames"] == [2, 4, 6, 8]
+    with np.load(folder / "data_3d_h36m.npz", allow_pickle=True) as arrays:
+        hip = arrays["positions_3d"].item()["S9"]["Photo 1"][2:9:2, 0]
+    np.testing.assert_allclose(np.array(poses["positions"])[:, 0], hip, atol=1e-5)
+
+
+def test_the_defaults_of_a_sequence_and_a_strip(run_lift, tmp_path):
+    assert run_lift("--action", "Walking", "--limit", "2").status == 0
+    assert count_frames(tmp_path / "S9_Walking_55011271.mp4") == 2
+    result = run_lift("-d", "h36m", "--output", "strip.png", "--no-ground-truth")
+    assert result.status == 0 and (tmp_path / "strip.png").is_file()
+
+
+def test_own_footage_and_the_dataset_give_the_same_poses(model, folder):
+    paths = folder / "data_3d_h36m.npz", [folder / "data_2d_h36m_vitpose.npz"]
+    sequence = load_sequences(*paths, ["S9"], ["Walking"])[1]
+    of_dataset = footage_of_dataset(sequence, ["vitpose"])
+    camera, pixels = of_dataset.camera, of_dataset.keypoints_px["vitpose"]
+    own = lift(pixels, model, size=(camera.width, camera.height))
+    how = {"fps": 50, "causal": False, "device": "cpu"}
+    poses = lift_normalized(of_dataset.inputs, model, **how)
+    np.testing.assert_allclose(poses, own, atol=1e-5)
+    in_world, _, _ = place_in_world(poses, of_dataset)
+    seen = world_to_camera(in_world, camera.orientation, camera.translation_m)
+    np.testing.assert_allclose(seen - seen[:, :1], own, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "nothing to lift"),
+        (("-k", "vitpose"), "there are: dance, pair .*for a sequence of the dataset add --action"),
+        (("-k", "dance", "--no-ground-truth"), "--no-ground-truth is for a sequence of the data"),
+        (("-d", "custom", "--action", "Walking"), "--action is for a sequence of the dataset"),
+        (("--action", "Walking", "--up", "level"), "--up is for own footage"),
+        (("-k", "vitpose+gt", "--action", "Walking"), "4 channels .*random.bin was trained with 2"),
+        (("-k", "pair", "--sequences", "Walking"), "no sequence 'Walking'.*person1, pair_person2"),
+        (("-k", "dance", "--up", "level", "--as-camera", "0"), "--as-camera: not allowed with"),
+        (("-k", "dance", "--as-camera", "S10:0"), "no subject 'S10'"),
+        (("-k", "dance", "--skip", "30"), "--skip 30: the sequence has 30 frames"),
+        (("-k", "dance", "--output", "a.avi"), "a.avi: the ending must be .mp4"),
+        (("-k", "dance", "--export", "a.txt"), "a.txt: the ending must be .npy or .npz"),
+        (("-k", "dance", "--output", "a.png", "--video", "a.mp4"), "--video is for videos"),
+        (("-k", "dance", "--export", "a.bvh", "--size", "800x400"), "--size is for videos"),
+        (("-k", "dance", "--output", "a.gif", "--bitrate", "9"), "--bitrate is for mp4"),
+        (("-k", "dance", "--export", "a.npy", "--export", "a.npy"), "is the same file as"),
+    ],
+)
+def test_wrong_usage_is_named(run_lift, tmp_path, arguments, says):
+    with untouched(tmp_path):
+        result = run_lift(*arguments)
+    assert_one_line_error(result)
+    assert re.search(says, result.stderr), result.stderr
+
+
+def test_what_a_file_says_of_its_video(tmp_path, capsys):
+    path, about = tmp_path / "old.npz", {"w": 640, "h": 480}
+    positions = {"a": {"custom": [moving(5).astype(np.float32)]}}
+
+    def read(layout="h36m", **said):
+        metadata = {"layout_name": layout, "video_metadata": {"a": about | said}}
+        write_npz(path, positions_2d=positions, metadata=metadata)
+        return load_own_footage(path)[0]
+
+    footage = read()
+    assert (footage.fps, footage.first_frame) == (50, 0)
+    assert "does not tell its frame rate" in capsys.readouterr().err
+    wrong = {"layout": "coco", "first frame": -5, "frame rate": "30", "width": None}
+    names = {"first frame": "first_frame", "frame rate": "fps", "width": "w"}
+    for says, value in wrong.items():
+        with pytest.raises(InputError, match=rf"old\.npz.*{says}"):
+            read(**{names.get(says, says): value})

@@ -1,9 +1,11 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import reference_model
 import torch
+from conftest import GOLDEN
 
 from common.model_poseformer import (
     MixedBlock,
@@ -14,17 +16,11 @@ from common.model_poseformer import (
     model_flops,
 )
 
-CONFIGS = (
-    "f27_k3_n3_c2_d32_l4",
-    "f27_k1_n3_c2_d32_l4",
-    "f81_k9_n9_c2_d32_l4",
-    "f243_k27_n27_c2_d32_l4",
-    "f27_k3_n3_c6_d32_l4",
-    "f9_k3_n3_c2_d16_l2",
-)
+SPEC = json.loads((GOLDEN / "reference_spec.json").read_text())
+CONFIGS = [config["name"] for config in SPEC["configs"]]
 
 
-def golden_model(golden_spec, name, network_class=PoseFormerV2):
+def golden_model(golden_spec, name):
     spec = next(spec for spec in golden_spec["configs"] if spec["name"] == name)
     fields = [field.name for field in dataclasses.fields(PoseFormerConfig) if field.name in spec]
     config = PoseFormerConfig(**{field: spec[field] for field in fields})
@@ -39,7 +35,7 @@ def golden_model(golden_spec, name, network_class=PoseFormerV2):
         else:
             z = z / np.sqrt(np.prod(shape[1:]))
         parameters[key] = torch.from_numpy(np.asarray(z, dtype=np.float32))
-    model = network_class(config)
+    model = PoseFormerV2(config)
     model.load_state_dict(parameters)
     shape = (4, config.number_of_frames, 17, config.in_chans)
     inputs = np.random.RandomState(1).uniform(-1, 1, shape).astype(np.float32)
@@ -47,8 +43,8 @@ def golden_model(golden_spec, name, network_class=PoseFormerV2):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_matches_published_network(golden, golden_spec, network_class, name):
-    spec, model, inputs = golden_model(golden_spec, name, network_class)
+def test_matches_published_network(golden, golden_spec, name):
+    spec, model, inputs = golden_model(golden_spec, name)
     shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
     assert shapes == spec["state_dict"]
     assert sum(p.numel() for p in model.parameters()) == spec["parameters"]
@@ -57,20 +53,15 @@ def test_matches_published_network(golden, golden_spec, network_class, name):
             output = model.train(training)(inputs)
         assert output.shape == (4, 1, 17, 3)
         assert reference_model.relative_error(output, golden[f"out_{name}"]) < 1e-5
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_bf16_is_close_to_published_network(golden, golden_spec, network_class, name):
-    _, model, inputs = golden_model(golden_spec, name, network_class)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        output = model(inputs)
+        output = model(inputs[:1])
     assert output.dtype == torch.float32
-    assert 1e-4 < reference_model.relative_error(output, golden[f"out_{name}"]) < 0.03
+    assert 1e-4 < reference_model.relative_error(output, golden[f"out_{name}"][:1]) < 0.03
 
 
 @pytest.mark.parametrize("name", ["f27_k1_n3_c2_d32_l4", "f9_k3_n3_c2_d16_l2"])
-def test_gradients_are_those_of_the_plain_formulas(golden_spec, network_class, name):
-    _, model, inputs = golden_model(golden_spec, name, network_class)
+def test_gradients_are_those_of_the_plain_formulas(golden_spec, name):
+    _, model, inputs = golden_model(golden_spec, name)
     exact = {k: v.detach().double().requires_grad_() for k, v in model.state_dict().items()}
     weights = torch.from_numpy(np.random.RandomState(2).standard_normal((4, 1, 17, 3)))
     reference = reference_model.forward(exact, inputs.double(), model.config)
@@ -80,13 +71,6 @@ def test_gradients_are_those_of_the_plain_formulas(golden_spec, network_class, n
         assert reference_model.relative_error(parameter.grad, exact[key].grad) < 1e-4, key
 
 
-def test_gradcheck_of_the_whole_network_in_double_precision():
-    torch.manual_seed(0)
-    model = PoseFormerV2(PoseFormerConfig(5, 1, 2, embed_dim_ratio=8, depth=1)).double()
-    inputs = torch.randn(2, 5, 17, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(model, inputs, fast_mode=True)
-
-
 @pytest.mark.parametrize("size", [1, 3, 27])
 def test_dct_is_scipys(size):
     scipy_fft = pytest.importorskip("scipy.fft")
@@ -94,22 +78,6 @@ def test_dct_is_scipys(size):
     np.testing.assert_allclose(dct_matrix(size).numpy() @ x, scipy_fft.dct(x, axis=0), atol=1e-5)
     product = inverse_dct_matrix(size).double() @ dct_matrix(size).double()
     np.testing.assert_allclose(product, np.eye(size), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("frames", "kept", "coefficients", "published"),
-    [
-        (27, 1, 1, 39.2),
-        (27, 1, 3, 77.2),
-        (27, 3, 3, 117.3),
-        (81, 9, 9, 351.7),
-        (243, 27, 27, 1054.8),
-    ],
-)
-def test_flops_are_the_published_ones(frames, kept, coefficients, published):
-    # The published figures leave out the products inside attention, up to 3.4 % of the whole.
-    flops = model_flops(PoseFormerConfig(frames, kept, coefficients)) / 1e6
-    assert published * 0.99 < flops < published * 1.035
 
 
 def test_flops_are_those_that_pytorch_counts(monkeypatch):
@@ -123,19 +91,18 @@ def test_flops_are_those_that_pytorch_counts(monkeypatch):
     with counter.FlopCounterMode(display=False) as count, torch.no_grad():
         PoseFormerV2(config)(torch.zeros(1, 9, 17, 2))
     assert model_flops(config) == count.get_total_flops()
+    # The published figure leaves out the products inside attention.
+    assert 117.3e6 < model_flops(PoseFormerConfig(27, 3, 3)) < 1.035 * 117.3e6
 
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
         ({"number_of_frames": 28}, "number_of_frames must be odd"),
-        ({"number_of_kept_frames": 2}, "number_of_kept_frames must be odd"),
         ({"number_of_kept_frames": 29}, "number_of_kept_frames must lie between 1 and"),
-        ({"number_of_kept_coeffs": 28}, "number_of_kept_coeffs must lie between 1 and"),
         ({"number_of_kept_coeffs": 0}, "number_of_kept_coeffs must lie between 1 and"),
         ({"embed_dim_ratio": 12}, "embed_dim_ratio must be a multiple"),
         ({"depth": 0}, "depth must be positive"),
-        ({"drop_rate": 1.0}, "drop_rate must lie in"),
         ({"drop_path_rate": -0.1}, "drop_path_rate must lie in"),
     ],
 )
@@ -146,15 +113,14 @@ def test_config_refuses(wrong, says):
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     torch.manual_seed(0)
-    model = PoseFormerV2(PoseFormerConfig(drop_path_rate=0.3, depth=4))
+    model = PoseFormerV2(PoseFormerConfig(drop_path_rate=0.3, depth=4, embed_dim_ratio=8))
     rates = [block.drop_path.rate for block in model.blocks]
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3], atol=1e-7)
     drop_path = model.blocks[-1].drop_path
     x = torch.ones(10000, 2, 16)
     dropped = drop_path(x)
-    kept = dropped[:, 0, 0] > 0
-    expected = torch.where(kept, 1 / torch.tensor(0.7), 0.0)
-    assert torch.equal(dropped, expected[:, None, None].expand(x.shape))
+    kept = dropped[:, :1, :1] > 0
+    assert torch.equal(dropped, (kept / torch.tensor(0.7)).expand(x.shape))
     assert abs(kept.float().mean() - 0.7) < 0.02
     assert drop_path.eval()(x) is x
 
@@ -169,12 +135,3 @@ def test_drop_path_draws_for_each_half_of_the_tokens():
     first, second = (half.abs().sum((1, 2)) > 0 for half in change.split(3, dim=1))
     assert abs(first.float().mean() - 0.5) < 0.06
     assert abs((first == second).float().mean() - 0.5) < 0.06
-
-
-def test_dropout_changes_training_alone():
-    torch.manual_seed(0)
-    model = PoseFormerV2(PoseFormerConfig(9, 3, 3, embed_dim_ratio=8, depth=1, drop_rate=0.2))
-    x = torch.randn(2, 9, 17, 2)
-    assert not torch.equal(model(x), model(x))
-    model.eval()
-    assert torch.equal(model(x), model(x))

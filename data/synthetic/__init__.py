@@ -1,1 +1,1 @@
-"""The moving body and the simulated estimators behind `make_sample.py`."""
+"""Moving bodies, what they do, and the estimators that look at them: behind `make_sample.py`."""

@@ -1,111 +1,63 @@
-"""Every reader of foreign files, with the valid files from which its cases are made.
+"""Every reader of strangers' files, with the valid files from which its cases are made.
 
-A new reader joins by one more `Reader` in `all_readers`: what reads a path, valid files, and a
-strategy that draws cases; `mutations` has the parts of most strategies.
+A new reader joins by one more `Reader` in `all_readers`.
 """
 
-import copy
 import io
-import json
 import pickle
 import pickletools
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from random import Random
 from typing import Any
 
-import custom_files
 import numpy as np
 import torch
-from hypothesis import strategies as st
-from raw_trees import npy_bytes, person, random_keypoints, world_poses, write_cdf
+from raw_trees import npy_bytes, person, random_keypoints, world_poses
 
-from common.checkpoint import (
-    load_checkpoint,
-)
-from common.detections import fill_gaps, read_detections
-from common.npz_io import (
+from common.files.npz import (
     KEYPOINTS_METADATA,
     read_custom_2d,
-    read_npz,
     read_positions_2d,
     read_positions_3d,
 )
-from common.run_log import read_log
-from data.custom.formats import read_people
-from data.custom.tracks import follow
-from data.prepare_data_h36m import read_world_positions
-from fuzz.engine import Case, Reader
+from common.files.safe_load import read_npz, read_torch_file
+from data.prepare_2d_estimation import convert_file
+from fuzz.engine import Reader
 from fuzz.mutations import (
     HOSTILE,
-    changed_archives,
+    changed_archive,
     changed_bytes,
-    changed_pickles,
-    changed_values,
-    changed_words,
+    changed_pickle,
+    changed_value,
     flipped_bits,
     members_of,
-    nested,
     pickled_or_nothing,
     zipped,
 )
 
-SUBJECTS = ("S1", "S11")
 ACTIONS = ("Walking", "Sitting 1")
 
 
 def all_readers() -> list[Reader]:
     """Return the readers that take part in the campaign."""
+    video = {"w": 640, "h": 480, "fps": 25.0, "person": 1, "first_frame": 0}
+    metadata = KEYPOINTS_METADATA | {"layout_name": "h36m", "video_metadata": {"dance": video}}
+    views = [random_keypoints(3, 2, i) for i in range(4)]
+    footage = {"positions_2d": {"dance": {"custom": views[:1]}}, "metadata": metadata}
     return [
-        poses_reader("npz of 2D", "positions_2d", read_positions_2d, poses_2d()),
-        poses_reader("npz of 3D", "positions_3d", read_positions_3d, poses_3d()),
-        numbers_reader(),
+        npz_reader("npz of 2D", read_positions_2d, {"positions_2d": of_subjects(views)}),
+        npz_reader("npz of 3D", read_positions_3d, {"positions_3d": of_subjects(world_poses(3))}),
+        npz_reader("npz of own footage", read_custom_2d, footage),
+        npz_reader("npz of arrays", read_npz, {"a": random_keypoints(4), "b": np.array("text")}),
         detections_reader(),
-        cdf_reader(),
-        checkpoint_reader("checkpoint", True),
-        checkpoint_reader("legacy checkpoint", False),
-        log_reader(),
-        own_footage_reader(),
-        keypoints_json_reader(),
+        checkpoint_reader("checkpoint", is_zip=True),
+        checkpoint_reader("legacy checkpoint", is_zip=False),
     ]
 
 
-def one_of(**strategies: st.SearchStrategy) -> st.SearchStrategy[Case]:
-    """Draw a case from one of several strategies of bytes, or of (bytes, original)."""
-
-    def named(how: str) -> Callable[[Any], Case]:
-        def case(drawn: Any) -> Case:
-            content, original = drawn if isinstance(drawn, tuple) else (drawn, None)
-            return Case(content, how.replace("_", " "), original)
-
-        return case
-
-    return st.one_of([strategy.map(named(how)) for how, strategy in strategies.items()])
-
-
-# npz and npy
-
-
-def poses_2d() -> list[dict]:
-    """Return what `data_2d_h36m_<name>.npz` holds, without and with confidence."""
-    return [
-        {s: {a: [random_keypoints(3, c, i) for i in range(4)] for a in ACTIONS} for s in SUBJECTS}
-        for c in (2, 3)
-    ]
-
-
-def poses_3d() -> list[dict]:
-    """Return what `data_3d_h36m.npz` holds, in world and in camera coordinates."""
-    world = {s: {a: world_poses(3) / 1000 for a in ACTIONS} for s in SUBJECTS}
-    per_camera = {s: {a: [world_poses(3, i) for i in range(4)] for a in ACTIONS} for s in SUBJECTS}
-    return [world, per_camera]
-
-
-def object_npy(value: Any, protocol: int = 4) -> bytes:
-    """Return an npy file of one object, as `np.savez` writes a dict."""
-    array = np.empty((), dtype=object)
-    array[()] = value
-    return npy_bytes(pickled_or_nothing(array, protocol))
+def of_subjects(poses: Any) -> dict:
+    """Return {subject: {action: poses}}."""
+    return {subject: dict.fromkeys(ACTIONS, poses) for subject in ("S1", "S11")}
 
 
 def saved(save: Callable, *arguments: Any, **named: Any) -> bytes:
@@ -115,58 +67,56 @@ def saved(save: Callable, *arguments: Any, **named: Any) -> bytes:
     return file.getvalue()
 
 
-def poses_reader(name: str, member: str, read: Callable, values: list[dict]) -> Reader:
-    """Return a reader of npz files that hold a pickled dict of poses."""
-    valid = [saved(np.savez, **{member: value, "metadata": KEYPOINTS_METADATA}) for value in values]
-    valid += [saved(np.savez_compressed, **{member: values[0]})]
-    pickles = [
-        pickle.dumps(np.array(value, dtype=object), protocol)
-        for value in values
-        for protocol in (2, 4)
-    ]
-    objects = [object_npy(value) for value in values]
-    cases = one_of(
-        bits=flipped_bits(valid),
-        bytes=changed_bytes(valid),
-        archive=changed_archives(valid),
-        member=changed_bytes(objects).map(lambda npy: zipped([(f"{member}.npy", npy)])),
-        values=changed_values(values).map(lambda v: zipped([(f"{member}.npy", object_npy(v))])),
-        pickle=changed_pickles(pickles).map(
-            lambda pickled: zipped([(f"{member}.npy", npy_bytes(pickled))])
-        ),
-    )
-    return Reader(name, read, ".npz", cases, valid)
+def object_npy(value: Any, protocol: int = 4) -> bytes:
+    """Return an npy file of one object, as `np.savez` writes a dict."""
+    array = np.empty((), dtype=object)
+    array[()] = value
+    return npy_bytes(pickled_or_nothing(array, protocol))
 
 
-@st.composite
-def npy_headers(draw: Any) -> bytes:
-    """Draw an npy file whose header says anything."""
-    descr = draw(
-        st.sampled_from(("<f4", ">f8", "|O", "|S5", "<U3", "|V8", "<f3", "f4,O", "<M8[D]"))
-    )
-    sizes = draw(st.lists(st.sampled_from((0, 1, 3, 17, -1, 1 << 31, 1 << 62, 10**30)), max_size=4))
-    shape = draw(
-        st.sampled_from((str(tuple(sizes)), "(" * 3000, "3", "(1, (2,))", "(" + "1," * 3000))
-    )
-    order = draw(st.sampled_from(("True", "False", "1", "None")))
-    header = f"{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}".encode()
-    version = draw(st.sampled_from((b"\1\0", b"\2\0", b"\3\0", b"\4\0", b"\0\0")))
-    length = draw(st.sampled_from((len(header), len(header), 0, 1 << 15, 1)))
-    announced = length.to_bytes(2 if version == b"\1\0" else 4, "little")
-    return b"\x93NUMPY" + version + announced + header + draw(st.binary(max_size=200))
-
-
-def numbers_reader() -> Reader:
-    """Return the reader of npz files of plain arrays."""
-    arrays = {"a": random_keypoints(4), "b": np.arange(3), "c": np.array("text"), "d": np.ones(())}
+def npz_reader(name: str, read: Callable, arrays: dict[str, Any]) -> Reader:
+    """Return a reader of npz files of arrays and of pickled objects."""
     valid = [saved(np.savez, **arrays), saved(np.savez_compressed, **arrays)]
-    cases = one_of(
-        bits=flipped_bits(valid),
-        bytes=changed_bytes(valid),
-        archive=changed_archives(valid),
-        header=npy_headers().map(lambda npy: zipped([("a.npy", npy)])),
+    npys = members_of(valid[0])
+    first_name, first = next(iter(arrays.items()))
+    member = f"{first_name}.npy"
+
+    def with_member(npy: bytes) -> bytes:
+        return zipped(list((npys | {member: npy}).items()))
+
+    def with_values(random: Random) -> bytes:
+        changed = changed_value(random, arrays)
+        changed = changed if isinstance(changed, dict) else {"a": changed}
+        return zipped([(f"{key}.npy", object_npy(value)) for key, value in changed.items()])
+
+    pickles = [pickle.dumps(np.array(first, dtype=object), p) for p in (2, 4, 5)]
+    return Reader(
+        name,
+        read,
+        ".npz",
+        valid,
+        [
+            lambda random: changed_bytes(random, valid),
+            lambda random: changed_archive(random, valid),
+            lambda random: with_member(changed_bytes(random, list(npys.values()))),
+            lambda random: with_member(npy_bytes(changed_pickle(random, random.choice(pickles)))),
+            lambda random: with_member(npy_header(random)),
+            with_values,
+        ],
+        lambda random: (original := random.choice(valid), flipped_bits(random, original)),
     )
-    return Reader("npz of arrays", read_npz, ".npz", cases, valid)
+
+
+def npy_header(random: Random) -> bytes:
+    """Return an npy file whose header says anything."""
+    descr = random.choice(("<f4", ">f8", "|O", "|S5", "<U3", "|V8", "<f3", "f4,O", "<M8[D]"))
+    sizes = [random.choice((0, 1, 3, 17, -1, 1 << 31, 10**30)) for _ in range(random.randrange(5))]
+    shape = random.choice((str(tuple(sizes)), "(" * 3000, "3", "(1, (2,))", "(" + "1," * 3000))
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    version = random.choice((b"\1\0", b"\2\0", b"\3\0", b"\4\0"))
+    length = random.choice((len(header), len(header), 0, 1 << 15))
+    announced = length.to_bytes(2 if version == b"\1\0" else 4, "little")
+    return b"\x93NUMPY" + version + announced + header + random.randbytes(200)
 
 
 def detections_reader() -> Reader:
@@ -177,242 +127,79 @@ def detections_reader() -> Reader:
     listed = [{"frame": 0, "bbox": [0.0] * 5, "keypoints": poses[0].tolist()}]
     as_objects = np.fromiter(people, dtype=object)
     valid = [
-        *(
-            saved(np.save, array)
-            for array in (poses, poses.astype(">f8"), np.asfortranarray(poses))
-        ),
+        *(saved(np.save, array) for array in (poses, poses.astype(">f8"))),
         *(saved(np.save, value, allow_pickle=True) for value in (as_objects, by_frame)),
-        object_npy(people, protocol=2),
-        object_npy(listed),
+        *(object_npy(people, protocol=2), object_npy(listed)),
     ]
-    pickles = [
-        pickle.dumps(array, protocol)
-        for array in (as_objects, np.array(by_frame, dtype=object))
-        for protocol in (0, 2, 4, 5)
-    ]
-    cases = one_of(
-        bytes=changed_bytes(valid),
-        header=npy_headers(),
-        values=changed_values([people, by_frame, listed]).map(object_npy),
-        pickle=st.builds(npy_bytes, changed_pickles(pickles), st.sampled_from(((), (4,), (1,)))),
+    pickles = [pickle.dumps(as_objects, protocol) for protocol in (0, 2, 4, 5)]
+    return Reader(
+        "npy",
+        lambda path: convert_file(path, None, False),
+        ".npy",
+        valid,
+        [
+            lambda random: changed_bytes(random, valid),
+            npy_header,
+            lambda random: object_npy(
+                changed_value(random, random.choice((people, by_frame, listed)))
+            ),
+            lambda random: npy_bytes(changed_pickle(random, random.choice(pickles)), (4,)),
+        ],
     )
-    return Reader("npy", lambda path: fill_gaps(read_detections(path)), ".npy", cases, valid)
 
 
-# CDF
-
-
-def cdf_reader() -> Reader:
-    """Return the reader of Human3.6M's CDF files."""
-    pose = world_poses(3).reshape(3, 96)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "a.cdf"
-        valid = []
-        for values, options in (
-            (pose, {}),
-            (np.float64(pose), {"by_record": True, "data_type": 45}),
-        ):
-            write_cdf(path, values, **options)
-            valid.append(path.read_bytes())
-    cases = one_of(
-        bytes=changed_bytes(valid, most=3),
-        words=changed_words(valid, step=4),
-        single_bytes=changed_words(valid, step=1, after=8),
-    )
-    return Reader("CDF", read_world_positions, ".cdf", cases, valid)
-
-
-# Checkpoints
-
-
-def checkpoints() -> list[dict]:
-    """Return what checkpoints hold: of this project, and as published."""
-    numbers = torch.linspace(-1, 1, 24)  # the same in every process, for the seed's sake
-    weights = {"a.weight": numbers[:12].view(4, 3), "a.bias": torch.zeros(4), "b": numbers.clone()}
-    moments = {"step": torch.tensor(3.0), "exp_avg": numbers[12:].view(4, 3).clone()}
-    optimizer = {"state": {0: moments}, "param_groups": [{"lr": 1e-3, "params": [0]}]}
+def checkpoint_reader(name: str, is_zip: bool) -> Reader:
+    """Return the reader of checkpoints, in PyTorch's zip format or in the older one."""
+    weights = {"a.weight": torch.linspace(-1, 1, 12).view(4, 3), "a.bias": torch.zeros(4)}
+    optimizer = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-3}]}
     ours = {"epoch": 3, "model_pos": weights, "config": {"depth": 4}, "optimizer": optimizer}
     published = {
-        "epoch": 137,
-        "lr": 1e-4,
-        "random_state": np.random.RandomState(0),
-        "optimizer": optimizer,
-        "model_pos": {f"module.{name}": weight for name, weight in weights.items()},
-        "min_loss": np.float64(45.25),
-        "wandb_id": "6mr5twid",
+        **{"epoch": 137, "lr": 1e-4, "min_loss": np.float64(45.25), "wandb_id": "6mr5twid"},
+        **{"random_state": np.random.RandomState(0), "optimizer": optimizer},
+        "model_pos": {f"module.{key}": weight for key, weight in weights.items()},
     }
-    return [ours, published]
 
+    def torch_saved(value: Any) -> bytes:
+        file = io.BytesIO()
+        try:
+            torch.save(value, file, _use_new_zipfile_serialization=is_zip)
+        except Exception:  # some drawn values cannot be saved
+            return b"\x80\x02N."
+        return file.getvalue()
 
-HOSTILE_TENSORS = [
-    lambda: torch.zeros(1).expand(1 << 40),
-    lambda: torch.zeros(3, device="meta"),
-    lambda: torch.eye(3).to_sparse(),
-    lambda: torch.zeros(3, dtype=torch.complex64),
-    lambda: torch.zeros(3, dtype=torch.int64),
-    lambda: torch.zeros(3, 4).T,
-    lambda: torch.zeros(0, 5),
-    lambda: torch.full((2, 2), float("nan"), dtype=torch.bfloat16),
-    lambda: torch.nn.Parameter(torch.ones(2)),
-    lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8),
-    lambda: torch.nn.Linear(2, 2),
-    lambda: torch.Size([1, 2]),
-    lambda: torch.float32,
-    lambda: torch.device("cpu"),
-]
+    def with_pickle(random: Random) -> bytes:
+        if is_zip:
+            members = members_of(valid[1])
+            members["archive/data.pkl"] = changed_pickle(random, members["archive/data.pkl"])
+            return zipped(list(members.items()))
+        file, ends = io.BytesIO(valid[1]), [0]
+        for _ in range(5):  # pickles, behind which the numbers follow
+            list(pickletools.genops(file))
+            ends.append(file.tell())
+        which = random.choice((0, 2, 3, 3, 3, 4))
+        start, end = ends[which], ends[which + 1]
+        return valid[1][:start] + changed_pickle(random, valid[1][start:end]) + valid[1][end:]
 
-
-def torch_saved(value: Any, as_zip: bool) -> bytes:
-    """Return what torch.save writes; some drawn values cannot be saved."""
-    file = io.BytesIO()
-    try:
-        torch.save(value, file, _use_new_zipfile_serialization=as_zip)
-    except Exception:
-        return b"\x80\x02N."
-    return file.getvalue()
-
-
-def checkpoint_reader(name: str, as_zip: bool) -> Reader:
-    """Return the reader of checkpoints, in PyTorch's zip format or in the older one."""
-    values = checkpoints()
-    valid = [torch_saved(value, as_zip) for value in values]
-    values_cases = changed_values(values, HOSTILE + HOSTILE_TENSORS)
-    strategies = {
-        "bytes": changed_bytes(valid),
-        "values": values_cases.map(lambda value: torch_saved(value, as_zip)),
-    }
-    if as_zip:
-        archives = [members_of(content) for content in valid]
-        pickles = [archive["archive/data.pkl"] for archive in archives]
-        strategies |= {
-            "bits": flipped_bits(valid),
-            "archive": changed_archives(valid),
-            "pickle": changed_pickles(pickles).map(
-                lambda pickled: zipped(list((archives[0] | {"archive/data.pkl": pickled}).items()))
-            ),
-        }
-    else:
-        strategies |= {"pickle": changed_legacy(valid), "words": changed_words(valid, step=1)}
-    return Reader(name, load_checkpoint, ".bin", one_of(**strategies), valid)
-
-
-@st.composite
-def changed_legacy(draw: Any, contents: list[bytes]) -> bytes:
-    """Draw a file of the older format with one of its five pickles changed."""
-    rest, pickles = draw(st.sampled_from(contents)), []
-    for _ in range(5):
-        file = io.BytesIO(rest)
-        for _ in pickletools.genops(file):  # which stops behind the pickle
-            pass
-        pickles.append(rest[: file.tell()])
-        rest = rest[file.tell() :]
-    place = draw(st.sampled_from((3, 3, 3, 4, 2, 0)))
-    pickles[place] = draw(changed_pickles([pickles[place]]))
-    return b"".join(pickles) + rest
-
-
-# The log
-
-
-def fresh(*values: Any) -> list[Callable[[], Any]]:
-    """Return functions that return these values, another copy at each call."""
-    return [lambda value=value: copy.deepcopy(value) for value in values]
-
-
-def log_reader() -> Reader:
-    """Return the reader of `log.jsonl`."""
-    records = [
-        {"epoch": n, "lr": 1e-3, "train_mpjpe_mm": 50.5, "valid_mpjpe_mm": None, "seconds": 9.5}
-        for n in range(1, 4)
+    tensors = [
+        *(torch.zeros(1).expand(1 << 40), torch.zeros(3, device="meta"), torch.eye(3).to_sparse()),
+        *(torch.zeros(3, dtype=torch.int64), torch.zeros(3, 4).T, torch.zeros(0, 5)),
+        *(torch.nn.Parameter(torch.ones(2)), torch.Size([1, 2]), torch.float32),
     ]
-    valid = ["".join(json.dumps(record) + "\n" for record in records).encode()]
-    plain = [
-        *fresh(None, True, -1, 0, 2**80, 10**300, 1e308, "", "x", [], {}),
-        *fresh(float("inf"), -float("inf"), float("nan"), 1.5, "1"),
-        lambda: nested(1, 300),
-    ]
-    epochs = (b"Infinity", b"NaN", b"1e400", b'"1"', b"true", b"9" * 400, b"9" * 5000, b"[1]")
-    strange = (
-        b"[" * 200_000,
-        b'{"a":' * 100_000,
-        b"\xff\xfe",
-        b"\0",
-        b"[]",
-        b"null",
-        b"\xef\xbb\xbf{}",
-    )
-    lines = st.sampled_from([*(b'{"epoch":' + epoch + b"}" for epoch in epochs), *strange])
-    cases = one_of(
-        bytes=changed_bytes(valid),
-        values=changed_values([records], plain).map(_as_lines),
-        lines=st.lists(st.one_of(lines, st.just(valid[0].strip())), max_size=4).map(
-            lambda drawn: b"".join(line + b"\n" for line in drawn)
+    valid = [torch_saved(value) for value in (ours, published)]
+    changes = [
+        lambda random: changed_bytes(random, valid),
+        lambda random: torch_saved(
+            changed_value(random, random.choice((ours, published)), HOSTILE + tensors)
         ),
-    )
-    return Reader("log", read_log, ".jsonl", cases, valid)
-
-
-# Own footage
-
-
-def own_footage_reader() -> Reader:
-    """Return the reader of `data_2d_custom_<name>.npz`."""
-    video = {"w": 640, "h": 480, "fps": 25.0, "person": 1, "first_frame": 0}
-    metadata = KEYPOINTS_METADATA | {"layout_name": "h36m", "video_metadata": {"dance": video}}
-    arrays = {"positions_2d": {"dance": {"custom": [random_keypoints(3, 2)]}}, "metadata": metadata}
-    valid = [saved(np.savez, **arrays)]
-    cases = one_of(
-        bits=flipped_bits(valid),
-        bytes=changed_bytes(valid),
-        archive=changed_archives(valid),
-        values=changed_values([arrays]).map(
-            lambda v: saved_members(v) if isinstance(v, dict) else b""
-        ),
-    )
-    return Reader("npz of own footage", read_custom_2d, ".npz", cases, valid)
-
-
-def saved_members(members: dict) -> bytes:
-    """Return an npz file with a pickled object for each name."""
-    return zipped([(f"{name}.npy", object_npy(value)) for name, value in members.items()])
-
-
-def keypoints_json_reader() -> Reader:
-    """Return the reader of estimators' JSON, in all of its forms."""
-    writers = (
-        *(custom_files.mmpose, custom_files.mmpose_inferencer, custom_files.coco_results),
-        *(custom_files.coco_annotations, custom_files.alphapose, custom_files.mediapipe),
-    )
-    keypoints = np.stack([random_keypoints(3, 2), random_keypoints(3, 2, 1)], axis=1)
-    keypoints = np.concatenate([keypoints, np.full((3, 2, 17, 1), 0.9)], axis=-1, dtype=np.float64)
-    valid = []
-    for write in writers:
-        with tempfile.TemporaryDirectory() as folder:
-            valid.append(write(Path(folder), keypoints, (1000, 1000)).read_bytes())
-    values = [json.loads(content) for content in valid]
-    plain = [
-        *fresh(None, True, -1, 0, 2**80, 1e308, "", "x", [], {}, [[]], 0.5),
-        *fresh(float("inf"), float("nan")),
-        lambda: nested(1, 300),
+        with_pickle,
     ]
-    cases = one_of(
-        bytes=changed_bytes(valid),
-        values=changed_values(values, plain).map(_as_json),
-        strange=st.sampled_from((b"[" * 200_000, b'{"a":' * 100_000, b"[]", b"{}", b"9" * 5000)),
+    if not is_zip:
+        return Reader(name, read_torch_file, ".bin", valid, changes)
+    return Reader(
+        name,
+        read_torch_file,
+        ".bin",
+        valid,
+        [*changes, lambda random: changed_archive(random, valid)],
+        lambda random: (original := random.choice(valid), flipped_bits(random, original)),
     )
-    return Reader("JSON of keypoints", lambda p: follow(read_people(p)), ".json", cases, valid)
-
-
-def _as_json(value: Any) -> bytes:
-    try:
-        return json.dumps(value).encode()
-    except (TypeError, ValueError, RecursionError):
-        return b"[]"
-
-
-def _as_lines(records: Any) -> bytes:
-    records = records if isinstance(records, list) else [records]
-    try:
-        return "".join(json.dumps(record) + "\n" for record in records).encode()
-    except (TypeError, ValueError, RecursionError):
-        return b"{}\n"

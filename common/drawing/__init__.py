@@ -1,0 +1,1 @@
+"""Panels, films, figures and pose files."""

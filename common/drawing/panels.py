@@ -1,0 +1,284 @@
+"""What a picture of a pose consists of: strokes, and panels in 2D and in 3D that move them.
+
+A panel has a `title`, `limits` (what must be visible), and `strokes`, which `update(frame)`
+overwrites in place, in one array that is drawn in one call. `decorate(axes)` draws once what does
+not move; `reading(frame)` is a figure of the frame to write beside it, or "".
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from common.drawing.figures import COLORS, FAINT_INK, PAPER
+from common.motion import gaussian_filter
+from common.skeleton import BONES, NUM_JOINTS, ROOT, SIDES
+
+SIDE_COLORS = {"left": COLORS[0], "middle": COLORS[-1], "right": COLORS[1]}
+FRAME = "#C9C9C9"
+_OUTSIDE, _FLOOR, _GRID, _SHADOW = "#F3F3F1", "#F3F1EC", "#D9D5CC", "#DCD8D0"
+# How much of its colour is left to the truth that lies under an estimate.
+TRUTH_STRENGTH = 0.35
+# Widths of strokes in points.
+_BONE, _HALO, _TRUTH, _JOINT, _SHADOW_BONE, _GRID_LINE = 2.2, 4.2, 5.2, 4.4, 3.0, 0.8
+
+_ELEVATION = 15.0  # degrees above the horizon, as in this field's other drawings
+_VIEW_DISTANCE_M = 7.0
+_TARGET_HEIGHT_M = 0.9
+_FLOOR_RADIUS_M, _FLOOR_CELL_M = 1.0, 0.5
+_GRID_LINES = int(2 * _FLOOR_RADIUS_M / _FLOOR_CELL_M)
+
+_BONES = np.array(BONES)  # (16, 2): child, parent
+
+# (left, right, bottom, top) of what must be visible; in a picture, bottom > top.
+Limits = tuple[float, float, float, float]
+
+
+class Strokes:
+    """Straight strokes with round ends in groups, in the order of painting.
+
+    A group is the strokes' widths in points, and their colours (strokes, 4), RGBA from 0 to 1.
+    `strokes["bones"]` is a view of one group's start and end points, (strokes, 2, 2), to be
+    overwritten for each frame; `slices` tells where each group is in the arrays of all.
+    """
+
+    def __init__(self, **groups: tuple[float | np.ndarray, np.ndarray]) -> None:
+        ends = np.cumsum([len(colors) for _, colors in groups.values()]).tolist()
+        self.slices = dict(zip(groups, map(slice, [0, *ends], ends)))
+        self.segments = np.zeros((ends[-1], 2, 2))
+        self.colors = np.concatenate([colors for _, colors in groups.values()])
+        self.widths = np.concatenate([np.broadcast_to(w, len(c)) for w, c in groups.values()])
+
+    def __getitem__(self, group: str) -> np.ndarray:
+        return self.segments[self.slices[group]]
+
+
+def side_colors(joints: Iterable[int], strength: float = 1.0) -> np.ndarray:
+    """Return (joints, 4): the colours of the joints' sides, mixed with white below strength 1."""
+    colors = _rgba([SIDE_COLORS[SIDES[joint]] for joint in joints])
+    return 1 - strength * (1 - colors) if strength < 1 else colors
+
+
+def _rgba(colors: Sequence[str]) -> np.ndarray:
+    from matplotlib.colors import to_rgba_array
+
+    return to_rgba_array(colors)
+
+
+def _dots(points: np.ndarray, limits: Limits) -> np.ndarray:
+    """Return (points, 2, 2): strokes so short that their round ends make a dot."""
+    # A stroke of no length at all would not be painted.
+    length = 1e-5 * (limits[1] - limits[0])
+    return np.stack([points, points + np.array([length, 0])], axis=1)
+
+
+def _truth_group(truth: np.ndarray | None) -> dict[str, tuple[float, np.ndarray]]:
+    if truth is None:
+        return {}
+    return {"truth": (_TRUTH, side_colors(_BONES[:, 0], TRUTH_STRENGTH))}
+
+
+class ImagePanel:
+    """2D keypoints in a camera's picture, over the paler true ones where these are given.
+
+    Keypoints are (frames, 17, 2), pixels; `image_size` is (width, height) of the picture.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        keypoints_px: np.ndarray,
+        limits: Limits,
+        image_size: tuple[int, int],
+        truth_px: np.ndarray | None = None,
+    ) -> None:
+        self.title, self.limits, self.image_size = title, limits, image_size
+        self._keypoints, self._truth = keypoints_px, truth_px
+        self.strokes = Strokes(
+            **_truth_group(truth_px),
+            halos=(_HALO, _rgba([PAPER] * len(BONES))),
+            bones=(_BONE, side_colors(_BONES[:, 0])),
+            joints=(_JOINT, side_colors(range(NUM_JOINTS))),
+        )
+
+    def reading(self, frame: int) -> str:
+        """Return the frame's mean distance from the truth."""
+        if self._truth is None:
+            return ""
+        errors = np.linalg.norm(self._keypoints[frame] - self._truth[frame], axis=-1)
+        return f"mean error {errors.mean():.1f} px"
+
+    def decorate(self, axes: Any) -> None:
+        """Draw what does not move: the picture's area, and ticks in pixels."""
+        from matplotlib.patches import Rectangle
+
+        axes.set_facecolor(_OUTSIDE)
+        axes.add_patch(Rectangle((0, 0), *self.image_size, color=PAPER, lw=0, zorder=-1))
+        axes.locator_params(nbins=6)
+        axes.tick_params(length=2, color=FRAME, labelcolor=FAINT_INK, labelsize=6.5, pad=2)
+
+    def update(self, frame: int) -> None:
+        """Move the strokes to a frame."""
+        pose = self._keypoints[frame]
+        if self._truth is not None:
+            self.strokes["truth"][:] = self._truth[frame][_BONES]
+        self.strokes["halos"][:] = self.strokes["bones"][:] = pose[_BONES]
+        self.strokes["joints"][:] = _dots(pose, self.limits)
+
+
+class View:
+    """The eye of the 3D panels: at a camera's azimuth, slightly above, following the person.
+
+    The scale is one for the whole sequence, and the eye moves smoothly and horizontally only, so
+    nothing jumps. Perspective is mild.
+
+    Args:
+        poses_m: all that will be drawn, (frames, 17, 3) each, metres, world; the hip of the last
+            is followed.
+        azimuth: direction in degrees from which the eye looks, as in `Camera`.
+        follow_frames: standard deviation of the Gaussian that smooths the hip's path; 0 for none.
+    """
+
+    def __init__(self, poses_m: Sequence[np.ndarray], azimuth: float, follow_frames: float) -> None:
+        # The floor is where the lowest joint of the sequence stands.
+        self.floor_m = min(float(np.percentile(p[..., 2].min(axis=1), 1)) for p in poses_m)
+        # (frames, 3), the point in the world that the eye looks at.
+        self.targets_m = poses_m[-1][:, ROOT].astype(np.float64)
+        if follow_frames:
+            self.targets_m = gaussian_filter(self.targets_m, follow_frames, mode="edge")
+        self.targets_m[:, 2] = self.floor_m + _TARGET_HEIGHT_M
+        self._rotation = _view_rotation(azimuth)
+        seen = [self.project(p, self.targets_m[:, None])[0].reshape(-1, 2) for p in poses_m]
+        # In a narrow panel the floor may be cut at the sides, so that the person stays large.
+        seen = np.concatenate([*seen, self.floor_disc() * (0.7, 1)])
+        (left, bottom), (right, top) = seen.min(axis=0), seen.max(axis=0)
+        margin = 0.03 * (top - bottom)  # of what is visible, in metres at the person's distance
+        self.limits = (left - margin, right + margin, bottom - margin, top + margin)
+
+    def project(self, points_m: np.ndarray, target_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Project world points (..., 3), for an eye that looks at a target of (3,) or such a shape.
+
+        Returns:
+            (..., 2), to the right and up, in metres at the target's distance; (...), nearness.
+        """
+        local = (points_m - target_m) @ self._rotation.T
+        scale = _VIEW_DISTANCE_M / (_VIEW_DISTANCE_M - local[..., 2:])
+        return local[..., :2] * scale, local[..., 2]
+
+    def drop(self, points_m: np.ndarray) -> np.ndarray:
+        """Return (..., 3): the points' shadows on the floor."""
+        floor = np.full((*points_m.shape[:-1], 1), self.floor_m)
+        return np.concatenate([points_m[..., :2], floor], axis=-1)
+
+    def floor_disc(self) -> np.ndarray:
+        """Return (corners, 2): the outline of the round floor, which follows the eye."""
+        angles = np.linspace(0, 2 * np.pi, 120)
+        outline = _FLOOR_RADIUS_M * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        return self.project(self.drop(self.targets_m[0, :2] + outline), self.targets_m[0])[0]
+
+    def floor_grid(self, target_m: np.ndarray) -> np.ndarray:
+        """Return (lines, 2, 2): lines that stand still in the world, on the floor."""
+        lines = np.full((2, _GRID_LINES, 2, 3), self.floor_m)
+        for axis, center in enumerate(target_m[:2]):
+            first = np.ceil((center - _FLOOR_RADIUS_M) / _FLOOR_CELL_M) * _FLOOR_CELL_M
+            offset = first - center + _FLOOR_CELL_M * np.arange(_GRID_LINES)
+            half = np.sqrt(np.maximum(_FLOOR_RADIUS_M**2 - offset**2, 0))
+            lines[axis, :, :, axis] = (center + offset)[:, None]
+            lines[axis, :, :, 1 - axis] = target_m[1 - axis] + np.stack([-half, half], axis=-1)
+        return self.project(lines.reshape(-1, 2, 3), target_m)[0]
+
+
+def _view_rotation(azimuth: float) -> np.ndarray:
+    """Return (3, 3): its rows are the eye's right, its up, and the direction towards the eye."""
+    a, e = np.radians([azimuth, _ELEVATION])
+    towards_eye = np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
+    right = np.array([-np.sin(a), np.cos(a), 0])
+    return np.stack([right, np.cross(towards_eye, right), towards_eye])
+
+
+class WorldPanel:
+    """A 3D pose on a floor, over the paler true one where that is given.
+
+    Poses are (frames, 17, 3), metres, world; limits are in metres at the distance of the person.
+    """
+
+    def __init__(
+        self, title: str, poses_m: np.ndarray, view: View, truth_m: np.ndarray | None = None
+    ) -> None:
+        self.title, self.limits = title, view.limits
+        self._poses, self._truth, self._view = poses_m, truth_m, view
+        self._bone_colors = side_colors(_BONES[:, 0])
+        self.strokes = Strokes(
+            grid=(_GRID_LINE, _rgba([_GRID] * 2 * _GRID_LINES)),
+            shadows=(_SHADOW_BONE, _rgba([_SHADOW] * len(BONES))),
+            **_truth_group(truth_m),
+            # A halo, a bone, the next halo, …: a near limb stands out from the one behind it.
+            limbs=(np.tile([_HALO, _BONE], len(BONES)), _rgba([PAPER] * 2 * len(BONES))),
+            joints=(_JOINT, side_colors(range(NUM_JOINTS))),
+        )
+        self._limb_colors = self.strokes.colors[self.strokes.slices["limbs"]]
+
+    def reading(self, frame: int) -> str:
+        """Return the frame's mean distance from the truth."""
+        if self._truth is None:
+            return ""
+        errors = np.linalg.norm(self._poses[frame] - self._truth[frame], axis=-1)
+        return f"MPJPE {1000 * errors.mean():.1f} mm"
+
+    def decorate(self, axes: Any) -> None:
+        """Draw what does not move: the floor's disc, and how large its cells are."""
+        axes.set_facecolor(PAPER)
+        axes.fill(*self._view.floor_disc().T, color=_FLOOR, lw=0, zorder=-1)
+        axes.set(xticks=[], yticks=[])
+        note = {"transform": axes.transAxes, "ha": "right", "size": 6.5, "color": FAINT_INK}
+        axes.text(0.985, 0.025, f"grid {_FLOOR_CELL_M:g} m", **note)
+
+    def update(self, frame: int) -> None:
+        """Move the strokes to a frame, the farthest bones first."""
+        view, target, pose = self._view, self._view.targets_m[frame], self._poses[frame]
+        self.strokes["grid"][:] = view.floor_grid(target)
+        self.strokes["shadows"][:] = view.project(view.drop(pose), target)[0][_BONES]
+        if self._truth is not None:
+            self.strokes["truth"][:] = view.project(self._truth[frame], target)[0][_BONES]
+        points, nearness = view.project(pose, target)
+        order = np.argsort(nearness[_BONES].sum(axis=1))
+        limbs = self.strokes["limbs"].reshape(len(BONES), 2, 2, 2)
+        limbs[:] = points[_BONES[order]][:, None]
+        self._limb_colors[1::2] = self._bone_colors[order]
+        self.strokes["joints"][:] = _dots(points, self.limits)
+
+
+def image_limits(poses_px: Iterable[np.ndarray]) -> Limits:
+    """Return what must be visible of the camera's picture, with a margin, y downwards.
+
+    Of poses (frames, 17, 2), pixels; a stray keypoint in a few frames does not widen the view.
+    """
+    extremes = [np.percentile(p.reshape(-1, 2), (0.2, 99.8), axis=0) for p in poses_px]
+    low, high = np.min(extremes, axis=(0, 1)), np.max(extremes, axis=(0, 1))
+    margin = 0.07 * (high - low).max() + 1
+    (left, top), (right, bottom) = low - margin, high + margin
+    return left, right, bottom, top
+
+
+def equal_scales(
+    limits: Limits, aspect: float, image_size: tuple[int, int] | None = None
+) -> Limits:
+    """Widen limits until width / height is `aspect`: about their centre, in 3D panels.
+
+    In a camera's picture of `image_size`, (width, height) in pixels, they are moved so that they
+    show as little as possible of what lies beyond its edges.
+    """
+    left, right, bottom, top = limits
+    half = max(right - left, aspect * abs(top - bottom)) / 2
+    center, middle = (left + right) / 2, (bottom + top) / 2
+    if image_size is not None:
+        center = _move_inside(left, right, half, image_size[0])
+        middle = _move_inside(top, bottom, half / aspect, image_size[1])
+    y = np.sign(top - bottom) * half / aspect
+    return center - half, center + half, middle - y, middle + y
+
+
+def _move_inside(low: float, high: float, half: float, size: int) -> float:
+    """Return the centre, near that of low to high, of a span that lies within 0 to `size`."""
+    inside = np.clip((low + high) / 2, *sorted((half, size - half)))
+    return float(np.clip(inside, high - half, low + half))

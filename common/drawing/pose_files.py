@@ -1,0 +1,122 @@
+"""Pose files that other programs read."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from common.drawing.bvh import SAFE_NAMES, write_bvh
+from common.files.output import atomic_output, check_output
+from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS
+
+
+def export_poses(
+    output: Path | str,
+    poses_m: np.ndarray,
+    frame_of_reference: str,
+    fps: float,
+    frame_numbers: np.ndarray,
+) -> None:
+    """Write poses to a file that says which joint, unit, axes and frame rate they have.
+
+    - `.npy`: a structured array with one record for each frame, which `np.load` reads without
+      pickle: `frame`, `time_s`, `frame_of_reference`, `axes`, then the 17 joints by name, each
+      (3,), metres.
+    - `.npz`: the arrays `positions_m` (frames, 17, 3), `joints`, `parents` (-1 for the hip),
+      `frames`, `time_s`, `fps`, `unit`, `frame_of_reference`, `axes`.
+    - `.json`: the same names, `positions` for the first.
+    - `.csv`: one line for each frame with columns named as the records' fields, the joints'
+      as `RFoot_x_m`.
+    - `.trc`: a marker file of Motion Analysis and OpenSim: millimetres, y up.
+    - `.bvh`: a skeleton and its rotations: metres, y up, as Blender's importer takes it by
+      default (`drawing.bvh`); its bones keep their length, so its joints differ from `poses_m`.
+
+    Args:
+        output: the file.
+        poses_m: (frames, 17, 3), metres, z up.
+        frame_of_reference: what the positions are relative to, in words.
+        fps: frames a second of the recording.
+        frame_numbers: (frames,), at equal distances, which frames of the recording these are.
+    """
+    output = check_output(output, POSE_SUFFIXES)
+    about = {
+        "frame_of_reference": frame_of_reference,
+        "axes": "z up",
+        "unit": "m",
+        "fps": fps,
+        "joints": JOINT_NAMES,
+        "parents": PARENTS,
+        "frames": frame_numbers.tolist(),
+        "time_s": (frame_numbers / fps).tolist(),
+    }
+    suffix, y_up_m = output.suffix.lower(), poses_m[..., (0, 2, 1)] * np.float64((1, 1, -1))
+    rate = fps / np.ptp(frame_numbers[:2]) if len(frame_numbers) > 1 else fps
+    with atomic_output(output) as temporary:
+        if suffix in _WRITERS:
+            _WRITERS[suffix](temporary, poses_m, about)
+        elif suffix == ".bvh":
+            write_bvh(temporary, y_up_m, rate)
+        else:
+            _write_trc(temporary, output.name, y_up_m, about, rate)
+
+
+def _write_npy(path: Path, poses_m: np.ndarray, about: dict) -> None:
+    texts = {name: about[name] for name in ("frame_of_reference", "axes")}
+    fields = [("frame", "<i8"), ("time_s", "<f8")]
+    fields += [(name, f"<U{len(text)}") for name, text in texts.items()]
+    fields += [(joint, "<f4", (3,)) for joint in JOINT_NAMES]
+    records = np.empty(len(poses_m), fields)
+    columns = {"frame": about["frames"], "time_s": about["time_s"], **texts}
+    columns |= zip(JOINT_NAMES, poses_m.swapaxes(0, 1))
+    for name, column in columns.items():
+        records[name] = column
+    np.save(path, records, allow_pickle=False)
+
+
+def _write_npz(path: Path, poses_m: np.ndarray, about: dict) -> None:
+    np.savez(path, positions_m=poses_m, **about)
+
+
+def _write_json(path: Path, poses_m: np.ndarray, about: dict) -> None:
+    positions = np.round(poses_m.astype(np.float64), 6).tolist()
+    path.write_text(json.dumps(about | {"positions": positions}))
+
+
+def _write_csv(path: Path, poses_m: np.ndarray, about: dict) -> None:
+    columns = [f"{joint}_{axis}_m" for joint in JOINT_NAMES for axis in "xyz"]
+    texts = about["frame_of_reference"], about["axes"]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["frame", "time_s", "frame_of_reference", "axes", *columns])
+        for number, time_s, pose in zip(about["frames"], about["time_s"], poses_m):
+            coordinates = (f"{value:.6f}" for value in pose.ravel())
+            writer.writerow([number, f"{time_s:g}", *texts, *coordinates])
+
+
+def _write_trc(path: Path, name: str, poses_m: np.ndarray, about: dict, fps: float) -> None:
+    """Write the header's three lines, two lines that name the columns, an empty one, the data.
+
+    The format: https://opensimconfluence.atlassian.net/wiki/spaces/OpenSim/pages/53089972
+    """
+    frames = len(poses_m)
+    values = (f"{fps:g}", f"{fps:g}", frames, NUM_JOINTS, "mm", f"{about['fps']:g}", 1, frames)
+    names = "DataRate CameraRate NumFrames NumMarkers Units OrigDataRate OrigDataStartFrame "
+    coordinates = [f"{axis}{marker}" for marker in range(1, NUM_JOINTS + 1) for axis in "XYZ"]
+    lines = [
+        ("PathFileType", 4, "(X/Y/Z)", name),
+        (names + "OrigNumFrames").split(),
+        values,
+        ("Frame#", "Time", *(f"{joint}\t\t" for joint in SAFE_NAMES)),
+        ("", "", *coordinates),
+        (),
+    ]
+    with path.open("w") as file:
+        file.writelines("\t".join(map(str, line)) + "\n" for line in lines)
+        for index, (time_s, pose) in enumerate(zip(about["time_s"], 1000 * poses_m), 1):
+            row = "\t".join(f"{value:.3f}" for value in pose.ravel())
+            file.write(f"{index}\t{time_s:.6f}\t{row}\n")
+
+
+_WRITERS = {".npy": _write_npy, ".npz": _write_npz, ".json": _write_json, ".csv": _write_csv}
+POSE_SUFFIXES = (*_WRITERS, ".trc", ".bvh")

@@ -1,0 +1,174 @@
+"""Writing mp4 and gif, and reading videos, through the ffmpeg of imageio-ffmpeg.
+
+Frames go through a pipe one at a time: ffmpeg encodes in its own process while the next frame is
+drawn, so two cores are at work, and memory does not grow with the number of frames.
+"""
+
+import errno
+import logging
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.files.console import InputError, progress
+from common.files.output import atomic_output, check_output
+
+VIDEO_SUFFIXES = (".mp4", ".gif")
+# gif counts in hundredths of a second, and browsers slow down what is shown for one hundredth.
+MAX_GIF_FPS = 50
+# How much of a frame may wait in the pipe, the most that Linux grants everybody: with the usual
+# 64 KiB drawing waits for ffmpeg, which costs a third more time.
+_PIPE_BYTES = 1 << 20
+
+# Players take an unmarked video's colours for BT.601 or for BT.709, as they like. Two options more
+# than x264's fastest preset has cost little time and shrink its files by a third.
+_MP4 = (
+    *("-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709"),
+    *("-color_primaries", "bt709", "-color_trc", "bt709", "-movflags", "+faststart"),
+    *("-preset", "ultrafast", "-x264-params", "cabac=1:aq-mode=1", "-threads", "2"),
+)
+# The palette is that of the first frames, so no more than these wait for it. Without dithering,
+# what does not move stays as it is and costs nothing.
+_GIF_FILTER = (
+    "split[first][all];[first]trim=end_frame=8,palettegen=max_colors=128[palette];"
+    "[all][palette]paletteuse=dither=none:diff_mode=rectangle"
+)
+_GIF = ("-vcodec", "gif", "-pix_fmt", "pal8", "-lavfi", _GIF_FILTER, "-loop", "0")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read a video's size in pixels, such as "1700x400"; mp4 stores colours for 2 × 2 pixels."""
+    if not re.fullmatch(r"\d{1,5}x\d{1,5}", text.lower()):
+        raise InputError(f"size '{text}': give WIDTHxHEIGHT in pixels, such as 1700x400")
+    width, height = map(int, text.lower().split("x"))
+    if width % 2 or height % 2:
+        raise InputError(f"size '{text}': width and height must be even")
+    if not (320 <= width <= 7680 and 180 <= height <= 4320):
+        raise InputError(f"size '{text}': must lie between 320x180 and 7680x4320")
+    return width, height
+
+
+def write_video(
+    path: Path | str,
+    frames: Iterable[np.ndarray],
+    *,
+    fps: float,
+    total: int | None = None,
+    bitrate_kbit: int | None = None,
+) -> None:
+    """Write frames to an mp4 (H.264) or a gif, by the suffix of the path, atomically.
+
+    Frames are arrays (height, width, 4), uint8, RGB and a byte that is not used, all of one size,
+    height and width even. Each is written before the next is taken, so one buffer may serve for
+    all; `total` is how many there are, for the progress bar. `bitrate_kbit` is the average rate of
+    an mp4 in kbit/s, None for constant quality.
+    """
+    path = check_output(path, VIDEO_SUFFIXES)
+    gif = path.suffix.lower() == ".gif"
+    if gif and fps > MAX_GIF_FPS:
+        raise InputError(f"{path}: a gif shows at most {MAX_GIF_FPS} frames a second, not {fps:g}")
+    frames = iter(progress(frames, total=total, desc=path.name, unit="frame"))
+    first = next(frames)
+    rate = ("-b:v", f"{bitrate_kbit}k") if bitrate_kbit else ("-crf", "18")
+    coding = _GIF if gif else ("-vcodec", "libx264", "-pix_fmt", "yuv420p", *rate, *_MP4)
+    shape = ("-s", f"{first.shape[1]}x{first.shape[0]}", "-pix_fmt", "rgb0")
+    timing = ("-r", str(Fraction(fps).limit_denominator()))
+    command = [_imageio_ffmpeg().get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo"]
+    command += [*shape, *timing, "-i", "-", "-an", *coding]
+    with atomic_output(path) as temporary, tempfile.TemporaryFile() as log:
+        complete = _encode([*command, _url(temporary)], chain([first], frames), log)
+        log.seek(0)
+        message = log.read().decode(errors="replace")
+        if message or not complete:
+            raise _ffmpeg_error(path, message)
+
+
+def _encode(command: list[str], frames: Iterable[np.ndarray], log: Any) -> bool:
+    """Send frames to ffmpeg, which writes errors to `log`; return whether it took all of them."""
+    pipes = {"stdin": subprocess.PIPE, "stderr": log, "pipesize": _PIPE_BYTES, "bufsize": 0}
+    # In a session of its own, Ctrl-C does not reach it: it ends when its pipe is closed.
+    with subprocess.Popen(command, start_new_session=True, **pipes) as ffmpeg:
+        for frame in frames:
+            left = memoryview(frame).cast("B")
+            try:
+                while left:  # a signal may cut a write short
+                    left = left[ffmpeg.stdin.write(left) :]
+            except BrokenPipeError:  # it has ended; its log says why
+                return False
+    return ffmpeg.returncode == 0
+
+
+def probe_video(path: Path | str) -> tuple[tuple[int, int], float]:
+    """Return a video's (width, height) in pixels, as shown, and its frames a second."""
+    frames = _frames(path)
+    about = next(frames)
+    frames.close()
+    return about["size"], about["fps"]
+
+
+def count_frames(path: Path | str) -> int:
+    """Return how many frames a video has, at least one; they are not decoded for it."""
+    probe_video(path)  # has the better messages
+    frames, _ = _imageio_ffmpeg().count_frames_and_secs(_url(path))
+    if not frames:
+        raise InputError(f"{path}: the video has no frames; choose another")
+    return frames
+
+
+def read_video(
+    path: Path | str, crop: tuple[float, float, float, float], size: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    """Yield a part of each of a video's frames, (height, width, 3), uint8, RGB, read-only.
+
+    `crop` is left, top, right, bottom of the part, as shares of the width and of the height; it is
+    scaled to `size`, (width, height) in pixels.
+    """
+    left, top, right, bottom = crop
+    region = f"iw*{right - left:.6f}:ih*{bottom - top:.6f}:iw*{left:.6f}:ih*{top:.6f}:exact=1"
+    filters = f"format=rgb24,crop={region},scale={size[0]}:{size[1]}"
+    frames = _frames(path, "-vf", filters, "-fps_mode", "passthrough")
+    next(frames)
+    for data in frames:
+        yield np.frombuffer(data, np.uint8).reshape(size[1], size[0], 3)
+
+
+def _frames(path: Path | str, *options: str) -> Iterator[Any]:
+    """Yield what is known of a video, then the bytes of each frame."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    params = {"input_params": ["-hide_banner", "-nostats"], "output_params": list(options)}
+    try:
+        yield from _imageio_ffmpeg().read_frames(_url(path), **params)
+    except (OSError, RuntimeError) as error:
+        raise _ffmpeg_error(path, str(error)) from error
+
+
+def _url(path: Path | str) -> str:
+    """Mark a path as one: ffmpeg would take the beginning of "a:b.mp4" for a protocol."""
+    return f"file:{path}"
+
+
+def _ffmpeg_error(path: Path | str, log: str) -> Exception:
+    """Return an error with ffmpeg's first message; imageio-ffmpeg puts a headline before it."""
+    if "No space left on device" in log:
+        return OSError(errno.ENOSPC, "No space left on device", str(path))
+    lines = log.split("=== stderr ===")[-1].strip().splitlines() or ["it says nothing"]
+    # A line begins with the part of ffmpeg that wrote it and its address: "[in#0 @ 0x55…] ".
+    reason = re.sub(r"^(\[[^]]*\] )+", "", lines[0])
+    return InputError(f"{path}: ffmpeg failed: {reason}; choose another video or format")
+
+
+def _imageio_ffmpeg() -> Any:
+    try:
+        import imageio_ffmpeg
+    except ImportError as error:
+        raise InputError("videos need a package: pip install imageio-ffmpeg") from error
+    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)  # it warns that frames are scaled
+    return imageio_ffmpeg

@@ -1,0 +1,1 @@
+"""Keypoints of any estimator to people, sequences and 3D poses."""

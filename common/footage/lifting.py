@@ -1,0 +1,176 @@
+"""From keypoints of any recording to 3D poses: whole sequences, or frame by frame as they come.
+
+    from common.footage.lifting import lift
+    poses_m = lift(keypoints_px, "checkpoint/vitpose/best_epoch.bin", size=(1920, 1080), fps=30)
+
+Networks are trained at 50 frames a second, so recordings are brought to that rate and back.
+"""
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.camera import normalize_screen_coordinates
+from common.evaluation import predict
+from common.footage.layouts import to_h36m
+from common.generators import flip_keypoints, flip_poses
+from common.h36m_dataset import FPS
+from common.model_poseformer import PoseFormerV2
+from common.motion import resample
+from common.skeleton import ROOT
+from common.training.checkpoint import Checkpoint
+from common.training.device import autocast
+
+_CAUSAL_BATCH = 64
+
+
+def load_lifter(
+    path: Path | str, number_of_frames: int | None = None, device: torch.device | str = "cpu"
+) -> PoseFormerV2:
+    """Return the network of a checkpoint, of ours or published, that takes one estimator's 2D.
+
+    `number_of_frames` is the window's length where the file does not tell it.
+    """
+    checkpoint = Checkpoint.load(path, number_of_frames)
+    checkpoint.check_channels(2, confidences=0)
+    return checkpoint.build_model(device)
+
+
+def lift(
+    keypoints: np.ndarray,
+    checkpoint: Path | str | PoseFormerV2,
+    *,
+    size: tuple[int, int],
+    fps: float = FPS,
+    layout: str = "h36m",
+    causal: bool = False,
+    flip: bool = True,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+) -> np.ndarray:
+    """Estimate the 3D pose of every frame of one person's sequence.
+
+    Args:
+        keypoints: (frames, points, 2 or more), pixels; channels after x and y are not used.
+        checkpoint: a checkpoint's file, or the network from `load_lifter`.
+        size: the picture's (width, height) in pixels.
+        fps: frames a second of the recording; `FPS` lifts the frames as they are.
+        layout: what the points are, one of `common.footage.layouts.LAYOUTS`.
+        causal: use past frames only, as `StreamingLifter` does.
+        flip: average with the mirrored estimate of the mirrored keypoints.
+        device: where to compute.
+        precision: "fp32" or "bf16", of matrix products.
+
+    Returns:
+        (frames, 17, 3), float32: metres, camera coordinates (x right, y down, z forward), relative
+        to the hip, which is zero.
+
+    Raises:
+        InputError: if the checkpoint is bad.
+        ValueError: if the keypoints are not of the layout, or there is no frame.
+    """
+    is_model = isinstance(checkpoint, PoseFormerV2)
+    model = checkpoint if is_model else load_lifter(checkpoint, device=device)
+    how = {"flip": flip, "device": device, "precision": precision}
+    return lift_normalized(normalize(keypoints, size, layout), model, fps=fps, causal=causal, **how)
+
+
+def lift_normalized(
+    inputs: np.ndarray, model: PoseFormerV2, *, fps: float, causal: bool, **how: Any
+) -> np.ndarray:
+    """Estimate as `lift` does, from normalised keypoints (frames, 17, C), float32.
+
+    `how` is device, precision and flip, as in `predict`.
+    """
+    if causal:
+        frames, starts = np.arange(len(inputs)), range(0, len(inputs), _CAUSAL_BATCH)
+        batches = (frames[start : start + _CAUSAL_BATCH] for start in starts)
+        poses = np.concatenate([_lift_causally(model, inputs, b, fps, **how) for b in batches])
+    else:
+        (poses,) = predict(model, [resample(inputs, fps, FPS)], **how)
+        poses = resample(poses, FPS, fps, len(inputs))
+    poses[:, ROOT] = 0  # the network estimates the hip, too, relative to the true one
+    return poses
+
+
+class StreamingLifter:
+    """Lifts one frame after another, from that frame and those before it.
+
+    The window's second half, which is not known yet, repeats the newest frame; before the first
+    frame, that one is repeated. So the estimates are those of `lift(…, causal=True)`, which has the
+    same arguments; `fps` is the rate at which frames will come. Without `flip` it takes half the
+    time.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path | str | PoseFormerV2,
+        *,
+        size: tuple[int, int],
+        fps: float = FPS,
+        layout: str = "h36m",
+        flip: bool = True,
+        device: torch.device | str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
+        is_model = isinstance(checkpoint, PoseFormerV2)
+        self._model = checkpoint if is_model else load_lifter(checkpoint, device=device)
+        self._size, self._fps, self._layout = size, fps, layout
+        self._how = {"flip": flip, "device": device, "precision": precision}
+        half = self._model.config.number_of_frames // 2
+        self._past: deque[np.ndarray] = deque(maxlen=int(np.ceil(half * fps / FPS)) + 1)
+
+    def push(self, keypoints: np.ndarray) -> np.ndarray:
+        """Take the next frame's keypoints (points, 2 or more), pixels; return its pose (17, 3).
+
+        It is float32, in metres, camera coordinates, relative to the hip, which is zero.
+        """
+        self._past.append(normalize(keypoints, self._size, self._layout))
+        past = np.stack(self._past)
+        newest = np.array([len(past) - 1])
+        (pose,) = _lift_causally(self._model, past, newest, self._fps, **self._how)
+        pose[ROOT] = 0
+        return pose
+
+
+def normalize(keypoints: np.ndarray, size: tuple[int, int], layout: str = "h36m") -> np.ndarray:
+    """Return a network's input (..., 17, 2), float32, of keypoints (..., points, 2 or more), px."""
+    joints = to_h36m(np.asarray(keypoints, dtype=np.float64)[..., :2], layout)
+    return normalize_screen_coordinates(joints, *size).astype(np.float32)
+
+
+@torch.no_grad()
+def _lift_causally(
+    model: PoseFormerV2,
+    inputs: np.ndarray,
+    frames: np.ndarray,
+    fps: float,
+    *,
+    flip: bool = True,
+    device: torch.device | str,
+    precision: str,
+) -> np.ndarray:
+    """Return the poses (len(frames), 17, 3) of some frames of inputs (frames, 17, C) at `fps`.
+
+    The windows are at 50 Hz and have the frames in their middle, which is repeated to the end. What
+    lies between two frames is interpolated linearly.
+    """
+    length, device = model.config.number_of_frames, torch.device(device)
+    steps = np.minimum(np.arange(length) - length // 2, 0) * fps / FPS
+    positions = np.maximum(frames[:, None] + steps, 0)
+    before = np.floor(positions + 1e-9).astype(np.int64)
+    part = np.maximum(positions - before, 0)[..., None, None].astype(inputs.dtype)
+    after = np.minimum(before + 1, len(inputs) - 1)
+    windows = (1 - part) * inputs[before] + part * inputs[after]  # (len(frames), F, 17, C)
+    windows = torch.from_numpy(windows).to(device)
+    if flip:
+        windows = torch.cat([windows, flip_keypoints(windows, model.config.confidence_chans)])
+    with autocast(device, precision):
+        poses = model(windows)[:, 0].float()
+    if flip:
+        original, mirrored = poses.chunk(2)
+        poses = (original + flip_poses(mirrored)) / 2
+    return poses.cpu().numpy()

@@ -1,0 +1,50 @@
+"""Whether keypoints look like the layout that they are taken for."""
+
+import numpy as np
+
+from common.footage.layouts import to_h36m
+from common.skeleton import COCO_NAMES, JOINT_NAMES
+
+# A pair of points tells left from right where it is seen this wide, in units of the trunk.
+_CLEAR_WIDTH = 0.15
+_CONFIDENT = 0.8
+_MOST = 0.5
+
+
+def contradictions(keypoints: np.ndarray, layout: str) -> list[str]:
+    """Return one phrase for each thing that in most frames contradicts the layout.
+
+    Keypoints are (frames, 17, 2 or 3), pixels, y down; the layout is "coco" or "h36m".
+    """
+    joints = to_h36m(keypoints, layout)
+    x, y = (dict(zip(JOINT_NAMES, joints[..., axis].T)) for axis in range(2))
+    trunk = np.hypot(x["Hip"] - x["Thorax"], y["Hip"] - y["Thorax"])
+    # Widths are how far points of the left lie to the right of their partners.
+    shoulders = x["LShoulder"] - x["RShoulder"]
+    others = {"hips": x["LHip"] - x["RHip"]}
+    is_behind = np.zeros(len(keypoints), dtype=bool)
+    if layout == "coco":
+        coco = dict(zip(COCO_NAMES, keypoints.swapaxes(0, 1)))
+        # Eyes are closer to each other than shoulders.
+        others["eyes"] = 3 * (coco["left_eye"] - coco["right_eye"])[:, 0]
+        if keypoints.shape[-1] == 3:
+            face = np.stack([coco[name][:, 2] for name in ("nose", "left_eye", "right_eye")])
+            is_behind = (shoulders < 0) & (face > _CONFIDENT).all(axis=0)
+    phrases = {
+        "the hips are above the shoulders in {:.0%} of the frames; is the --layout right, and does "
+        "y point down?": np.mean(y["Hip"] < y["Thorax"]),
+        "left and right seem to be exchanged in {:.0%} of the frames: the face is seen clearly, "
+        "but the left shoulder is on the left, as from behind": _share(is_behind, trunk, shoulders),
+    }
+    for pair, width in others.items():
+        phrase = f"left and right of shoulders and {pair} contradict each other in "
+        phrase += "{:.0%} of the frames; is the --layout right?"
+        phrases[phrase] = _share(shoulders * width < 0, trunk, shoulders, width)
+    return [phrase.format(share) for phrase, share in phrases.items() if share > _MOST]
+
+
+def _share(holds: np.ndarray, trunk: np.ndarray, *widths: np.ndarray) -> float:
+    """Return in which share of the frames with clear widths something holds; 0 without any."""
+    is_clear = np.all([np.abs(width) > _CLEAR_WIDTH * trunk for width in widths], axis=0)
+    # Frames in which the person is seen from the side tell nothing, few others not enough.
+    return float(holds[is_clear].mean()) if is_clear.mean() > 0.1 else 0.0

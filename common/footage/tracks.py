@@ -1,0 +1,166 @@
+"""Following people from frame to frame, and sequences without gaps from what was found of them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from common.files.console import progress
+from common.footage.people import NO_IDENTITY, People, best_of_each_frame
+
+# A person who is not found in so many frames in succession is a new one afterwards.
+MAX_LOST_FRAMES = 60
+# How far ahead a person's last velocity is trusted, in frames.
+_PREDICTED_FRAMES = 5
+_MIN_OVERLAP, _MAX_DISTANCE = 0.1, 0.5
+
+
+class Track(NamedTuple):
+    """One person through the video."""
+
+    person: int  # the file's identity, or else a number, 1 for the main person
+    frames: np.ndarray  # (found,), increasing
+    keypoints: np.ndarray  # (found, points, 2 or 3), NaN for a point that was not found
+    room_px: float  # sum over the frames of the box's mean side: main persons take most room
+
+
+class Piece(NamedTuple):
+    """A person's keypoints in every frame of a part of the video."""
+
+    first_frame: int  # its number in the video
+    keypoints: np.ndarray  # (frames, points, 2 or 3)
+    filled_frames: int  # in which the person was not found
+    longest_gap: int  # such frames in succession, at most
+    filled_points: int = 0  # that were not found in the other frames
+    never_found: Sequence[int] = ()  # indices of points that were found in no frame
+
+
+def follow(people: People) -> tuple[list[Track], int]:
+    """Tell who is who: by the file's identities if every person has one, else by overlap.
+
+    Returns:
+        The tracks, the one that takes most room in most frames first; how many detections were
+        left out because their person was in the same frame twice (the lower score is).
+    """
+    identities = people.identities
+    in_file = (identities != NO_IDENTITY).all()
+    if not in_file:
+        identities = follow_by_overlap(people)
+    sides = (people.boxes[:, 2:] - people.boxes[:, :2]).mean(axis=1)
+    tracks = []
+    for person in np.unique(identities).tolist():
+        rows = np.flatnonzero(identities == person)
+        rows = rows[best_of_each_frame(people.frames[rows], people.scores[rows])]
+        room_px = float(sides[rows].sum())
+        tracks.append(Track(person, people.frames[rows], people.keypoints[rows], room_px))
+    tracks.sort(key=lambda track: -track.room_px)
+    if not in_file:
+        tracks = [track._replace(person=number) for number, track in enumerate(tracks, start=1)]
+    return tracks, len(people.frames) - sum(len(track.frames) for track in tracks)
+
+
+def follow_by_overlap(people: People) -> np.ndarray:
+    """Number people from 1 by the overlap of their boxes and by where their points are expected.
+
+    Each person is expected where the last velocity leads. Pairs of an expected and a found person
+    are formed in the order of their likeness: the overlap of the boxes (intersection over union)
+    less the mean distance of the points, in units of the box.
+
+    Returns:
+        (people,), the same number for the same person.
+    """
+    frames, boxes, points = people.frames, people.boxes, people.keypoints[..., :2]
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    numbers = np.zeros(len(frames), dtype=np.int64)
+    last = np.empty(0, dtype=np.int64)  # the row in which each known person was found last
+    velocity = np.empty((0, 2))  # of each known person, pixels a frame
+    starts = np.flatnonzero(np.diff(frames, prepend=-1))
+    for rows in progress(np.split(np.arange(len(frames)), starts[1:]), desc="following people"):
+        is_known = frames[rows[0]] - frames[last] <= MAX_LOST_FRAMES
+        last, velocity = last[is_known], velocity[is_known]
+        passed = frames[rows[0]] - frames[last]
+        shift = velocity * np.minimum(passed, _PREDICTED_FRAMES)[:, None]
+        expected = boxes[last] + np.tile(shift, 2), points[last] + shift[:, None]
+        likeness = _likeness(*expected, boxes[rows], points[rows])
+        while likeness.size and likeness.max() > -np.inf:
+            person, column = np.unravel_index(likeness.argmax(), likeness.shape)
+            row, before = rows[column], last[person]
+            step = (centers[row] - centers[before]) / passed[person]
+            velocity[person] = (velocity[person] + step) / 2
+            numbers[row], last[person] = numbers[before], row
+            likeness[person], likeness[:, column] = -np.inf, -np.inf
+        new = rows[numbers[rows] == 0]
+        numbers[new] = 1 + numbers.max() + np.arange(len(new))
+        last = np.append(last, new)
+        velocity = np.concatenate([velocity, np.zeros((len(new), 2))])
+    return numbers
+
+
+def _likeness(
+    boxes: np.ndarray, points: np.ndarray, found_boxes: np.ndarray, found_points: np.ndarray
+) -> np.ndarray:
+    """Return (expected, found): overlap less distance, -infinity for those who are too unlike.
+
+    Takes boxes (expected, 4), points (expected, 17, 2), and the same of those who were found.
+    """
+    boxes, points = boxes[:, None], points[:, None]
+    sides = np.minimum(boxes[..., 2:], found_boxes[:, 2:])
+    sides = sides - np.maximum(boxes[..., :2], found_boxes[:, :2])
+    common = np.maximum(sides, 0).prod(axis=-1)
+    areas = [(box[..., 2:] - box[..., :2]).prod(axis=-1) for box in (boxes, found_boxes)]
+    overlaps = common / np.maximum(areas[0] + areas[1] - common, 1e-9)
+    distances = np.linalg.norm(found_points - points, axis=-1)
+    is_found = np.isfinite(distances)
+    distances = np.where(is_found, distances, 0).sum(axis=-1) / np.maximum(is_found.sum(axis=-1), 1)
+    distances /= np.maximum((boxes[..., 2:] - boxes[..., :2]).mean(axis=-1), 1e-9)
+    is_alike = (overlaps > _MIN_OVERLAP) | (distances < _MAX_DISTANCE)
+    return np.where(is_alike, overlaps - distances, -np.inf)
+
+
+def hold_gaps(frames: np.ndarray, keypoints: np.ndarray, num_frames: int) -> Piece:
+    """Give frames without a detection the previous one's keypoints, leading frames the first's.
+
+    Takes the numbers of the frames (found,), increasing, and their keypoints (found, points, C).
+    """
+    previous = np.searchsorted(frames, np.arange(num_frames), side="right") - 1
+    gaps = np.diff(frames, prepend=-1, append=num_frames) - 1
+    return Piece(0, keypoints[np.maximum(previous, 0)], int(gaps.sum()), int(gaps.max()))
+
+
+def interpolate_gaps(track: Track, parents: Sequence[int], max_gap: float) -> list[Piece]:
+    """Cut a track where the person is missing for more than `max_gap` frames; fill shorter gaps.
+
+    What is missing is interpolated linearly in time; before the first and after the last position,
+    these are held. A point that is never found is put on the next one towards the root. The
+    confidence of what was filled is 0. `parents` are those of each point, -1 for the root.
+    """
+    cuts = np.flatnonzero(np.diff(track.frames) - 1 > max_gap) + 1
+    parts = zip(np.split(track.frames, cuts), np.split(track.keypoints, cuts))
+    return [_interpolate(frames, found, parents) for frames, found in parts]
+
+
+def _interpolate(frames: np.ndarray, found: np.ndarray, parents: Sequence[int]) -> Piece:
+    every = np.arange(frames[0], frames[-1] + 1)
+    keypoints = np.zeros((len(every), *found.shape[1:]))
+    is_found = np.isfinite(found[..., 0])
+    never = np.flatnonzero(~is_found.any(axis=0)).tolist()
+    for point in range(found.shape[1]):
+        rows = is_found[:, point]
+        if rows.any():
+            for axis in range(2):
+                keypoints[:, point, axis] = np.interp(every, frames[rows], found[rows, point, axis])
+            keypoints[frames[rows] - frames[0], point, 2:] = found[rows, point, 2:]
+    for point in never:
+        stand_in = point
+        while stand_in in never:
+            stand_in = parents[stand_in]
+        others = [stand_in] if stand_in >= 0 else np.flatnonzero(is_found.any(axis=0))
+        keypoints[:, point, :2] = keypoints[:, others, :2].mean(axis=1)
+    return Piece(
+        first_frame=int(frames[0]),
+        keypoints=keypoints,
+        filled_frames=len(every) - len(frames),
+        longest_gap=int(np.diff(frames).max(initial=1)) - 1,
+        filled_points=int((~is_found).sum()),
+        never_found=never,
+    )

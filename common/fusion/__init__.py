@@ -1,0 +1,1 @@
+"""Mixtures of estimators, their fitting, and 2D errors."""

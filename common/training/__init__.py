@@ -1,0 +1,1 @@
+"""The parts of a training: recipe, optimizer, epochs, checkpoints, processes, devices."""

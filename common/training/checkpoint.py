@@ -1,0 +1,294 @@
+"""Checkpoints: reading ours and published ones without running their code, and writing ours.
+
+Ours hold tensors and plain types only: `model_pos` (the state dict), `config` (the fields of
+`PoseFormerConfig`), `recipe`, `epoch`, `optimizer` and where the training stands. Published ones
+hold `epoch`, `lr`, `random_state`, `optimizer`, `model_pos`, `min_loss` and `wandb_id`;
+`random_state` is a pickled NumPy `RandomState`, and every key of `model_pos` starts with `module.`
+where the training ran on a GPU.
+"""
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.files.console import CHECKPOINT_DIR, InputError, listing, warn
+from common.files.safe_load import read_torch_file
+from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.training.epoch import TrainingState
+from common.training.optimizer import load_optimizer_state
+from common.training.recipe import Recipe
+
+_DATA_PARALLEL_PREFIX = "module."
+# What a checkpoint keeps of the epoch that is under way: fields of `TrainingState`.
+_PROGRESS = ("step", "samples", "loss_sum", "is_best", "random_state")
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A checkpoint that was read and checked; `Checkpoint.load` reads one.
+
+    Attributes:
+        path: its file.
+        weights: {the model's own name of a parameter: tensor on the CPU}.
+        config: the network that the weights belong to.
+        recipe: {flag: value} of the training; empty for a published checkpoint.
+        content: what else the file holds.
+    """
+
+    path: Path
+    weights: dict[str, Tensor]
+    config: PoseFormerConfig
+    recipe: dict[str, Any]
+    content: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: Path | str, number_of_frames: int | None = None) -> "Checkpoint":
+        """Read one of our or of the published checkpoints, in either of PyTorch's formats.
+
+        Args:
+            path: the file.
+            number_of_frames: the window's length where the file does not tell it. If it is None
+                there, the default is taken and a warning says so.
+
+        Raises:
+            InputError: if the file is missing, damaged, unsafe, no checkpoint of a PoseFormerV2,
+                or contradicts itself.
+        """
+        path = Path(path)
+        content = read_torch_file(path)
+        if not isinstance(content, dict) or "model_pos" not in content:
+            raise InputError(f"{path}: no checkpoint of a model: it holds no dict with 'model_pos'")
+        weights = _weights(content.pop("model_pos"), path)
+        config = _config(content, weights, path, number_of_frames)
+        return cls(path, weights, config, _recipe(content, path), content)
+
+    def build_model(self, device: torch.device | str) -> PoseFormerV2:
+        """Return its network on a device, in evaluation mode.
+
+        Raises:
+            InputError: if the weights do not fit the configuration.
+        """
+        model = PoseFormerV2(self.config)
+        self.load_into(model)
+        return model.to(device).eval()
+
+    def check_channels(self, channels: int, confidences: int) -> None:
+        """Refuse keypoints of another number of channels than the network was trained on.
+
+        Raises:
+            InputError: naming the file and both numbers.
+        """
+        config = self.config
+        for there, trained, what in (
+            (channels, config.in_chans, "channels (two for each estimator, and its confidences)"),
+            (confidences, config.confidence_chans, "confidences (names that end in _w_conf)"),
+        ):
+            if there != trained:
+                raise InputError(
+                    f"--keypoints: {there} {what}, but {self.path} was trained with {trained}; "
+                    "give as many estimators as it was trained with"
+                )
+
+    def load_into(self, model: PoseFormerV2) -> None:
+        """Copy the weights into a model, every one of them.
+
+        Raises:
+            InputError: if they hold NaN or infinite numbers, or do not fit.
+        """
+        bad = [repr(key) for key, weight in self.weights.items() if not weight.isfinite().all()]
+        if bad:
+            raise InputError(f"{self.path}: has NaN or infinite numbers in {listing(bad)}")
+        try:
+            model.load_state_dict(self.weights, strict=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:400]
+            raise InputError(f"{self.path}: does not fit the model: {reason}") from error
+
+    def mean_pose(self) -> np.ndarray | None:
+        """Return the training data's mean pose (17, 3), metres; None for a published checkpoint."""
+        pose = self.content.get("mean_pose")
+        return None if pose is None else pose.numpy()
+
+    def resume(
+        self,
+        model: PoseFormerV2,
+        optimizer: torch.optim.Optimizer,
+        state: TrainingState,
+        is_main: bool = True,
+    ) -> None:
+        """Put model, optimizer and state where the training stopped.
+
+        A published checkpoint goes on after its last whole epoch, without its optimizer.
+
+        Args:
+            model: gets the weights.
+            optimizer: of `build_optimizer`.
+            state: gets everything else.
+            is_main: whether this process, of several, takes on the sum of the losses.
+
+        Raises:
+            InputError: if weights or optimizer do not fit the model, or something is missing.
+        """
+        self.load_into(model)
+        if "config" not in self.content and is_main:
+            warn(f"{self.path}: has no optimizer that fits; its moments start at zero")
+        try:
+            if "config" in self.content:
+                load_optimizer_state(optimizer, self.content["optimizer"])
+            _restore_place(state, self.content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{self.path}: its training cannot go on ({error}); evaluate it, or resume from "
+                "another checkpoint"
+            ) from error
+        if not is_main:
+            state.loss_sum = 0.0
+
+
+def checkpoint_bytes(
+    model: PoseFormerV2,
+    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+    recipe: Recipe,
+    mean_pose: np.ndarray,
+) -> bytes:
+    """Return a checkpoint's file: tensors and plain types under published names.
+
+    Args:
+        model: weights and configuration.
+        optimizer: of `build_optimizer`.
+        state: where the training is.
+        recipe: what a resume goes on with.
+        mean_pose: (17, 3) of the training data, metres, which evaluation compares with.
+    """
+    content = {
+        "epoch": state.epoch,
+        "lr": state.lr,
+        "optimizer": optimizer.state_dict(),
+        "model_pos": model.state_dict(),
+        "min_loss": state.min_loss,
+        "wandb_id": state.wandb_id,
+        "log": state.log,
+        "config": asdict(model.config),
+        "recipe": asdict(recipe),
+        "progress": {name: getattr(state, name) for name in _PROGRESS},
+        "mean_pose": torch.from_numpy(mean_pose),
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def find_checkpoint(name: str, checkpoint_dir: Path) -> Path:
+    """Find a checkpoint by path, under `checkpoint_dir`, or in the repository's `checkpoint/`.
+
+    Args:
+        name: a path, or a file's name.
+        checkpoint_dir: the folder of this run, `-c`.
+
+    Raises:
+        InputError: if it is in none of these places; the message lists them.
+    """
+    # A set without order would shuffle the message; an absolute name gives the same path thrice.
+    candidates = dict.fromkeys([Path(name), Path(checkpoint_dir) / name, CHECKPOINT_DIR / name])
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"{name}: no such checkpoint; looked for {', '.join(map(str, candidates))}")
+
+
+def _weights(state: Any, path: Path) -> dict[str, Tensor]:
+    """Return a state dict's tensors under the model's own names, without `module.`."""
+    is_state = isinstance(state, dict) and state and all(isinstance(key, str) for key in state)
+    if not (is_state and all(isinstance(value, Tensor) for value in state.values())):
+        raise InputError(f"{path}: its 'model_pos' is not a dict of named tensors")
+    if all(key.startswith(_DATA_PARALLEL_PREFIX) for key in state):
+        return {key.removeprefix(_DATA_PARALLEL_PREFIX): value for key, value in state.items()}
+    return state
+
+
+def _config(
+    content: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    path: Path,
+    number_of_frames: int | None,
+) -> PoseFormerConfig:
+    """Return the network that the weights belong to.
+
+    The shapes of the weights tell kept frames and coefficients, channels, width and depth. The
+    window's length is not among it, as the DCT has no parameters: it comes from the configuration
+    in our own files, and otherwise from the user.
+    """
+    from_shapes = _config_from_shapes(weights, path)
+    if "config" not in content and number_of_frames is None:
+        number_of_frames = PoseFormerConfig.number_of_frames
+        warn(
+            f"{path}: does not tell its number of frames; taking {number_of_frames} "
+            "(if it was trained with another, give --number-of-frames)"
+        )
+    stored = content.get("config", from_shapes | {"number_of_frames": number_of_frames})
+    try:
+        names = {f.name: type(f.default) for f in fields(PoseFormerConfig)}
+        config = PoseFormerConfig(**{n: names[n](value) for n, value in stored.items()})
+    except KeyError as error:
+        raise InputError(f"{path}: its configuration has an unknown field {error}") from error
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: {error}; give another --number-of-frames or choose another file"
+        ) from error
+    for name, value in from_shapes.items():
+        if getattr(config, name) != value:
+            raise InputError(
+                f"{path}: damaged, because its configuration says {name} = "
+                f"{getattr(config, name)} and its weights say {value}; create it again"
+            )
+    return config
+
+
+def _config_from_shapes(weights: Mapping[str, Tensor], path: Path) -> dict[str, int]:
+    """Return the fields of `PoseFormerConfig` that the weights' shapes tell."""
+    blocks = {match[1] for key in weights if (match := re.match(r"Spatial_blocks\.(\d+)\.", key))}
+    try:
+        embed_dim_ratio, in_chans = weights["Joint_embedding.weight"].shape
+        return {
+            "number_of_kept_frames": weights["Temporal_pos_embed"].shape[1],
+            "number_of_kept_coeffs": weights["Temporal_pos_embed_"].shape[1],
+            "in_chans": in_chans,
+            "embed_dim_ratio": embed_dim_ratio,
+            "depth": len(blocks),
+        }
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(
+            f"{path}: not the weights of a PoseFormerV2: Joint_embedding.weight, "
+            "Temporal_pos_embed or Temporal_pos_embed_ is missing or has other dimensions; "
+            f"it holds {listing([repr(key) for key in weights])}"
+        ) from error
+
+
+def _recipe(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return those fields of the recipe that a checkpoint holds, each checked as its flag is."""
+    stored = content.get("recipe", {})
+    return {
+        f.name: f.metadata["kind"].check(stored[f.name], f"{path}: its {f.name}")
+        for f in fields(Recipe)
+        if f.name in stored
+    }
+
+
+def _restore_place(state: TrainingState, content: Mapping[str, Any]) -> None:
+    """Take over how far a checkpoint's training has come."""
+    state.epoch, state.wandb_id = int(content["epoch"]), content.get("wandb_id")
+    if "progress" not in content:  # published files do not say in which unit the loss is
+        return
+    state.min_loss = content["min_loss"]
+    state.log = [dict(record) for record in content.get("log", [])]
+    for name, value in ({"is_best": False} | content["progress"]).items():
+        if name in _PROGRESS:
+            setattr(state, name, value)

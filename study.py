@@ -1,0 +1,316 @@
+"""The study: train on every 2D estimator and mixture with one recipe, evaluate, compare.
+
+python study.py --study study --seeds 0 1 2 --epochs 40
+python study.py --study study --keypoints vitpose merge_fitted vitpose_w_conf --gpus 0,1
+
+Flags that it does not know go to run_poseformer.py, which does each run in a folder of its own.
+The same command goes on where it was stopped and does only what is missing.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.arguments import NETWORK_FLAGS, parse_arguments, training_recipe
+from common.drawing.figures import COLORS, INK, paper_figure, save_figure
+from common.files.confidences import WITH_CONFIDENCE
+from common.files.console import InputError, progress, run_script, split_names
+from common.files.npz import read_positions_2d
+from common.files.output import atomic_output
+from common.files.tables import format_markdown, latex_cells, mean_and_spread
+from common.fusion.errors_2d import list_views, measure, ranks, view_arrays
+from common.h36m_dataset import (
+    estimator_names,
+    keypoints_names,
+    keypoints_path,
+    positions_3d_path,
+)
+from common.runs import do_runs, parse_study_arguments, prepare_study
+
+Report = Mapping[str, Any]  # of `make_report`
+Row = dict[str, Any]  # of `study_rows`
+
+KEYPOINTS_HELP = (
+    "inputs, as run_poseformer.py takes them (default: each estimator and mixture that there is, "
+    "the estimators concatenated, and with confidences where there are any)"
+)
+SIGNIFICANT = 0.05
+METRICS = ("mpjpe_mm", "p_mpjpe_mm")
+
+
+def main() -> None:
+    """Do the runs that are missing, then write tables and figure."""
+    arguments, passed = parse_study_arguments(__doc__, {"-k"}, "--keypoints", help=KEYPOINTS_HELP)
+    recipe = study_recipe(passed)
+    data_dir, dataset = Path(recipe["data_dir"]), recipe["dataset"]
+    inputs = arguments.keypoints or default_inputs(data_dir, dataset)
+    check_inputs(data_dir, dataset, inputs)
+    errors_2d = measure_inputs(data_dir, dataset, inputs, split_names(recipe["subjects_test"]))
+    prepare_study(arguments.study, recipe)
+    flags = {name: (*passed, "--keypoints", name, "--no-eval") for name in inputs}
+    runs = do_runs(arguments.study, flags, arguments.seeds, arguments.gpus)
+    reports = {name: [one.report() for one in of_seeds] for name, of_seeds in runs.items()}
+    print(write_results(arguments.study, study_rows(reports, errors_2d), pairs(reports)))
+
+
+# The inputs --------------------------------------------------------------------------------------
+
+
+def study_recipe(passed: Sequence[str]) -> dict[str, Any]:
+    """Return what all runs of the study have in common, as plain values."""
+    arguments = parse_arguments(list(passed))
+    recipe = asdict(training_recipe(arguments, None))
+    del recipe["keypoints"], recipe["seed"]
+    network = {name: getattr(arguments, name) for _, name, *_ in NETWORK_FLAGS}
+    data = {"data_dir": str(arguments.data_dir.resolve()), "dataset": arguments.dataset}
+    return recipe | network | data
+
+
+def default_inputs(data_dir: Path, dataset: str) -> list[str]:
+    """Return each estimator, each mixture, those with confidences, and the concatenations."""
+    names = keypoints_names(data_dir, dataset)
+    bare = [n for n in names if n != "gt" and not n.endswith(WITH_CONFIDENCE)]
+    estimators = [n for n in bare if not n.startswith("merge_")]
+    mixtures = [n for n in bare if n.startswith("merge_")]
+    confident = [n + WITH_CONFIDENCE for n in bare if n + WITH_CONFIDENCE in names]
+    groups = (estimators, [n + WITH_CONFIDENCE for n in estimators])
+    concatenated = ["+".join(g) for g in groups if len(g) > 1 and set(g) <= set(names)]
+    return estimators + mixtures + confident + concatenated
+
+
+def check_inputs(data_dir: Path, dataset: str, inputs: Sequence[str]) -> None:
+    """Make sure that every file is there before the first run.
+
+    Raises:
+        InputError: naming the first that is not, or if there is no input.
+    """
+    if not inputs:
+        raise InputError(f"{data_dir}: holds no estimator's data_2d_{dataset}_*.npz")
+    positions_3d_path(data_dir, dataset)
+    for name in ("gt", *inputs):
+        if "" in name.split("+") or "/" in name:
+            raise InputError(f"--keypoints '{name}': not an estimator's name")
+        for estimator in estimator_names(name):
+            keypoints_path(data_dir, dataset, estimator)
+
+
+def measure_inputs(
+    data_dir: Path, dataset: str, inputs: Sequence[str], subjects: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Return {input: 2D errors as `measure` gives them}, without concatenations."""
+    path = keypoints_path(data_dir, dataset, "gt")
+    truth = read_positions_2d(path)
+    views = list_views(path, truth, subjects)
+    truths = [truth[s][a][camera][..., :2] for s, a, camera in views]
+    measured = {}
+    for name in progress(inputs, desc="2D errors", unit="file"):
+        if len(estimator_names(name)) == 1:
+            path = keypoints_path(data_dir, dataset, name)
+            estimates = view_arrays(path, read_positions_2d(path), views, list(map(len, truths)))
+            measured[name] = measure(estimates, truths, views)
+    return measured
+
+
+# The comparison ----------------------------------------------------------------------------------
+
+
+def study_rows(
+    reports: Mapping[str, Sequence[Report]], errors_2d: Mapping[str, Mapping[str, Any]]
+) -> list[Row]:
+    """Return a row for each input, the best first.
+
+    Returns:
+        `keypoints`; `error_2d_px` and `bias_free_2d_px`, None for a concatenation; for both
+        metrics `<metric>`, the mean over the seeds, `<metric>_std`, None for one seed, and
+        `<metric>_seeds`; `p_best`, from `wilcoxon` against the best row, times the number of such
+        tests (Bonferroni), None for the best; `worse`, whether it is so beyond chance: that p is
+        significant, and the difference is more than two of `seed_error_mm`.
+    """
+    rows = []
+    for name, of_seeds in reports.items():
+        error_2d = errors_2d.get(name, {})
+        row = {
+            "keypoints": name,
+            "error_2d_px": error_2d.get("mean_px"),
+            "bias_free_2d_px": error_2d.get("bias_free_px"),
+        }
+        for metric in METRICS:
+            values = [report["average_over_actions"][metric] for report in of_seeds]
+            row[metric] = float(np.mean(values))
+            row[f"{metric}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            row[f"{metric}_seeds"] = values
+        rows.append(row)
+    rows.sort(key=lambda row: row["mpjpe_mm"])
+    best, seed_error = rows[0], seed_error_mm(rows)
+    for row in rows:
+        difference, p = compare(reports[row["keypoints"]], reports[best["keypoints"]])
+        row["p_best"] = None if row is best else min(1.0, p * (len(rows) - 1))
+        is_significant = row is not best and row["p_best"] < SIGNIFICANT
+        row["worse"] = is_significant and difference > 2 * seed_error
+    return rows
+
+
+def seed_error_mm(rows: Sequence[Row]) -> float:
+    """Return the standard error of a difference of two inputs' MPJPE, by the chance of training.
+
+    From the variance over the seeds, pooled over the inputs; 0 for one seed, which does not tell.
+    """
+    seeds = len(rows[0]["mpjpe_mm_seeds"])
+    if seeds == 1:
+        return 0.0
+    return math.sqrt(2 * float(np.mean([row["mpjpe_mm_std"] ** 2 for row in rows])) / seeds)
+
+
+def pairs(reports: Mapping[str, Sequence[Report]]) -> list[tuple[str, str, float, float]]:
+    """Return (a, b, MPJPE of a - that of b in mm, p) of any two inputs, p without a correction."""
+    return [(a, b, *compare(reports[a], reports[b])) for a, b in combinations(reports, 2)]
+
+
+def compare(a: Sequence[Report], b: Sequence[Report]) -> tuple[float, float]:
+    """Return the mean difference in MPJPE over the test sequences, a - b in mm, and Wilcoxon's p.
+
+    A sequence's error is the mean over its cameras and over the seeds: pictures of one motion are
+    no independent trials.
+    """
+    names = list(a[0]["by_sequence"])
+    errors = [
+        np.mean([[r["by_sequence"][n]["mpjpe_mm"] for n in names] for r in reports], axis=0)
+        for reports in (a, b)
+    ]
+    differences = errors[0] - errors[1]
+    return float(differences.mean()), wilcoxon(differences)
+
+
+def wilcoxon(differences: np.ndarray) -> float:
+    """Return the two-sided p of Wilcoxon's signed-rank test (Biometrics Bulletin 1945).
+
+    By the normal approximation, corrected for ties; differences of zero are left out.
+
+    Args:
+        differences: (pairs,).
+    """
+    differences = differences[differences != 0]
+    n = len(differences)
+    if n == 0:
+        return 1.0
+    rank = ranks(np.abs(differences)) + 1
+    positive = rank[differences > 0].sum()
+    ties = np.unique(rank, return_counts=True)[1]
+    variance = n * (n + 1) * (2 * n + 1) / 24 - (ties**3 - ties).sum() / 48
+    return math.erfc(abs(positive - n * (n + 1) / 4) / math.sqrt(2 * variance))
+
+
+# Tables and figure -------------------------------------------------------------------------------
+
+
+def write_results(
+    folder: Path, rows: Sequence[Row], compared: Sequence[tuple[str, str, float, float]]
+) -> str:
+    """Write table.md, .tex, .csv, pairs.csv and study.png; return the table for the terminal."""
+    texts = {
+        "table.md": markdown_table(rows),
+        "table.tex": latex_table(rows),
+        "table.csv": csv_text(rows[0], (row.values() for row in rows)),
+        "pairs.csv": csv_text(("a", "b", "difference_mm", "p"), compared),
+    }
+    for name, text in texts.items():
+        with atomic_output(folder / name) as temporary:
+            temporary.write_text(text)
+    save_figure(draw_study(rows), folder / "study.png")
+    return f"{texts['table.md']}\nwrote {', '.join([*texts, 'study.png'])} into {folder}"
+
+
+def table_cells(rows: Sequence[Row], bold: str) -> list[list[str]]:
+    """Return each row's input, 2D error, 2D error without bias, MPJPE, P-MPJPE and p as text.
+
+    The lowest figure of a column, but not of the last, is set in `bold`, such as "**%s**".
+    """
+    table = []
+    for row in rows:
+        flat = [row["error_2d_px"], row["bias_free_2d_px"]]
+        p = row["p_best"]
+        table.append([
+            row["keypoints"],
+            *("–" if px is None else f"{px:.2f}" for px in flat),
+            *(mean_and_spread(row[f"{metric}_seeds"]) for metric in METRICS),
+            "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
+        ])  # fmt: skip
+    for column, name in enumerate(("error_2d_px", "bias_free_2d_px", *METRICS), start=1):
+        known = [i for i, row in enumerate(rows) if row[name] is not None]
+        if known:
+            best = table[min(known, key=lambda i: rows[i][name])]
+            best[column] = bold % best[column]
+    return table
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """Return the table in Markdown, with notes on what chance does."""
+    titles = ["input", "2D, px", "2D without bias, px", "MPJPE, mm", "P-MPJPE, mm", "p"]
+    seeds = len(rows[0]["mpjpe_mm_seeds"])
+    spread, chance, tests = "one seed", "One seed does not tell what chance does", "the test"
+    if seeds > 1:
+        spread, tests = f"mean ± standard deviation over {seeds} seeds", "both"
+        chance = f"How much training again changes a difference: {seed_error_mm(rows):.1f} mm "
+        chance += "(standard error, from the seeds)"
+    worse = ", ".join(row["keypoints"] for row in rows if row["worse"]) or "none"
+    notes = (
+        f"3D: {spread}. p: Wilcoxon's signed-rank test over the test sequences against the best "
+        f"row, times {max(1, len(rows) - 1)} (Bonferroni); it speaks of these trained networks. "
+        f"{chance}. Worse than {rows[0]['keypoints']} beyond chance, by {tests}: {worse}."
+    )
+    return f"{format_markdown([titles, *table_cells(rows, '**%s**')])}\n\n{notes}\n"
+
+
+def latex_table(rows: Sequence[Row]) -> str:
+    """Return the table in LaTeX."""
+    titles = ["Input", "2D (px)", "2D, no bias (px)", "MPJPE (mm)", "P-MPJPE (mm)", "$p$"]
+    lines = map(latex_cells, [titles, *table_cells(rows, r"\textbf{%s}")])
+    header, *body = (x.replace("±", r"$\pm$").replace("–", "--").replace("<", "$<$") for x in lines)
+    lines = [r"\begin{tabular}{lrrrrr}", r"\hline", header, r"\hline", *body, r"\hline"]
+    return "\n".join([*lines, r"\end{tabular}", ""])
+
+
+def csv_text(titles: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Return a table as CSV; lists are joined by spaces."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(titles)
+    for row in rows:
+        writer.writerow([" ".join(map(str, x)) if isinstance(x, list) else x for x in row])
+    return file.getvalue()
+
+
+def draw_study(rows: Sequence[Row]) -> Any:
+    """Draw the 2D error, MPJPE and P-MPJPE of each input: the mean, and each seed."""
+    labels = {
+        "bias_free_2d_px": "2D error without bias (px)",
+        "mpjpe_mm": "MPJPE (mm)",
+        "p_mpjpe_mm": "P-MPJPE (mm)",
+    }
+    figure, axes = paper_figure(9.0, 1.1 + 0.3 * len(rows), columns=(1, 1, 1))
+    for axis, (name, label) in zip(axes, labels.items()):
+        best = min((row[name] for row in rows if row[name] is not None), default=None)
+        for place, row in enumerate(rows):
+            if row[name] is None:
+                continue
+            color = COLORS[1] if row[name] == best else COLORS[0]
+            seeds = row.get(f"{name}_seeds", [])
+            axis.plot(seeds, [place] * len(seeds), "o", color=color, markersize=4, alpha=0.4, mew=0)
+            axis.plot(row[name], place, "|", color=color, markersize=13, mew=2.2)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.set_yticks(range(len(rows)), [])
+        axis.set_xlabel(label, color=INK, size=9)
+        axis.margins(x=0.08)
+    axes[0].set_yticks(range(len(rows)), [row["keypoints"] for row in rows], size=8)
+    return figure
+
+
+if __name__ == "__main__":
+    run_script(main)

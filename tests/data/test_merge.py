@@ -1,0 +1,381 @@
+"""merge.py: every strategy against loops or the truth, and what it says of bad input."""
+
+import json
+
+import numpy as np
+import pytest
+from raw_trees import assert_one_line_error, call, random_keypoints, untouched
+from test_fusion import estimate, people
+
+from common.files.npz import read_positions_2d, write_positions_2d
+from data.merge import main
+
+SEQUENCES = (("S1", "Walking"), ("S1", "Photo 1"), ("S9", "Sitting 2"))
+NAMES = ("vitpose", "pct", "moganet", "transpose")
+PUBLISHED = ("manual", "average", "weighted_average")
+
+
+def file(data_dir, name):
+    return data_dir / f"data_2d_h36m_{name}.npz"
+
+
+def load(data_dir, name):
+    return read_positions_2d(file(data_dir, name))
+
+
+def write(data_dir, name, positions):
+    """Write an estimator's two files: without and with confidences."""
+    write_positions_2d(file(data_dir, f"{name}_w_conf"), positions)
+    bare = {
+        subject: {action: [view[..., :2] for view in views] for action, views in actions.items()}
+        for subject, actions in positions.items()
+    }
+    write_positions_2d(file(data_dir, name), bare)
+
+
+def arrange(sequences, views):
+    """Arrange views, four for each sequence, as a file holds them."""
+    views, positions = iter(views), {}
+    for subject, action in sequences:
+        arrays = [np.asarray(next(views), np.float32) for _ in range(4)]
+        positions.setdefault(subject, {})[action] = arrays
+    return positions
+
+
+def each_view(positions):
+    for subject, actions in positions.items():
+        for action, views in actions.items():
+            for camera, view in enumerate(views):
+                yield subject, action, camera, view
+
+
+@pytest.fixture
+def estimators(tmp_path):
+    """Four estimators' files beside earlier outputs; pct's confidences are logits."""
+    positions = {}
+    for i, name in enumerate(NAMES):
+        views = [random_keypoints(5, 3, seed=100 * i + v) for v in range(12)]
+        for view in views if name == "pct" else ():
+            view[..., 2] = view[..., 2] * 9 + 1
+        positions[name] = arrange(SEQUENCES, views)
+        write(tmp_path, name, positions[name])
+    for strategy in PUBLISHED:
+        file(tmp_path, f"merge_{strategy}").write_bytes(b"earlier")
+    return tmp_path, positions
+
+
+def merge(data_dir, strategy, *arguments):
+    return call(main, "--data-dir", data_dir, "--strategy", strategy, *arguments)
+
+
+def merged(data_dir, strategy, *arguments):
+    result = merge(data_dir, strategy, *arguments)
+    assert result.status == 0, result.stderr
+    return load(data_dir, f"merge_{strategy}"), result
+
+
+def weighted_by_hand(views, logits):
+    """Average (frames, 17, 3) arrays with loops; `logits` says which of them hold logits."""
+    frames = min(len(view) for view in views)
+    result = np.zeros((frames, 17, 2))
+    scales = [max(c for row in v[..., 2].tolist() for c in row) if is_ else 1
+              for v, is_ in zip(views, logits)]  # fmt: skip
+    for frame in range(frames):
+        for joint in range(17):
+            weights = [max(float(v[frame, joint, 2]), 0) / s for v, s in zip(views, scales)]
+            if sum(weights) == 0:
+                weights = [1] * len(views)
+            total = sum(w * v[frame, joint, :2].astype(float) for w, v in zip(weights, views))
+            result[frame, joint] = total / sum(weights)
+    return result
+
+
+# The published strategies ------------------------------------------------------------------------
+
+
+def test_manual_is_vitpose_with_four_joints_of_pct(estimators):
+    data_dir, positions = estimators
+    result, _ = merged(data_dir, "manual")
+    assert [list(result), list(result["S1"])] == [["S1", "S9"], ["Walking", "Photo 1"]]
+    for subject, action, camera, view in each_view(result):
+        for joint in range(17):
+            source = "pct" if joint in (2, 8, 10, 14) else "vitpose"
+            expected = positions[source][subject][action][camera][:, joint, :2]
+            np.testing.assert_array_equal(view[:, joint], expected)
+
+
+def test_means_of_three_plain_and_weighted_by_confidence(estimators):
+    data_dir, positions = estimators
+    positions["pct"]["S1"]["Walking"][0][0, 3, 2] = -4
+    for name in ("pct", "moganet", "vitpose"):
+        positions[name]["S9"]["Sitting 2"][1][2, 5, 2] = 0
+        write(data_dir, name, positions[name])
+    average, _ = merged(data_dir, "average")
+    weighted, run = merged(data_dir, "weighted_average")
+    assert run.stderr == "" and "cut" not in run.stdout
+    for subject, action, camera, view in each_view(average):
+        views = [positions[n][subject][action][camera] for n in ("pct", "moganet", "vitpose")]
+        expected = sum(v[..., :2].astype(float) for v in views) / 3
+        np.testing.assert_allclose(view, expected, atol=1e-3)
+        expected = weighted_by_hand(views, [1, 0, 0])
+        np.testing.assert_allclose(weighted[subject][action][camera], expected, atol=1e-3)
+
+
+def test_other_detectors_joints_and_outputs(estimators):
+    data_dir, positions = estimators
+    of = {name: positions[name]["S9"]["Sitting 2"][3] for name in NAMES}
+
+    def result(strategy, *arguments):
+        return merged(data_dir, strategy, *arguments)[0]["S9"]["Sitting 2"][3]
+
+    average = result("average", "--detectors", "moganet,transpose")
+    expected = (of["moganet"][..., :2].astype(float) + of["transpose"][..., :2]) / 2
+    np.testing.assert_allclose(average, expected, atol=1e-3)
+    for detectors in ("moganet", "moganet,transpose", "moganet, pct"):
+        replaced = ("--replace", "0,RWrist=transpose", "Head=pct")
+        manual = result("manual", "--detectors", detectors, *replaced)
+        for joint in range(17):
+            source = {0: "transpose", 16: "transpose", 10: "pct"}.get(joint, "moganet")
+            np.testing.assert_array_equal(manual[:, joint], of[source][:, joint, :2])
+    earlier = file(data_dir, "merge_average").read_bytes()
+    assert merge(data_dir, "average", "--output-filename", "data_2d_h36m_mine").status == 0
+    assert load(data_dir, "mine")
+    assert file(data_dir, "merge_average").read_bytes() == earlier
+    weighted = result("weighted_average", "--detectors", "pct,transpose", "--logits", "")
+    expected = weighted_by_hand([of["pct"], of["transpose"]], [0, 0])
+    np.testing.assert_allclose(weighted, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("strategy", PUBLISHED)
+def test_unequal_lengths_are_cut_to_the_shortest_and_said_once(estimators, strategy):
+    """Logits are scaled before: by the maximum of the sequence, not of what is left of it."""
+    data_dir, positions = estimators
+    positions["vitpose"]["S1"]["Walking"][2] = positions["vitpose"]["S1"]["Walking"][2][:2]
+    positions["pct"]["S1"]["Walking"][2][4, 0, 2] = 50
+    positions["pct"]["S9"]["Sitting 2"][0] = positions["pct"]["S9"]["Sitting 2"][0][:4]
+    for name in ("pct", "vitpose"):
+        write(data_dir, name, positions[name])
+    result, run = merged(data_dir, strategy)
+    lengths = {(s, a, c): len(view) for s, a, c, view in each_view(result)}
+    assert lengths.pop(("S1", "Walking", 2)) == 2
+    assert lengths.pop(("S9", "Sitting 2", 0)) == 4
+    assert set(lengths.values()) == {5}
+    (line,) = [line for line in run.stdout.splitlines() if line.startswith("cut")]
+    assert "cut to the shortest: 2 of 12 views, by up to 3 frames (S1 Walking, camera 5" in line
+    assert "pct 5" in line and "vitpose 2" in line
+    if strategy == "weighted_average":
+        views = [positions[n]["S1"]["Walking"][2] for n in ("pct", "moganet", "vitpose")]
+        expected = weighted_by_hand(views, [1, 0, 0])
+        np.testing.assert_allclose(result["S1"]["Walking"][2], expected, atol=1e-3)
+
+
+def test_undeclared_logits_are_a_warning(estimators):
+    _, run = merged(estimators[0], "weighted_average", "--logits", "moganet")
+    assert run.stderr.startswith("warning: ") and run.stderr.count("\n") == 1
+    assert "data_2d_h36m_pct_w_conf.npz: confidences reach" in run.stderr
+
+
+# The strategies that learn -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def learnable(tmp_path):
+    """Truth and two estimators: vitpose is better, but for joints 3 and 10."""
+    truths = people(views=24, frames=30)
+    vitpose, pct = estimate(truths, 2, 1), estimate(truths, 4, 2)
+    for array in vitpose:
+        array[:, [3, 10], :2] += 20
+    sequences = [(s, action) for s in ("S1", "S5", "S9") for action in ("Walking", "Eating 1")]
+    write_positions_2d(file(tmp_path, "gt"), arrange(sequences, truths))
+    write(tmp_path, "vitpose", arrange(sequences, vitpose))
+    write(tmp_path, "pct", arrange(sequences, pct))
+    return tmp_path
+
+
+def change(data_dir, name, edit):
+    positions = load(data_dir, name)
+    edit(positions)
+    write_positions_2d(file(data_dir, name), positions)
+
+
+def test_best_joint_takes_each_joint_from_the_better_estimator(learnable):
+    mixed, run = merged(learnable, "best_joint")
+    assert "pct: joints 3,10\n" in run.stdout
+    for subject, action, camera, view in each_view(mixed):
+        for joint in range(17):
+            source = load(learnable, "pct" if joint in (3, 10) else "vitpose")
+            expected = source[subject][action][camera][:, joint]
+            np.testing.assert_array_equal(view[:, joint], expected)
+
+
+@pytest.mark.parametrize("strategy", ["best_joint", "fitted"])
+def test_nothing_of_the_test_subjects_is_used(learnable, strategy):
+    merged(learnable, strategy)
+    output = file(learnable, f"merge_{strategy}")
+    before = output.read_bytes()
+    change(learnable, "gt", lambda truth: [view.fill(0) for *_, view in each_view(
+        {"S9": truth["S9"]})])  # fmt: skip
+    output.unlink()
+    merged(learnable, strategy)
+    assert output.read_bytes() == before
+
+
+def test_fitted_is_better_and_its_weights_apply_without_gt(learnable):
+    _, run = merged(learnable, "fitted")
+    assert "fitted to S1, S5, 480 frames" in run.stdout
+    truth = load(learnable, "gt")
+
+    def mean_error(name):
+        found = load(learnable, name)
+        differences = [found[s][a][c] - view for s, a, c, view in each_view(truth) if s == "S9"]
+        return np.linalg.norm(np.concatenate(differences), axis=-1).mean()
+
+    assert mean_error("merge_fitted") < 0.7 * min(map(mean_error, ("pct", "vitpose")))
+    file(learnable, "gt").unlink()
+    weights = (learnable / "merge_fitted.json").rename(learnable / "w.json")
+    again = merge(learnable, "fitted", "--weights", weights, "--output-filename", "o")
+    assert again.status == 0, again.stderr
+    assert not (learnable / "merge_fitted.json").exists()
+    assert (learnable / "o.npz").read_bytes() == file(learnable, "merge_fitted").read_bytes()
+
+
+def test_without_confidences_the_variance_is_constant_and_mixtures_are_no_estimators(learnable):
+    file(learnable, "pct_w_conf").unlink()
+    merged(learnable, "average", "--detectors", "pct,vitpose")
+    _, run = merged(learnable, "fitted")
+    assert "pct (constant variance), vitpose (variance by confidence)" in run.stdout
+    assert "merge_average" not in run.stdout
+
+
+# Bad input ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["average", "--detectors", "pct,pct"], "estimators: pct, but a mixture needs two or more"),
+        (["average", "--detectors", "pct,hrnet"], "data_2d_h36m_hrnet.npz: no such file"),
+        (["average", "--replace", "2=pct"], "--replace goes with --strategy manual"),
+        (["average", "--output-filename", "data_2d_h36m_pct"], "is the same file as"),
+        (["weighted_average", "--logits", "pct,nobody"], "nobody is not among pct, moganet"),
+        (["manual", "--replace", "2,17=pct"], "no joint '17'"),
+        (["manual", "--replace", "2,8"], "--replace 2,8: expected joints=estimator"),
+        (["manual", "--replace", "2=pct", "RKnee=moganet"], "joint RKnee is taken twice"),
+        (["manual", "--detectors", "vitpose,pct", "--replace", "2=moganet"], "no joint of pct"),
+        (["best_joint"], "data_2d_h36m_gt.npz: no such file"),
+        (["fitted", "--weights", "w.json"], "w.json: No such file"),
+        (["fitted", "--weights", "w", "--detectors", "a,b"], "--detectors does not go with"),
+    ],
+)  # fmt: skip
+def test_bad_usage_is_one_line(estimators, arguments, says):
+    with untouched(estimators[0]):
+        assert_one_line_error(merge(estimators[0], *arguments), says)
+
+
+@pytest.mark.parametrize("strategy", ["average", "weighted_average"])
+def test_files_that_do_not_match_or_cannot_be_read_are_named(estimators, strategy):
+    data_dir, positions = estimators
+    path = file(data_dir, "pct_w_conf" if strategy == "weighted_average" else "pct")
+    del positions["pct"]["S9"]
+    positions["vitpose"]["S1"]["Waiting"] = positions["vitpose"]["S1"]["Walking"]
+    write(data_dir, "vitpose", positions["vitpose"])
+    with untouched(data_dir):
+        assert_one_line_error(merge(data_dir, strategy), "lacks S1 Waiting, which the other files")
+    write(data_dir, "pct", positions["pct"])
+    with untouched(data_dir):
+        result = merge(data_dir, strategy)
+        assert_one_line_error(result, f"{path}: lacks S", "S1 Waiting", "S9 Sitting 2")
+    path.write_bytes(path.read_bytes()[:5000])
+    with untouched(data_dir):
+        assert_one_line_error(merge(data_dir, strategy), path)
+
+
+def test_confidences_that_do_not_exist_are_named(estimators):
+    data_dir, _ = estimators
+    file(data_dir, "moganet_w_conf").write_bytes(file(data_dir, "moganet").read_bytes())
+    says = "data_2d_h36m_moganet_w_conf.npz: holds no confidences", "--detector moganet --keep-conf"
+    with untouched(data_dir):
+        assert_one_line_error(merge(data_dir, "weighted_average"), *says)
+
+
+def only_s9(data_dir):
+    for path in data_dir.glob("*.npz"):
+        write_positions_2d(path, {"S9": read_positions_2d(path)["S9"]})
+
+
+@pytest.mark.parametrize(
+    ("strategy", "damage", "says"),
+    [
+        ("best_joint", lambda d: change(d, "gt", lambda t: t["S5"].pop("Walking")), "S5 Walking"),
+        ("best_joint", only_s9, "hold none of S1, S5"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_one_line(learnable, strategy, damage, says):
+    damage(learnable)
+    with untouched(learnable):
+        assert_one_line_error(merge(learnable, strategy), says)
+
+
+def test_weights_without_their_confidences_or_damaged_are_named(learnable):
+    merged(learnable, "fitted")
+    weights = learnable / "merge_fitted.json"
+    text = weights.read_text()
+
+    def refused(*says):
+        with untouched(learnable):
+            assert_one_line_error(merge(learnable, "fitted", "--weights", weights), *says)
+
+    fields = json.loads(text)
+    for damaged in (
+        text[:5000],
+        json.dumps({k: v for k, v in fields.items() if k != "motion"}),
+        json.dumps(fields | {"layout": fields["layout"][:-1]}),
+        json.dumps(fields | {"layout": [[float("nan")] * 17] * 19}),
+        json.dumps(fields | {"correlation": [[[1, 2], [2, 1]]] * 17}),
+    ):
+        weights.write_text(damaged)
+        refused(weights, "not a fitted mixture")
+    weights.write_text(text)
+    file(learnable, "vitpose_w_conf").unlink()
+    refused("data_2d_h36m_vitpose.npz: holds no confidences")
+
+
+# Real estimates ----------------------------------------------------------------------------------
+
+
+def test_mixtures_of_real_estimates_are_less_noisy(real_chain):
+    """The published finding; exchanged joints or cameras give the opposite."""
+    data_dir, outputs = real_chain
+    assert "read" in outputs["merge.py", "--strategy", "weighted_average"]
+    truth = load(data_dir, "gt")
+
+    def mean_error_px(name):
+        found = load(data_dir, name)
+        assert [len(actions) for actions in found.values()] == [30] * 6 + [29]
+        views = each_view(truth)
+        differences = [found[s][a][c][: len(view), :, :2] - view for s, a, c, view in views]
+        return np.linalg.norm(np.concatenate(differences), axis=-1).mean()
+
+    single = min(map(mean_error_px, ("pct", "moganet", "vitpose")))
+    assert mean_error_px("merge_average") < single
+    assert mean_error_px("merge_weighted_average") < single
+
+
+def test_fitted_is_a_sixth_better_than_every_published_mixture_on_real_motion(real_chain, tmp_path):
+    """On a part of the subjects and sequences, to save time."""
+    source, _ = real_chain
+    for path in source.glob("data_2d*.npz"):
+        positions = read_positions_2d(path)
+        part = {s: dict(sorted(positions[s].items())[::3]) for s in ("S1", "S5", "S9")}
+        write_positions_2d(tmp_path / path.name, part)
+    merged(tmp_path, "fitted")
+    truth = load(tmp_path, "gt")["S9"]
+
+    def bias_free(strategy):
+        found = load(tmp_path, f"merge_{strategy}")["S9"]
+        differences = np.concatenate(
+            [found[a][c][: len(v)] - v for a, views in truth.items() for c, v in enumerate(views)]
+        )
+        return np.linalg.norm(differences - differences.mean(axis=0), axis=-1).mean()
+
+    assert bias_free("fitted") < min(0.85 * min(map(bias_free, PUBLISHED)), 3.6)

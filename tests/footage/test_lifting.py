@@ -1,0 +1,148 @@
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from custom_files import FORMATS
+from raw_trees import call
+
+from common.camera import load_cameras, normalize_screen_coordinates
+from common.evaluation import predict
+from common.files.console import InputError
+from common.files.npz import read_custom_2d
+from common.footage.lifting import StreamingLifter, lift, load_lifter
+from common.generators import flip_keypoints, flip_poses
+from common.h36m_dataset import FPS
+from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.skeleton import coco_to_h36m
+from data import prepare_2d_custom
+
+SIZE = (640, 480)
+
+
+def random_model(**config):
+    torch.manual_seed(0)
+    model = PoseFormerV2(PoseFormerConfig(embed_dim_ratio=8, depth=2, **config)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(number_of_frames=27)
+
+
+def save(model, path):
+    torch.save({"model_pos": model.state_dict(), "config": asdict(model.config)}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, tmp_path_factory):
+    return save(model, tmp_path_factory.mktemp("checkpoint") / "random.bin")
+
+
+def moving(frames, seed=0):
+    """Return (frames, 17, 2), pixels: points on smooth paths."""
+    random = np.random.default_rng(seed)
+    start, phase = random.uniform(100, 400, (17, 2)), random.uniform(0, 6, (17, 2))
+    return start + 30 * np.sin(np.arange(frames)[:, None, None] / 9 + phase)
+
+
+def hip_at_zero(poses):
+    """The other joints stay where the network puts them."""
+    return np.concatenate([0 * poses[:, :1], poses[:, 1:]], axis=1)
+
+
+@pytest.mark.parametrize("frames", [1, 40])
+def test_at_50_hz_it_is_the_evaluations_estimate(model, checkpoint, frames):
+    pixels = moving(frames)
+    inputs = normalize_screen_coordinates(pixels, *SIZE).astype(np.float32)
+    (expected,) = predict(model, [inputs], device="cpu")
+    poses = lift(pixels, checkpoint, size=SIZE)
+    np.testing.assert_allclose(poses, hip_at_zero(expected), atol=1e-6)
+    assert poses.dtype == np.float32 and not poses[:, 0].any()
+
+
+def test_channels_after_x_and_y_are_not_used_and_layouts_are_converted(model):
+    keypoints = np.concatenate([moving(8), np.full((8, 17, 1), 0.5)], axis=-1)
+    poses = lift(keypoints, model, size=SIZE, layout="coco")
+    expected = lift(coco_to_h36m(keypoints)[..., :2], model, size=SIZE)
+    np.testing.assert_allclose(poses, expected, atol=1e-6)
+
+
+def test_other_rates_are_brought_to_50_hz_and_back(model):
+    pixels = moving(61)
+    expected = lift(pixels[::3], model, size=SIZE)
+    poses = lift(pixels, model, size=SIZE, fps=3 * FPS)
+    assert poses.shape == (61, 17, 3)
+    np.testing.assert_allclose(poses[::3], expected, atol=1e-5)
+    # A lower rate is lifted nearly as the full one.
+    full, half = lift(pixels, model, size=SIZE), lift(pixels[::2], model, size=SIZE, fps=25)
+    as_if_50 = lift(pixels[::2], model, size=SIZE)
+    assert np.abs(half - full[::2]).mean() < 0.02 * np.abs(as_if_50 - full[::2]).mean()
+
+
+@torch.no_grad()
+def test_causal_lifting_sees_the_past_alone(model):
+    pixels, half = moving(30), model.config.number_of_frames // 2
+    inputs = normalize_screen_coordinates(pixels, *SIZE).astype(np.float32)
+    poses = lift(pixels, model, size=SIZE, causal=True)
+    for t in (0, 1, 13, 29):
+        frames = [max(0, t + k) if k < 0 else t for k in range(-half, half + 1)]
+        window = torch.from_numpy(inputs[frames])[None]
+        pose = (model(window)[0] + flip_poses(model(flip_keypoints(window))[0])) / 2
+        np.testing.assert_allclose(poses[t], hip_at_zero(pose.numpy())[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("fps", "flip"), [(24, True), (120, False)])
+def test_streaming_gives_what_causal_lifting_of_the_file_gives(model, checkpoint, fps, flip):
+    pixels = moving(40)
+    expected = lift(pixels, model, size=SIZE, fps=fps, causal=True, flip=flip)
+    stream = StreamingLifter(checkpoint, size=SIZE, fps=fps, flip=flip)
+    poses = np.stack([stream.push(frame) for frame in pixels])
+    np.testing.assert_allclose(poses, expected, atol=1e-5)
+
+
+def test_causal_lifting_at_twice_the_rate_sees_the_same_past(model):
+    pixels = moving(41)
+    poses = lift(pixels, model, size=SIZE, fps=100, causal=True)
+    expected = lift(pixels[::2], model, size=SIZE, causal=True)
+    np.testing.assert_allclose(poses[::2], expected, atol=1e-5)
+
+
+def test_a_checkpoint_of_several_estimators_is_refused(tmp_path):
+    path = save(random_model(number_of_frames=9, in_chans=6), tmp_path / "three.bin")
+    with pytest.raises(InputError, match=r"three\.bin was trained with 6"):
+        load_lifter(path)
+
+
+@pytest.fixture(scope="module")
+def real_view(real_mocap):
+    """One camera's ViTPose keypoints of one of S9's sequences, (frames, 1, 17, 3), COCO."""
+    path = real_mocap / "h36m_vitpose" / "S9" / "Walking_55011271_pose_sequence.npy"
+    people = sorted(np.load(path, allow_pickle=True), key=lambda person: person["bbox"][4])
+    main = {person["frame"]: person["keypoints"] for person in people}  # the highest score is last
+    return np.stack([main[frame] for frame in range(len(main))]).astype(np.float64)[:, None]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_real_keypoints_in_every_format_give_the_direct_paths_poses(
+    real_view, model, tmp_path, name
+):
+    camera = load_cameras()["S9"][1]
+    size = (camera.width, camera.height)
+    inputs = normalize_screen_coordinates(coco_to_h36m(real_view[:, 0])[..., :2], *size)
+    (direct,) = predict(model, [inputs.astype(np.float32)], device="cpu")
+    result = call(
+        prepare_2d_custom.main,
+        *("--input", FORMATS[name](tmp_path, real_view, size), "--name", "s9"),
+        *("--size", f"{size[0]}x{size[1]}", "--fps", 50, "--data-dir", tmp_path),
+    )
+    assert result.status == 0, result.stderr
+    positions, metadata = read_custom_2d(tmp_path / "data_2d_custom_s9.npz")
+    poses = lift(positions["s9"], model, size=size, fps=metadata["s9"]["fps"])
+    # Every layout holds COCO's points, so that none loses anything.
+    assert np.abs(poses - hip_at_zero(direct)).max() < 1e-5

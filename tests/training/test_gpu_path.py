@@ -1,0 +1,167 @@
+"""What can be checked of the GPU path without a GPU; `make gpu-check` does the rest on one."""
+
+from unittest import mock
+
+import numpy as np
+import pytest
+import stand_in_cuda
+import torch
+import torch.nn.functional as F
+from test_training_step import RANDOM, SmallTraining
+
+import common.model_poseformer
+import common.training.processes
+from common.augmentation import AugmentedWindows
+from common.files.console import InputError
+from common.h36m_dataset import Sequence2d3d
+from common.model_poseformer import Attention
+from common.training.cuda_graph import CapturedStep
+from common.training.device import compile_network, resolve_precision
+from common.training.optimizer import set_learning_rate
+from common.training.processes import World
+from common.training.recipe import Recipe
+from run_poseformer import loss_of
+
+GPU = torch.device("cuda", 1)
+BATCH = 16  # of 24 samples, so that the last batch is filled up
+
+
+class GpuTraining(SmallTraining):
+    """A training with dropout, drop path and noise, as on a GPU but for where its tensors are."""
+
+    def __init__(self, optimizer="muon", precision="fp32"):
+        recipe = Recipe(optimizer=optimizer)
+        super().__init__(recipe, frames=12, precision=precision, noise_std=0.1, **RANDOM)
+        for group in self.optimizer.param_groups:
+            group["lr"] = torch.tensor(1e-3)
+
+    def capture(self):
+        return CapturedStep(self.step, self.optimizer, BATCH, GPU, several_processes=False)
+
+    def train(self, step):
+        """Two epochs with two learning rates; return the losses and all that has moved."""
+        torch.manual_seed(1)
+        values = []
+        for epoch in (1, 2):
+            set_learning_rate(self.optimizer, 1e-3 / epoch)
+            for batch in self.windows.start_epoch(0, epoch).split(BATCH):
+                values.append(step(*World(0, 1, GPU).local_batch(batch, BATCH)))
+        moments = [value for entry in self.optimizer.state.values() for value in entry.values()]
+        return [*values, *self.weights().values(), *moments, torch.get_rng_state()]
+
+
+@pytest.mark.parametrize(("optimizer", "precision"), [("muon", "fp32"), ("adamw", "bf16")])
+def test_replayed_steps_are_eager_steps_bit_for_bit(monkeypatch, optimizer, precision):
+    stand_in_cuda.install(monkeypatch)
+    eager, captured = (GpuTraining(optimizer, precision) for _ in range(2))
+    expected = eager.train(eager.step)
+    step = captured.capture()
+    found = captured.train(step)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert step._graph.replays == 2 * 2
+
+
+def test_stand_in_freezes_what_python_holds(monkeypatch):
+    """A learning rate that is no tensor stays what it was: the test above could fail."""
+    stand_in_cuda.install(monkeypatch)
+    eager, captured = GpuTraining("adamw"), GpuTraining("adamw")
+    captured.optimizer.param_groups[0]["lr"] = 1e-3
+    found, expected = captured.train(captured.capture()), eager.train(eager.step)
+    assert not all(torch.equal(a, b) for a, b in zip(found, expected))
+
+
+def test_capture_that_fails_says_why_and_lack_of_memory_is_not_hidden(monkeypatch):
+    stand_in_cuda.install(monkeypatch)
+    training = GpuTraining("adamw")
+    step = training.step
+    training.step = lambda *batch: torch.tensor(step(*batch).item())
+    with pytest.raises(InputError, match="not permitted when stream is capturing") as error:
+        training.capture()
+    assert "--no-cuda-graph" in str(error.value) and "\n" not in str(error.value)
+    training.step = mock.Mock(side_effect=torch.OutOfMemoryError)
+    with pytest.raises(torch.OutOfMemoryError):
+        training.capture()
+
+
+def test_step_reads_nothing_back_and_stays_on_its_device(run_script):
+    if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip("this PyTorch cannot imagine a device")
+    result = run_script("tests/fake_gpu_step.py")
+    (line,) = result.stdout.splitlines()
+    assert line.endswith(" operators")
+
+
+def test_loss_is_one_graph_for_the_compiler():
+    """Windows, network and loss without a break; inductor itself is for `make gpu-check`."""
+    training, random = SmallTraining(depth=1), np.random.RandomState(0)
+    data = random.uniform(-0.5, 0.5, (40, 17, 3)).astype(np.float32)
+    sequence = Sequence2d3d("S1", "Walking", 0, data[..., :2], data, data[:, 0] + 5)
+    scenes = {"turn_degrees": 180, "resize": 0.1, "exchange_limbs": 0.5}
+    training.windows = AugmentedWindows([sequence], 9, **scenes, device="cpu", augment=True)
+    training.windows.start_epoch(0, 1)
+    parameters = list(training.model.parameters())
+    results = []
+    for function in (loss_of, torch.compile(loss_of, fullgraph=True, backend="eager")):
+        weights = torch.full((16,), 1 / 16)
+        batch = torch.arange(0, 80, 5)
+        loss = function(training.model, training.windows, batch, weights, "fp32", 0.0)
+        results.append([loss, *torch.autograd.grad(loss, parameters)])
+    torch._dynamo.reset()
+    for plain, traced in zip(*results):
+        torch.testing.assert_close(traced, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_attention_in_parts_is_attention(monkeypatch):
+    """The fused attention of a GPU takes only so many sequences at a time."""
+    torch.manual_seed(0)
+    attention, x = Attention(16, 0.0), torch.randn(50, 17, 16)
+    whole = attention(x)
+    seen, fused = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda q, k, v: seen.append(len(q)) or fused(q, k, v)
+    )
+    monkeypatch.setattr(common.model_poseformer, "MAX_SEQUENCES", 16)
+    torch.testing.assert_close(attention(x), whole)
+    assert seen == [16, 16, 16, 2]
+
+
+class _Compiled(torch.nn.Module):
+    """Stands in for the compiler's result: the plain network, its output changed."""
+
+    def __init__(self, network, change):
+        super().__init__()
+        self.network, self.change = network, change
+
+    def forward(self, x):
+        return self.change(self.network(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda poses: poses, None),
+        (lambda poses: poses * 1.1, "differ by"),
+        (lambda poses: poses * float("nan"), "differ by"),
+        (mock.Mock(side_effect=RuntimeError("no compiler\nmore")), "no compiler"),
+    ],
+)
+def test_compiled_network_is_used_only_if_it_agrees(monkeypatch, capsys, change, message):
+    model = SmallTraining().model
+    monkeypatch.setattr(torch, "compile", lambda network, dynamic: _Compiled(network, change))
+    before = torch.get_rng_state()
+    result = compile_network(model, torch.zeros(4, 9, 17, 2), "fp32")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert isinstance(result, _Compiled) == (message is None)
+    assert all(p.grad is None for p in model.parameters())
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == (message is not None)
+    assert message is None or (message in lines[0] and result is model)
+
+
+@pytest.mark.parametrize("has", [(True, False), (False, True), (False, False)])
+def test_precision_follows_the_processor(monkeypatch, has):
+    device = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has[0])
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has[1])
+    chosen = [resolve_precision(choice, device) for choice in ("fp32", "bf16", "auto")]
+    assert chosen == ["fp32", "bf16", "bf16" if any(has) else "fp32"]

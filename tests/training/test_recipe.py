@@ -1,0 +1,110 @@
+"""Recipes, their flags and their learning rates."""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.arguments import parse_arguments, training_recipe
+from common.files.console import InputError
+from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.training.checkpoint import Checkpoint
+from common.training.optimizer import init_at_mean_pose
+from common.training.recipe import RECIPES, LearningRates, Recipe
+
+
+def another_value(field):
+    """Return some value of a field other than its default."""
+    kind = field.metadata["kind"]
+    candidates = [True, 7, 0.25, "S7", *kind.what.removeprefix("one of ").split(", ")]
+    return next(x for x in candidates if x != field.default and kind.admits(x))
+
+
+@pytest.mark.parametrize("field", fields(Recipe), ids=lambda field: field.name)
+def test_each_field_is_a_flag_that_a_checkpoint_keeps(field):
+    value = another_value(field)
+    name = f"--{field.name.replace('_', '-')}"
+    flag = [name] if value is True else [name, str(value)]
+    others = ["--schedule", "published"] if field.name == "lr_decay" else []
+    chosen = training_recipe(parse_arguments([*flag, *others]), None)
+    assert getattr(chosen, field.name) == value
+
+    checkpoint = Checkpoint(Path("a.bin"), {}, PoseFormerConfig(), asdict(chosen), {})
+    assert training_recipe(parse_arguments([]), checkpoint) == chosen
+    assert training_recipe(parse_arguments(flag), checkpoint) == chosen
+    stored = asdict(chosen) | {field.name: field.default}
+    if field.name != "epochs":  # which the published schedule lets change
+        stored["schedule"] = Recipe().schedule if field.name == "schedule" else "published"
+    checkpoint = Checkpoint(Path("a.bin"), {}, PoseFormerConfig(), stored, {})
+    with pytest.raises(InputError, match=rf"{name} .*: a\.bin was trained with"):
+        training_recipe(parse_arguments(flag), checkpoint)
+
+
+def rates(steps_per_epoch=10, **recipe):
+    chosen = LearningRates(Recipe(**{"epochs": 3, "learning_rate": 2.0, **recipe}), steps_per_epoch)
+    return np.array([chosen[step] for step in range(3 * steps_per_epoch)])
+
+
+def by_pytorch(kind, total, warmup):
+    """PyTorch's own schedules: warm-up, then the fall to zero."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    schedules = torch.optim.lr_scheduler
+    rise = schedules.LinearLR(optimizer, 1 / warmup, 1.0, warmup - 1)
+    if kind == "linear":
+        fall = schedules.LinearLR(optimizer, 1.0, 0.0, total - warmup)
+    else:
+        fall = schedules.CosineAnnealingLR(optimizer, total - warmup)
+    both = schedules.SequentialLR(optimizer, [rise, fall], [warmup])
+    found = []
+    for _ in range(total):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        both.step()
+    return np.array(found)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize("warmup", [4, 0.5])
+def test_linear_and_cosine_are_pytorchs(kind, warmup):
+    steps = 5 if warmup < 1 else warmup
+    found = rates(schedule=kind, warmup=warmup)
+    np.testing.assert_allclose(found, by_pytorch(kind, 30, steps), atol=1e-12)
+    assert found.max() == 2.0 and 0 < found[-1] < 0.1
+
+
+def test_the_published_rate_falls_after_each_epoch():
+    found = rates(schedule="published", warmup=0, lr_decay=0.5)
+    np.testing.assert_array_equal(found, np.repeat([2.0, 1.0, 0.5], 10))
+
+
+def test_a_warmup_longer_than_the_training_is_refused():
+    with pytest.raises(InputError, match="--warmup 31: longer than the training, which has 30"):
+        rates(warmup=31)
+    rates(warmup=30)
+    LearningRates(Recipe(epochs=0), 10)  # nothing is to be trained
+
+
+def test_the_published_recipe_is_the_published_one():
+    recipe = RECIPES["published"]
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (200, 16, 5e-4)
+    assert (recipe.schedule, recipe.lr_decay, recipe.warmup) == ("published", 0.99, 0)
+    assert (recipe.optimizer, recipe.beta2, recipe.init) == ("adamw", 0.999, "published")
+    assert (recipe.dropout, recipe.drop_path) == (0, 0)
+    assert (recipe.turn, recipe.resize, recipe.exchange_limbs) == (0, 0, 0)
+
+
+def test_a_new_network_answers_the_mean_pose():
+    pose = np.random.default_rng(0).normal(0, 0.3, (17, 3)).astype(np.float32)
+    inputs = torch.rand(40, 9, 17, 2) * 2 - 1
+    model = PoseFormerV2(PoseFormerConfig(9, 3, 3, embed_dim_ratio=16))
+
+    def distance():
+        return (model(inputs)[:, 0] - torch.from_numpy(pose)).norm(dim=-1).mean()
+
+    before = distance()
+    init_at_mean_pose(model, pose)
+    assert distance() < 0.2 * before
+    distance().backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters())

@@ -1,0 +1,111 @@
+"""A training step against the plain formulas, alone and shared among several processes."""
+
+import numpy as np
+import pytest
+import reference_model
+import torch
+
+from common.generators import WindowGenerator
+from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.training.optimizer import build_optimizer, set_learning_rate
+from common.training.processes import World
+from common.training.recipe import RECIPES, Recipe
+from run_poseformer import loss_of
+
+CONFIG = {"number_of_frames": 9, "embed_dim_ratio": 8, "depth": 2}
+RANDOM = {"drop_rate": 0.1, "drop_path_rate": 0.2}
+
+
+class SmallTraining:
+    """A small network on random windows, with the step of `run_poseformer.train`."""
+
+    def __init__(
+        self, recipe=RECIPES["published"], *, frames=40, precision="fp32", noise_std=0.0, **config
+    ):
+        random = np.random.RandomState(0)
+        keypoints = random.uniform(-1, 1, (frames, 17, 2)).astype(np.float32)
+        poses = random.uniform(-0.5, 0.5, (frames, 17, 3)).astype(np.float32)
+        self.windows = WindowGenerator([keypoints], [poses], 9, device="cpu", augment=True)
+        torch.manual_seed(0)
+        config = PoseFormerConfig(**CONFIG | config)
+        self.model = PoseFormerV2(config).train()
+        self.optimizer = build_optimizer(self.model, recipe, precision)
+        set_learning_rate(self.optimizer, 1e-3)
+        self._options = precision, noise_std
+
+    def step(self, indices, weights=None):
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(self.model, self.windows, indices, weights, *self._options)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def gradients(self, indices, weights=None):
+        loss = loss_of(self.model, self.windows, indices, weights, *self._options)
+        return [loss.detach(), *torch.autograd.grad(loss, list(self.model.parameters()))]
+
+    def weights(self):
+        return {name: value.clone() for name, value in self.model.state_dict().items()}
+
+
+def test_step_is_adamw_on_the_plain_formulas():
+    training = SmallTraining()
+    exact = {k: v.double().requires_grad_() for k, v in training.weights().items()}
+    reference = torch.optim.AdamW(exact.values(), lr=1e-3, weight_decay=0.1, fused=False)
+    for indices in training.windows.start_epoch(0, 0).split(30):  # 30, 30 and the remaining 20
+        loss = training.step(indices)
+        inputs, targets = (part.double() for part in training.windows.gather(indices))
+        predicted = reference_model.forward(exact, inputs, training.model.config)[:, 0]
+        expected = (predicted - targets).square().sum(-1).sqrt().mean()
+        reference.zero_grad()
+        expected.backward()
+        reference.step()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, value in training.weights().items():
+        # Adam divides by a gradient's size, so the smallest ones are moved by their rounding.
+        difference = (value - exact[name]).abs()
+        assert difference.mean() < 2e-5 and difference.max() < 2e-3, name
+
+
+@pytest.mark.parametrize(("size", "samples"), [(1, 11), (2, 16), (2, 1), (3, 11)])
+def test_parts_of_a_batch_give_its_loss_and_gradients(size, samples):
+    """On a GPU, and among several processes, batches that are not full are filled up."""
+    training = SmallTraining()
+    batch = torch.randperm(80, generator=torch.manual_seed(1))[:samples]
+    whole, nothing = World(0, 1, torch.device("cpu")).local_batch(batch, 16)
+    assert whole is batch and nothing is None
+    parts = []
+    for rank in range(size):
+        world = World(rank, size, torch.device("cuda"))
+        indices, weights = world.local_batch(batch, 16)
+        assert indices.shape == weights.shape == (world.local_batch_size(16),)
+        parts.append(training.gradients(indices, weights))
+    for expected, *values in zip(training.gradients(batch), *parts):
+        mean = torch.stack(values).mean(0)
+        torch.testing.assert_close(mean, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("optimizer", "precision"), [("adamw", "bf16"), ("muon", "fp32")])
+def test_two_runs_give_the_same_bits(optimizer, precision):
+    runs = []
+    for _ in range(2):
+        recipe = Recipe(optimizer=optimizer)
+        training = SmallTraining(recipe, precision=precision, noise_std=0.01, **RANDOM)
+        for indices in training.windows.start_epoch(0, 0).split(16):
+            training.step(indices)
+        runs.append(training.weights())
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_noise_moves_the_loss():
+    indices = torch.arange(8)
+    noisy = SmallTraining(noise_std=0.1).step(indices)
+    assert not torch.equal(SmallTraining().step(indices), noisy)
+
+
+def test_one_window_overfits_below_a_millimetre():
+    training = SmallTraining(frames=1, number_of_kept_coeffs=1, depth=1)
+    for i in range(100):
+        set_learning_rate(training.optimizer, 3e-3 * 0.93**i)
+        loss = training.step(torch.zeros(1, dtype=torch.int64))
+    assert loss.item() < 1e-3
