@@ -46,23 +46,15 @@ METRICS = {"MPJPE": "mpjpe_mm", "P-MPJPE": "p_mpjpe_mm", "MPJVE": "mpjve_mm"}
 
 def main() -> None:
     """Do the runs that are missing, then write the table and the figure."""
-    arguments, passed = parse_study_arguments(
-        __doc__,
-        {"--recipe"},
-        "--recipes",
-        choices=tuple(RECIPES),
-        default=list(RECIPES),
-        help=f"among: {'; '.join(RECIPES)}",
-    )
+    choice = {"choices": tuple(RECIPES), "default": list(RECIPES), "help": "; ".join(RECIPES)}
+    arguments, passed = parse_study_arguments(__doc__, {"--recipe"}, "--recipes", **choice)
     if not any(word.split("=")[0] in ("-e", "--epochs") for word in passed):
         raise InputError("--epochs N: missing; all recipes are to see as many samples")
     settings = {name: str(value) for name, value in vars(parse_arguments(passed)).items()}
     prepare_study(arguments.study, settings)
     flags = {name: (*RECIPES[name].split(), *passed) for name in arguments.recipes}
     runs = do_runs(arguments.study, flags, arguments.seeds, arguments.gpus)
-    courses = {
-        n: np.stack([course(one.folder) for one in of_seeds]) for n, of_seeds in runs.items()
-    }
+    courses = {name: np.stack([course(run) for run in of_seeds]) for name, of_seeds in runs.items()}
     table = markdown_table(runs, courses)
     with atomic_output(arguments.study / "recipes.md") as temporary:
         temporary.write_text(table)
@@ -70,9 +62,9 @@ def main() -> None:
     print(table, end="")
 
 
-def course(folder: Path) -> np.ndarray:
+def course(run: Run) -> np.ndarray:
     """Return seconds since the start and validation MPJPE in mm after each epoch, (epochs, 2)."""
-    records = read_log(folder / LOG_NAME)
+    records = read_log(run.folder / LOG_NAME)
     seconds = np.cumsum([record["seconds"] for record in records])
     return np.stack([seconds, [record["valid_mpjpe_mm"] for record in records]], axis=1)
 
@@ -81,28 +73,22 @@ def markdown_table(runs: Mapping[str, Sequence[Run]], courses: Mapping[str, np.n
     """Return the table: a row for each recipe, means and standard deviations over the seeds."""
     rows = [["recipe", *(f"{name}, mm" for name in METRICS), "seconds"]]
     for name, of_seeds in runs.items():
-        averages = [one.report()["average_over_actions"] for one in of_seeds]
+        averages = [run.report()["average_over_actions"] for run in of_seeds]
         cells = [mean_and_spread([a[metric] for a in averages]) for metric in METRICS.values()]
         rows.append([name, *cells, f"{courses[name][:, -1, 0].mean():.0f}"])
     return format_markdown(rows) + "\n"
 
 
 def draw(courses: Mapping[str, np.ndarray]) -> Any:
-    """Draw validation MPJPE over wall time: the mean of the seeds, and their range.
-
-    Args:
-        courses: of each recipe (seeds, epochs, 2), from `course`.
-    """
+    """Draw validation MPJPE over wall time, the seeds' mean and range, from `course` of each."""
     figure, axes = paper_figure(6.4, 3.6)
     for color, (name, of_seeds) in zip(COLORS * len(courses), courses.items()):
         minutes, errors = of_seeds[..., 0].mean(0) / 60, of_seeds[..., 1]
         line = {"color": color, "label": name, "linewidth": 1.8, "markersize": 3.5}
         axes.plot(minutes, errors.mean(0), "o-", **line)
-        axes.fill_between(
-            minutes, errors.min(0), errors.max(0), color=color, alpha=0.15, linewidth=0
-        )
-    axes.set_xlabel("minutes, validation included")
-    axes.set_ylabel("validation MPJPE, mm")
+        band = {"color": color, "alpha": 0.15, "linewidth": 0}
+        axes.fill_between(minutes, errors.min(0), errors.max(0), **band)
+    axes.set(xlabel="minutes, validation included", ylabel="validation MPJPE, mm")
     axes.legend(frameon=False, fontsize=9)
     return figure
 

@@ -35,10 +35,7 @@ NETWORK_FLAGS = (
 _FLAGS = {
     "data": (
         ("-d --dataset", str, "h36m", "NAME", "read data_3d_NAME.npz"),
-        (
-            *("--data-dir", Path, DATA_DIR, "DIR"),
-            "folder of the npz files (default: the repository's data)",
-        ),
+        ("--data-dir", Path, DATA_DIR, "DIR", "folder of npz files (default: the repository's)"),
     ),
     "run": (
         (

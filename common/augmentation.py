@@ -35,13 +35,8 @@ class AugmentedWindows(WindowGenerator):
     `start_epoch` draws all of it; before its first call the windows are unchanged. The draws follow
     from (seed, epoch) alone, so a resumed training and any number of processes see the same scenes.
 
-    Args:
-        sequences: the training data.
-        number_of_frames: F, frames in a window; odd.
-        turn_degrees: the angle is uniform within plus and minus this.
-        resize: the factor is uniform within 1 plus and minus this.
-        exchange_limbs: a probability.
-        options: of `WindowGenerator`.
+    The angle is uniform within plus and minus `turn_degrees`, the factor within 1 plus and minus
+    `resize`; `options` are of `WindowGenerator`.
     """
 
     def __init__(

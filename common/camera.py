@@ -70,7 +70,7 @@ def camera_to_world(
 
 
 def project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """Project camera coordinates to pixels through Human3.6M's full distortion model.
+    """Project camera coordinates to pixels (..., 2), by Human3.6M's full distortion model.
 
     With (x, y) = (X / Z, Y / Z) and r² = x² + y², the distorted point is
     (x, y) (1 + k₁ r² + k₂ r⁴ + k₃ r⁶ + p₁ x + p₂ y) + (p₁, p₂) r², with the calibration's
@@ -82,9 +82,6 @@ def project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
         points: (..., 3), camera coordinates, any unit; Z > 0.
         intrinsics: (9,), broadcastable: focal length (2) and centre (2) in pixels, radial
             distortion k (3), tangential distortion p (2).
-
-    Returns:
-        (..., 2), pixels.
     """
     focal, center = intrinsics[..., :2], intrinsics[..., 2:4]
     k, p = intrinsics[..., 4:7], intrinsics[..., 7:]

@@ -125,11 +125,7 @@ def align_procrustes(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def align_scale(predicted: Tensor, target: Tensor) -> Tensor:
-    """Scale each pose to its target, by least squares about the origin: s = <X, Y> / <X, X>.
-
-    Returns:
-        `predicted` scaled, (..., joints, 3), metres, float64.
-    """
+    """Scale each pose to its target, by least squares about the origin: s = <X, Y> / <X, X>."""
     _check_shapes(predicted, target)
     x, y = predicted.double(), target.double()
     scale = _ratio((x * y).sum(dim=(-2, -1)), x.square().sum(dim=(-2, -1)))

@@ -22,16 +22,7 @@ from common.files.console import DATA_DIR, ArgumentParser, InputError, progress,
 from common.files.npz import read_positions_2d
 from common.files.output import atomic_output, check_output
 from common.files.tables import format_table
-from common.fusion.errors_2d import (
-    PCK_SHARES,
-    error_correlation,
-    estimates_path,
-    list_estimators,
-    list_views,
-    measure,
-    sample_frames,
-    view_arrays,
-)
+from common.fusion import errors_2d
 from common.h36m_dataset import SUBJECTS_FLAG, TEST_SUBJECTS, keypoints_path
 from common.skeleton import JOINT_NAMES
 
@@ -40,7 +31,7 @@ COLUMNS = {
     "median_px": "median",
     "p95_px": "95 %",
     "bias_free_px": "no bias",
-    **{f"pck_{share:g}": f"PCK@{share:g}" for share in PCK_SHARES},
+    **{f"pck_{share:g}": f"PCK@{share:g}" for share in errors_2d.PCK_SHARES},
     "jitter_px": "jitter",
 }
 GROUPS = {"by_action": "Action", "by_camera": "Camera", "by_subject": "Subject"}
@@ -49,11 +40,17 @@ GROUPS = {"by_action": "Action", "by_camera": "Camera", "by_subject": "Subject"}
 def main() -> None:
     """Measure every estimator, print the tables, write the report and the figures."""
     arguments = parse_arguments()
+    data_dir = arguments.data_dir
     if arguments.report:
         check_output(arguments.report, (".json", ".csv"))
-    paths = choose_files(arguments.data_dir, arguments.keypoints)
-    truth_path = keypoints_path(arguments.data_dir, "h36m", "gt")
-    report = evaluate(truth_path, paths, arguments.subjects)
+    names = arguments.keypoints or errors_2d.list_estimators(data_dir)
+    if not names:
+        raise InputError(
+            f"{data_dir}: holds no estimator's data_2d_h36m_*.npz; prepare one with "
+            "data/prepare_2d_estimation.py"
+        )
+    paths = {name: errors_2d.estimates_path(data_dir, name) for name in names}
+    report = evaluate(keypoints_path(data_dir, "h36m", "gt"), paths, arguments.subjects)
     print(format_report(report))
     if arguments.report:
         write_report(arguments.report, report)
@@ -80,21 +77,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def choose_files(data_dir: Path, names: Sequence[str] | None) -> dict[str, Path]:
-    """Return {estimator: its file}, the one with confidences where there is one.
-
-    Raises:
-        InputError: if one has no file, or there is none at all.
-    """
-    names = names or list_estimators(data_dir)
-    if not names:
-        raise InputError(
-            f"{data_dir}: holds no estimator's data_2d_h36m_*.npz; prepare one with "
-            "data/prepare_2d_estimation.py"
-        )
-    return {name: estimates_path(data_dir, name) for name in names}
-
-
 def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str]) -> dict:
     """Measure every estimator; one file is in memory at a time.
 
@@ -102,21 +84,18 @@ def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str
         `subjects`, `frames` (over the cameras); `estimators`, {name: what `measure` returns};
         `best`, {figure: {joint: name}}; `error_correlation`: `names`, `mean` over the joints and
         `by_joint`, matrices in the order of the names, None where an estimator is exact.
-
-    Raises:
-        InputError: if a file is bad, or lacks a sequence or a frame that gt has.
     """
     truth = read_positions_2d(truth_path)
-    views = list_views(truth_path, truth, subjects)
+    views = errors_2d.list_views(truth_path, truth, subjects)
     truths = [truth[s][a][camera][..., :2] for s, a, camera in views]
-    lengths = list(map(len, truths))
+    lengths, sampled_truth = list(map(len, truths)), errors_2d.sample_frames(truths)
     summaries, sampled = {}, []
     for name, path in progress(paths.items(), desc="measuring", unit="file"):
-        estimates = view_arrays(path, read_positions_2d(path), views, lengths)
-        summaries[name] = measure(estimates, truths, views)
-        sampled.append(sample_frames(estimates)[..., :2] - sample_frames(truths))
+        estimates = errors_2d.view_arrays(path, read_positions_2d(path), views, lengths)
+        summaries[name] = errors_2d.measure(estimates, truths, views)
+        sampled.append(errors_2d.sample_frames(estimates)[..., :2] - sampled_truth)
         del estimates  # before the next file is read
-    correlation = error_correlation(sampled)
+    correlation = errors_2d.error_correlation(sampled)
 
     def best(joint: str, figure: str) -> str:
         return min(summaries, key=lambda name: summaries[name]["by_joint"][joint][figure])

@@ -44,8 +44,6 @@ _OTHER_NUMBERS = {
     " 3": "S6 Waiting",
 }
 _S1_SPELLING = {"Photo": "TakingPhoto", "WalkDog": "WalkingDog"}
-
-_CORRUPT_SEQUENCE_FRAMES = 1_612
 _MANIFEST = "made_by_make_sample.txt"
 
 
@@ -113,7 +111,7 @@ def plan_clips(subjects: Sequence[str], frames: int | None, seed: int) -> Iterat
 def full_lengths() -> dict[tuple[str, str], int]:
     """Return {(subject, file name): frames}: plausible lengths that add up as in Human3.6M."""
     random = np.random.default_rng(36)
-    lengths = {CORRUPT_SEQUENCE: _CORRUPT_SEQUENCE_FRAMES}
+    lengths = {CORRUPT_SEQUENCE: 1_612}
     for subjects, total in PUBLISHED_FRAMES.items():
         files = [(s, name) for s in subjects for name in file_names(s)]
         files = [file for file in files if file != CORRUPT_SEQUENCE]
@@ -168,11 +166,7 @@ def write_cdf(path: Path, positions_mm: np.ndarray) -> None:
 
 
 def check_replaceable(preprocess: Path, folders: Sequence[str]) -> None:
-    """Refuse to replace folders that hold anything but an earlier sample.
-
-    Raises:
-        InputError: naming the folder.
-    """
+    """Refuse to replace folders that hold anything but an earlier sample."""
     for folder in (preprocess / name for name in folders):
         manifest = folder / _MANIFEST
         made = manifest.read_text().splitlines() if manifest.is_file() else []

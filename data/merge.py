@@ -17,22 +17,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.camera import CAMERA_IDS
-from common.files.confidences import (
-    LARGEST_PROBABILITY,
-    WITH_CONFIDENCE,
-    check_channel,
-    largest_confidence,
-    scale_logits,
-)
-from common.files.console import (
-    DATA_DIR,
-    ArgumentParser,
-    InputError,
-    progress,
-    run_script,
-    split_names,
-    warn,
-)
+from common.files import confidences, console
+from common.files.console import DATA_DIR, InputError, progress, split_names
 from common.files.npz import Positions2d, npz_path, read_positions_2d, write_positions_2d
 from common.files.output import check_distinct
 from common.files.tables import format_table
@@ -59,8 +45,9 @@ def main() -> None:
     arguments = parse_arguments()
     strategy, data_dir = arguments.strategy, arguments.data_dir
     mixture = read_mixture(arguments.weights) if arguments.weights else None
-    manual = arguments.replace or [MANUAL_REPLACE] if strategy == "manual" else []
-    replaced = parse_replacements(manual)
+    replaced: dict[int, str] = {}
+    if strategy == "manual":
+        replaced = parse_replacements(arguments.replace or [MANUAL_REPLACE])
     if mixture:
         detectors = list(mixture.estimators)
     else:
@@ -77,9 +64,9 @@ def main() -> None:
     for i, (name, path) in enumerate(paths.items()):
         print(f"read {path} ({sum(map(len, estimators[name].values()))} sequences)")
         if strategy == "weighted_average" or (mixture and mixture.confident[i]):
-            check_channel(path, estimators[name])
+            confidences.check_channel(path, estimators[name])
         if strategy == "weighted_average" and name not in logits:
-            warn_of_logits(path, name, estimators[name])
+            warn_of_logits(path, name, confidences.largest_confidence(estimators[name]))
     report_cuts(detectors, views, estimates)
     if learns:
         training = training_views(truth_paths[0], views, estimates)
@@ -105,7 +92,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = ArgumentParser(description=__doc__)
+    parser = console.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--strategy", required=True, choices=(*DETECTORS, *LEARNED), help="how to mix, see above")
     text = "the estimators; for manual, whose joints are replaced (default: all that there are "
@@ -134,11 +121,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def parse_replacements(replacements: Sequence[str]) -> dict[int, str]:
-    """Turn ["2,8=pct", "Head=moganet"] into {joint: estimator}.
-
-    Raises:
-        InputError: if one is not of this form, or a joint is unknown or taken twice.
-    """
+    """Turn ["2,8=pct", "Head=moganet"] into {joint: estimator}."""
     joints = {name: j for j, name in enumerate(JOINT_NAMES)}
     joints |= {str(j): j for j in joints.values()}
     replaced: dict[int, str] = {}
@@ -161,11 +144,7 @@ def parse_replacements(replacements: Sequence[str]) -> dict[int, str]:
 def choose_detectors(
     data_dir: Path, strategy: str, given: str | None, replaced: dict[int, str]
 ) -> list[str]:
-    """Return the estimators to read; for manual, the one whose joints are replaced comes first.
-
-    Raises:
-        InputError: if one has no part in the mixture, or there are too few.
-    """
+    """Return the estimators to read; for manual, the one whose joints are replaced comes first."""
     if given is None and strategy in LEARNED:
         detectors = [n for n in list_estimators(data_dir) if not n.startswith("merge_")]
     else:
@@ -187,11 +166,7 @@ def choose_detectors(
 
 
 def choose_logits(given: str | None, detectors: list[str]) -> list[str]:
-    """Return the estimators whose confidences are logits.
-
-    Raises:
-        InputError: if one that is given is not among the estimators.
-    """
+    """Return the estimators whose confidences are logits."""
     if given is None:
         return [LOGITS_DETECTOR]
     logits = split_names(given)
@@ -205,43 +180,39 @@ def input_path(data_dir: Path, strategy: str, name: str) -> Path:
     """Return an estimator's file, with confidences where the strategy takes them."""
     if strategy == "fitted":
         return estimates_path(data_dir, name)
-    suffix = WITH_CONFIDENCE if strategy == "weighted_average" else ""
+    suffix = confidences.WITH_CONFIDENCE if strategy == "weighted_average" else ""
     return keypoints_path(data_dir, "h36m", name + suffix)
 
 
 def align(
     paths: dict[str, Path], estimators: dict[str, Positions2d]
 ) -> tuple[list[View], list[Sequence[np.ndarray]]]:
-    """Return the views, and for each the estimators' arrays (frames, 17, 2 or 3), uncut.
-
-    Raises:
-        InputError: if one of the files lacks a sequence that another has.
-    """
+    """Return the views, and for each the estimators' arrays (frames, 17, 2 or 3), uncut."""
     files = list(zip(paths.values(), estimators.values()))
     views = list(dict.fromkeys(view for file in files for view in list_views(*file, file[1])))
     return views, list(zip(*(view_arrays(*file, views) for file in files)))
 
 
-def warn_of_logits(path: Path, name: str, positions: Positions2d) -> None:
-    """Warn of confidences that look like logits and are not declared to be."""
-    largest = largest_confidence(positions)
-    if largest > LARGEST_PROBABILITY:
-        warn(f"{path}: confidences reach {largest:.3g}; if they are logits, add {name} to --logits")
+def warn_of_logits(path: Path, name: str, largest: float) -> None:
+    """Warn if the largest confidence looks like a logit that is not declared to be one."""
+    if largest > confidences.LARGEST_PROBABILITY:
+        advice = f"if they are logits, add {name} to --logits"
+        console.warn(f"{path}: confidences reach {largest:.3g}; {advice}")
 
 
 def report_cuts(
     detectors: list[str], views: list[View], estimates: list[Sequence[np.ndarray]]
 ) -> None:
     """Say how many views have estimates of unequal length, and which differ the most."""
-    lengths = [list(map(len, arrays)) for arrays in estimates]
-    surplus = [max(of_view) - min(of_view) for of_view in lengths]
-    if any(surplus):
-        most = max(surplus)
-        subject, action, camera = views[surplus.index(most)]
-        frames = ", ".join(map("{} {}".format, detectors, lengths[surplus.index(most)]))
+    lengths = np.array([list(map(len, arrays)) for arrays in estimates])
+    surplus = np.ptp(lengths, axis=1)
+    if surplus.any():
+        most = surplus.argmax()
+        subject, action, camera = views[most]
+        frames = ", ".join(map("{} {}".format, detectors, lengths[most]))
         print(
             f"cut to the shortest: {np.count_nonzero(surplus)} of {len(views)} views, by up to "
-            f"{most} frames ({subject} {action}, camera {CAMERA_IDS[camera]}: {frames})"
+            f"{surplus[most]} frames ({subject} {action}, camera {CAMERA_IDS[camera]}: {frames})"
         )
 
 
@@ -250,19 +221,17 @@ def mix(
 ) -> np.ndarray:
     """Mix the estimates of one view, {estimator: (frames, 17, 2 or 3)}, pixels, then confidence.
 
-    For the average the first two arguments do; the weighted one needs to know whose confidences
-    are `logits`; for the others joints of the first are `replaced`, {joint: the estimator}.
-
-    Returns:
-        (frames, 17, 2), pixels, as long as the shortest.
+    Used are, for weighted_average, the names of those whose confidences are `logits`; for manual
+    and best_joint, {joint: the estimator from which it is taken}, the others being the first's.
+    Returns (frames, 17, 2), pixels, as long as the shortest.
     """
     keypoints = cut_to_shortest([array[..., :2] for array in estimates.values()])
     if strategy == "average":
         return np.mean(keypoints, axis=0, dtype=np.float64)
     if strategy == "weighted_average":
         weights = [  # scaled by the whole view's maximum, then cut
-            scale_logits(array[..., 2]) if name in logits else np.maximum(array[..., 2], 0)
-            for name, array in estimates.items()
+            confidences.scale_logits(a[..., 2]) if name in logits else np.maximum(a[..., 2], 0)
+            for name, a in estimates.items()
         ]
         return weighted_mean(keypoints, cut_to_shortest(weights))
     by_name = dict(zip(estimates, keypoints))
@@ -282,11 +251,7 @@ Training = tuple[list[Sequence[np.ndarray]], list[np.ndarray], list[str]]
 def training_views(
     truth_path: Path, views: list[View], estimates: list[Sequence[np.ndarray]]
 ) -> Training:
-    """Return what there is to learn from: the training subjects' views, cut to the shortest.
-
-    Raises:
-        InputError: if the truth is bad or lacks a sequence, or there is no training subject.
-    """
+    """Return what there is to learn from: the training subjects' views, cut to the shortest."""
     chosen = [i for i, view in enumerate(views) if view.subject in TRAIN_SUBJECTS]
     if not chosen:
         raise InputError(
@@ -302,9 +267,9 @@ def training_views(
 def choose_joints(detectors: list[str], training: Training) -> dict[int, str]:
     """Return {joint: the estimator with the lowest mean error}, and print the choice."""
     views, truths, _ = training
-    errors = []
+    errors, truth = [], np.concatenate(truths)
     for arrays in zip(*views):
-        x, y = np.moveaxis(np.concatenate(arrays)[..., :2] - np.concatenate(truths), -1, 0)
+        x, y = np.moveaxis(np.concatenate(arrays)[..., :2] - truth, -1, 0)
         errors.append(np.hypot(x, y).mean(axis=0, dtype=np.float64))
     best = np.argmin(errors, axis=0)  # (17,)
     rows = [["mean error in training, px", *detectors]]
@@ -330,4 +295,4 @@ def fit(detectors: list[str], training: Training) -> FittedMixture:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    console.run_script(main)

@@ -14,27 +14,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.camera import load_cameras, project, world_to_camera
-from common.files.console import (
-    DATA_DIR,
-    ArgumentParser,
-    InputError,
-    listing,
-    progress,
-    run_script,
-    warn,
-)
-from common.files.npz import (
-    Positions2d,
-    Positions3d,
-    npz_path,
-    write_positions_2d,
-    write_positions_3d,
-)
+from common.files import console, npz
+from common.files.console import DATA_DIR, InputError, progress
+from common.files.npz import Positions2d, Positions3d
 from common.files.output import atomic_output, check_distinct, find_folder
 from common.h36m_dataset import (
-    ACTIONS,
     SUBJECTS_FLAG,
-    TAKES_PER_ACTION,
     TEST_SUBJECTS,
     TRAIN_SUBJECTS,
     canonical_action,
@@ -44,7 +29,6 @@ from common.h36m_dataset import (
 )
 from common.skeleton import JOINTS_32_TO_17, NUM_JOINTS_32
 
-FILES_PER_SUBJECT = TAKES_PER_ACTION * len(ACTIONS)
 # Frames of the complete dataset, counted over the four cameras, S11 Directions left out.
 PUBLISHED_FRAMES = {TRAIN_SUBJECTS: 1_559_752, TEST_SUBJECTS: 543_344}
 POSITIONS_FOLDER = Path("MyPoseFeatures") / "D3_Positions"
@@ -54,8 +38,8 @@ def main() -> None:
     """Find the files, read and project them, write both outputs."""
     arguments = parse_arguments()
     data_dir = arguments.data_dir
-    path_3d = npz_path(data_dir, arguments.output_filename_3d)
-    path_2d = npz_path(data_dir, arguments.output_filename_2d)
+    path_3d = npz.npz_path(data_dir, arguments.output_filename_3d)
+    path_2d = npz.npz_path(data_dir, arguments.output_filename_2d)
     check_distinct([path_3d, path_2d])
     cdf_dir = find_folder(
         arguments.cdf_dir,
@@ -67,8 +51,8 @@ def main() -> None:
     positions_3d, positions_2d = convert(files, arguments.per_camera)
     # Both are complete before either replaces an earlier file.
     with atomic_output(path_2d) as temporary_2d, atomic_output(path_3d) as temporary_3d:
-        write_positions_3d(temporary_3d, positions_3d)
-        write_positions_2d(temporary_2d, positions_2d)
+        npz.write_positions_3d(temporary_3d, positions_3d)
+        npz.write_positions_2d(temporary_2d, positions_2d)
     for path in (path_3d, path_2d):
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     report_counts(positions_2d)
@@ -76,7 +60,7 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = console.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     text = "folder that holds S1/MyPoseFeatures/D3_Positions/*.cdf and so on; looked for in the "
     text += "working directory, in --data-dir and in its preprocess folder"
@@ -102,8 +86,6 @@ def list_subject(cdf_dir: Path, subject: str) -> tuple[dict[str, Path], list[str
         return {}, [f"is missing (no folder {folder})"]
     paths = [p for p in sorted(folder.glob("*.cdf")) if not p.name.startswith(("_ALL", "."))]
     problems = [f"has {wrong}" for wrong in wrong_takes(path.stem for path in paths)]
-    if len(paths) != FILES_PER_SUBJECT:
-        problems.insert(0, f"has {len(paths)} files instead of {FILES_PER_SUBJECT}")
     files = {canonical_action(path.stem): path for path in paths}
     return {a: path for a, path in files.items() if not is_corrupt(subject, a)}, problems
 
@@ -125,7 +107,7 @@ def convert(files: dict[str, dict[str, Path]], per_camera: bool) -> tuple[Positi
             in_camera_m = world_to_camera(world_m, camera.orientation, camera.translation_m)
             joints_m = in_camera_m[:, JOINTS_32_TO_17]
             if (joints_m[..., 2] <= 0).any():
-                warn(
+                console.warn(
                     f"{path}: joints behind camera {camera.id}; are these world coordinates in mm?"
                 )
             poses.append(in_camera_m.astype(np.float32))
@@ -140,9 +122,6 @@ def read_world_positions(path: Path) -> np.ndarray:
 
     Returns:
         (frames, 32, 3), float64, metres, world coordinates.
-
-    Raises:
-        InputError: if the file is damaged, has no such variable, or holds NaN or infinity.
     """
     import cdflib
 
@@ -156,7 +135,7 @@ def read_world_positions(path: Path) -> np.ndarray:
             f"{path}: damaged or not a CDF file ({reason}); extract it again"
         ) from error
     if values is None:
-        held = listing(names) or "none, so it may be truncated"
+        held = console.listing(names) or "none, so it may be truncated"
         raise InputError(f"{path}: no variable Pose; it holds {held}")
     pose = values[0] if values.ndim == 3 and len(values) == 1 else values
     if pose.ndim != 2 or len(pose) == 0 or pose.shape[1] != NUM_JOINTS_32 * 3:
@@ -184,4 +163,4 @@ def report_counts(positions_2d: Positions2d) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    console.run_script(main)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import signal
 import sys
 from pathlib import Path
@@ -77,27 +78,22 @@ def write_cdf(path: Path, pose, variable="Pose", data_type=CDF_REAL4, by_record=
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
+    records = pose if by_record else pose[None]
     description = {
-        "Variable": variable,
-        "Data_Type": data_type,
-        "Num_Elements": 1,
-        "Rec_Vary": True,
-        "Dim_Sizes": list(pose.shape[1:] if by_record else pose.shape),
-        "Compress": 6,
+        **{"Variable": variable, "Data_Type": data_type, "Num_Elements": 1, "Rec_Vary": True},
+        **{"Dim_Sizes": list(records.shape[1:]), "Compress": 6},
     }
     cdf = CDF(path, cdf_spec={"Majority": "row_major", "Encoding": 6})
-    cdf.write_var(description, var_data=pose if by_record else pose[None])
+    cdf.write_var(description, var_data=records)
     cdf.close()
 
 
 def write_cdf_tree(folder: Path, subjects, frames=3):
     """Write 30 files for each subject; return {(subject, file's name): poses}."""
     written = {}
-    for subject in subjects:
-        for action in RAW_ACTIONS:
-            poses = world_poses(frames, seed=len(written))
-            write_cdf(cdf_path(folder, subject, action), poses.reshape(frames, 96))
-            written[subject, action] = poses
+    for key in itertools.product(subjects, RAW_ACTIONS):
+        written[key] = world_poses(frames, seed=len(written))
+        write_cdf(cdf_path(folder, *key), written[key].reshape(frames, 96))
     return written
 
 
@@ -117,15 +113,12 @@ def npy_path(folder: Path, subject, action, camera) -> Path:
     return folder / subject / f"{action}_{camera}_pose_sequence.npy"
 
 
-def write_detections_tree(folder: Path, subjects, frames=3, channels=3):
+def write_detections_tree(folder: Path, subjects):
     """Write plain arrays of 30 actions and four cameras; return them by subject, action, camera."""
     written = {}
-    for subject in subjects:
-        for action in RAW_ACTIONS:
-            for camera in CAMERA_IDS:
-                keypoints = random_keypoints(frames, channels, seed=len(written))
-                write_npy(npy_path(folder, subject, action, camera), keypoints)
-                written[subject, action, camera] = keypoints
+    for key in itertools.product(subjects, RAW_ACTIONS, CAMERA_IDS):
+        written[key] = random_keypoints(3, seed=len(written))
+        write_npy(npy_path(folder, *key), written[key])
     return written
 
 

@@ -110,7 +110,7 @@ def test_causal_and_smoothed(run_lift, model):
 
 def test_every_sequence_gets_a_film_and_every_file(run_lift, tmp_path):
     files = ("--output", "film.mp4", "--export", "poses.json", "--export", "poses.bvh")
-    result = run_lift("-k", "pair", *files, "--downsample", "10")
+    result = run_lift("-k", "pair", *files, "--downsample", "10", "--size", "640x240")
     assert result.status == 0, result.stderr
     for person, first in (("person1", 0), ("person2", 4)):
         assert count_frames(tmp_path / f"film_pair_{person}.mp4") == 3
@@ -131,7 +131,7 @@ def test_the_video_lies_under_the_keypoints_from_the_sequences_first_frame(run_l
     assert result.status == 0, result.stderr
     write_video("own.mp4", pictures[:30], fps=30)  # four frames less than the sequence needs
     with untouched(tmp_path):
-        assert_one_line_error(run_lift(*arguments), "own.mp4: ends before frame")
+        assert_one_line_error(run_lift(*arguments, "--up", "level"), "own.mp4: ends before frame")
 
 
 def test_the_users_video_is_not_drawn_over(run_lift, tmp_path):

@@ -18,8 +18,8 @@ from test_run_poseformer import data_dir, load  # noqa: F401
 import run_poseformer
 import study
 from benchmarks import recipes
+from common import runs
 from common.arguments import parse_arguments, training_recipe
-from common.training import runs
 from common.training.recipe import RECIPES
 
 SMALL = ("-frame", "9", "--depth", "1", "--embed-dim-ratio", "8", "-str", "S1,S5", "-ste", "S9")

@@ -12,6 +12,12 @@ from common.files.safe_load import read_npz
 
 NUM_CAMERAS = 4
 FPS_RANGE = (0.1, 1000)  # frames a second
+_VIDEO_RANGES = (
+    ("w", "width", 1, 99_999),
+    ("h", "height", 1, 99_999),
+    ("fps", "frame rate", *FPS_RANGE),
+    ("first_frame", "first frame", 0, 100_000_000),
+)
 KEYPOINTS_METADATA = {
     "num_joints": 17,
     "keypoints_symmetry": [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]],
@@ -127,13 +133,12 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
         info = videos.get(video)
         if not isinstance(info, dict) or not {"w", "h"} <= info.keys():
             raise InputError(f"{path}: its metadata does not tell the size of {video}")
-        if not (_is_between(info["w"], 1, 99_999) and _is_between(info["h"], 1, 99_999)):
-            raise InputError(f"{path}: the size of {video} is {shown((info['w'], info['h']))}")
-        if "fps" in info and not _is_between(info["fps"], *FPS_RANGE):
-            raise InputError(
-                f"{path}: the frame rate of {video} is {shown(info['fps'])}, not a number from "
-                f"{FPS_RANGE[0]} to {FPS_RANGE[1]}"
-            )
+        for key, what, low, high in _VIDEO_RANGES:
+            if key in info and not _is_between(info[key], low, high):
+                raise InputError(
+                    f"{path}: the {what} of {video} is {shown(info[key])}, not a number from "
+                    f"{low} to {high}"
+                )
         for action, keypoints in actions.items():
             name = video if len(actions) == 1 else f"{video} {action}"
             positions[name], metadata[name] = keypoints, info
@@ -141,7 +146,8 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
 
 
 def _is_between(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and bool(low <= value <= high)
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    return is_number and not isinstance(value, bool) and bool(low <= value <= high)
 
 
 def write_custom_2d(

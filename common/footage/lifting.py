@@ -86,8 +86,8 @@ def lift_normalized(
     `how` is device, precision and flip, as in `predict`.
     """
     if causal:
-        frames = np.arange(len(inputs))
-        batches = np.split(frames, frames[_CAUSAL_BATCH::_CAUSAL_BATCH])
+        frames, starts = np.arange(len(inputs)), range(0, len(inputs), _CAUSAL_BATCH)
+        batches = (frames[start : start + _CAUSAL_BATCH] for start in starts)
         poses = np.concatenate([_lift_causally(model, inputs, b, fps, **how) for b in batches])
     else:
         (poses,) = predict(model, [resample(inputs, fps, FPS)], **how)

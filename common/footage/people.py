@@ -137,10 +137,7 @@ def _without_depth(keypoints: np.ndarray, layout: str) -> np.ndarray:
 def _boxes_and_scores(
     people: list[tuple[int, Person]], keypoints: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return boxes (people, 4) and scores (people,) of the file.
-
-    Otherwise they are the boxes around the keypoints, and the means of their confidences or 1.
-    """
+    """Return boxes (people, 4) and scores (people,) of the file, or else of the keypoints."""
     xy, confidences = keypoints[..., :2], keypoints[..., 2:]
     around = np.concatenate([np.fmin.reduce(xy, axis=1), np.fmax.reduce(xy, axis=1)], axis=1)
     own = np.nanmean(confidences[..., 0], axis=1) if confidences.size else np.ones(len(people))

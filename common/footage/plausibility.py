@@ -16,21 +16,23 @@ def contradictions(keypoints: np.ndarray, layout: str) -> list[str]:
 
     Keypoints are (frames, 17, 2 or 3), pixels, y down; the layout is "coco" or "h36m".
     """
-    at = dict(zip(JOINT_NAMES, to_h36m(keypoints, layout).swapaxes(0, 1)))
-    trunk = np.linalg.norm(at["Hip"][:, :2] - at["Thorax"][:, :2], axis=-1)
-    shoulders = _width(at["LShoulder"], at["RShoulder"])
-    others = {"hips": _width(at["LHip"], at["RHip"])}
+    joints = to_h36m(keypoints, layout)
+    x, y = (dict(zip(JOINT_NAMES, joints[..., axis].T)) for axis in range(2))
+    trunk = np.hypot(x["Hip"] - x["Thorax"], y["Hip"] - y["Thorax"])
+    # Widths are how far points of the left lie to the right of their partners.
+    shoulders = x["LShoulder"] - x["RShoulder"]
+    others = {"hips": x["LHip"] - x["RHip"]}
     is_behind = np.zeros(len(keypoints), dtype=bool)
     if layout == "coco":
         coco = dict(zip(COCO_NAMES, keypoints.swapaxes(0, 1)))
         # Eyes are closer to each other than shoulders.
-        others["eyes"] = 3 * _width(coco["left_eye"], coco["right_eye"])
+        others["eyes"] = 3 * (coco["left_eye"] - coco["right_eye"])[:, 0]
         if keypoints.shape[-1] == 3:
             face = np.stack([coco[name][:, 2] for name in ("nose", "left_eye", "right_eye")])
             is_behind = (shoulders < 0) & (face > _CONFIDENT).all(axis=0)
     phrases = {
         "the hips are above the shoulders in {:.0%} of the frames; is the --layout right, and does "
-        "y point down?": np.mean(at["Hip"][:, 1] < at["Thorax"][:, 1]),
+        "y point down?": np.mean(y["Hip"] < y["Thorax"]),
         "left and right seem to be exchanged in {:.0%} of the frames: the face is seen clearly, "
         "but the left shoulder is on the left, as from behind": _share(is_behind, trunk, shoulders),
     }
@@ -39,11 +41,6 @@ def contradictions(keypoints: np.ndarray, layout: str) -> list[str]:
         phrase += "{:.0%} of the frames; is the --layout right?"
         phrases[phrase] = _share(shoulders * width < 0, trunk, shoulders, width)
     return [phrase.format(share) for phrase, share in phrases.items() if share > _MOST]
-
-
-def _width(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return how far points (frames, channels) of the left lie to the right of their partners."""
-    return left[:, 0] - right[:, 0]
 
 
 def _share(holds: np.ndarray, trunk: np.ndarray, *widths: np.ndarray) -> float:

@@ -48,8 +48,8 @@ def fit_mixture(
         views: for each view the estimators' arrays (frames, 17, 2 or 3), of equal lengths, pixels;
             the third channel is the confidence.
         truths: for each view (frames, 17, 2), pixels.
-        groups: for each view whose it is; what is chosen is chosen on groups that were left out.
-            Where all views are one group's, every second view is another's.
+        groups: for each view whose it is. If all views are of one group, every second one is taken
+            for another's.
 
     Raises:
         InputError: if there are too few frames or views.
@@ -227,10 +227,9 @@ def read_mixture(path: Path) -> FittedMixture:
     """Read what `write_mixture` wrote.
 
     Raises:
-        InputError: if the file is missing or holds no such mixture.
+        InputError: if the file holds no such mixture.
+        OSError: if it is missing.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file (merge.py --strategy fitted writes it)")
     try:
         contents = json.loads(path.read_text())
         names, confident, freedom, *numbers = (contents[f.name] for f in fields(FittedMixture))

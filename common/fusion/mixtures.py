@@ -112,12 +112,11 @@ def stack_estimates(
         keypoints (E, frames, 17, 2), pixels, and confidences (E, frames, 17), zero for an estimator
         that is not `confident`; float64.
     """
-    arrays = [np.concatenate(parts) for parts in zip(*views)]
-    keypoints = np.stack([array[..., :2] for array in arrays])
-    confidences = np.stack(
-        [a[..., 2] if known else np.zeros(a.shape[:2]) for a, known in zip(arrays, confident)]
-    )
-    return keypoints.astype(np.float64), confidences.astype(np.float64)
+    arrays = [np.concatenate(parts, dtype=np.float64) for parts in zip(*views)]
+    confidences = [
+        a[..., 2] if known else np.zeros(a.shape[:2]) for a, known in zip(arrays, confident)
+    ]
+    return np.stack([array[..., :2] for array in arrays]), np.stack(confidences)
 
 
 def person_sizes(keypoints: np.ndarray, lengths: np.ndarray) -> np.ndarray:

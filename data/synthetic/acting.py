@@ -96,7 +96,9 @@ def perform(
     cycles = np.cumsum(random.uniform(0.82, 1.0) * (0.5 + 0.5 * walks)) / FPS
     phase = 2 * np.pi * (cycles + random.uniform(0, 1))
     angles = bodies.hold(random, np.array(act.body), frames, 3.5, move_s=1.5)
-    _lean_while_sitting_down(angles)
+    # Between standing and sitting the trunk bends forward, over the feet.
+    seated = ((_at(angles, "right_knee")[..., 0] - np.radians(20)) / np.radians(70)).clip(0, 1)
+    _at(angles, "waist")[..., 0] += np.radians(30) * 4 * seated * (1 - seated)
     _walk(angles, phase, walks)
     _move_arms(random, act, angles, phase, walks)
     joints = bodies.place_joints(body, bodies.roam(random, angles, _REACH[:, None], 0.7))
@@ -112,12 +114,6 @@ def perform(
 def _at(angles: np.ndarray, site: str) -> np.ndarray:
     """Return the angles (frames, 3) at one of `SITES`, to be changed in place."""
     return angles[:, SITES.index(site)]
-
-
-def _lean_while_sitting_down(angles: np.ndarray) -> None:
-    """Bend the trunk forward between standing and sitting, over the feet."""
-    seated = ((_at(angles, "right_knee")[..., 0] - np.radians(20)) / np.radians(70)).clip(0, 1)
-    _at(angles, "waist")[..., 0] += np.radians(30) * 4 * seated * (1 - seated)
 
 
 def _walk(angles: np.ndarray, phase: np.ndarray, walks: np.ndarray) -> None:

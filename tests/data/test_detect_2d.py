@@ -1,10 +1,10 @@
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from custom_files import PLACES
+from custom_files import in_layout
 from raw_trees import assert_one_line_error, call
 
 from common.files.npz import read_custom_2d
@@ -28,12 +28,12 @@ def video(tmp_path_factory):
     return path
 
 
-def pose_of(picture, red):
-    """Return the pose that belongs to a picture's brightness, and None for frame 5."""
+def people_in(picture, red):
+    """Return who belongs to a picture's brightness, (people, 17, 3): one, and nobody in frame 5."""
     assert picture.shape == (HEIGHT, WIDTH, 3) and picture.flags.c_contiguous
     assert picture[..., red].mean() > picture[..., 2 - red].mean() + 20
-    frame = round((picture[..., 1].mean()) / 20)
-    return None if frame == 5 else POSES + [frame, 0, 0]
+    frame = round(picture[..., 1].mean() / 20)
+    return np.array([] if frame == 5 else [POSES + [frame, 0, 0]]).reshape(-1, 17, 3)
 
 
 def fake_mediapipe():
@@ -42,28 +42,22 @@ def fake_mediapipe():
             assert model_complexity == 1  # the model that the wheel holds
 
         def process(self, picture):
-            pose = pose_of(picture, red=0)
-            if pose is None:
-                return SimpleNamespace(pose_landmarks=None)
-            points = np.zeros((33, 3))
-            points[list(PLACES["mediapipe"])] = pose / [WIDTH, HEIGHT, 1]
-            landmark = [SimpleNamespace(x=x, y=y, z=0, visibility=v) for x, y, v in points]
-            return SimpleNamespace(pose_landmarks=SimpleNamespace(landmark=landmark))
+            landmarks = None
+            for person in people_in(picture, red=0):
+                points = in_layout(person / [WIDTH, HEIGHT, 1], "mediapipe")
+                points = [SimpleNamespace(x=x, y=y, z=0, visibility=v) for x, y, v in points]
+                landmarks = SimpleNamespace(landmark=points)
+            return SimpleNamespace(pose_landmarks=landmarks)
 
-    module = ModuleType("mediapipe")
-    module.solutions = SimpleNamespace(pose=SimpleNamespace(Pose=Pose))
-    return module
+    return SimpleNamespace(solutions=SimpleNamespace(pose=SimpleNamespace(Pose=Pose)))
 
 
 def fake_rtmlib():
     def body(picture):
-        pose = pose_of(picture, red=2)
-        people = np.empty((0, 17, 3)) if pose is None else pose[None]
+        people = people_in(picture, red=2)
         return people[..., :2], people[..., 2]
 
-    module = ModuleType("rtmlib")
-    module.Body = lambda mode, backend, device: body
-    return module
+    return SimpleNamespace(Body=lambda mode, backend, device: body)
 
 
 def fake_ultralytics():
@@ -87,14 +81,11 @@ def fake_ultralytics():
 
         def track(self, picture, persist, verbose):
             assert persist
-            pose = pose_of(picture, red=2)
-            people = np.empty((0, 17, 3)) if pose is None else pose[None]
+            people = people_in(picture, red=2)
             keypoints = SimpleNamespace(data=torch.from_numpy(people))
             return [SimpleNamespace(keypoints=keypoints, boxes=Boxes(len(people)))]
 
-    module = ModuleType("ultralytics")
-    module.YOLO = YOLO
-    return module
+    return SimpleNamespace(YOLO=YOLO)
 
 
 FAKES = {"mediapipe": fake_mediapipe, "rtmlib": fake_rtmlib, "ultralytics": fake_ultralytics}
@@ -117,18 +108,14 @@ def test_what_is_found_is_what_the_next_script_reads(estimator, video, tmp_path,
 
 
 def test_what_cannot_be_done_is_one_line(video, tmp_path, monkeypatch):
-    for estimator in ESTIMATORS:
-        monkeypatch.setitem(sys.modules, estimator, None)  # as where it is not installed
-        result = call(
-            main, "--video", video, "--estimator", estimator, "--output", tmp_path / "a.npy"
-        )
-        assert_one_line_error(result, f"--estimator {estimator}", f"pip install {estimator}")
-    module = ModuleType("rtmlib")
-    module.Body = lambda **_: lambda picture: (np.empty((0, 17, 2)), np.empty((0, 17)))
-    monkeypatch.setitem(sys.modules, "rtmlib", module)
+    arguments = ("--estimator", "rtmlib", "--output", tmp_path / "a.npy", "--video")
+    monkeypatch.setitem(sys.modules, "rtmlib", None)  # as where it is not installed
+    assert_one_line_error(call(main, *arguments, video), "--estimator rtmlib", "pip install rtmlib")
+    nobody = np.empty((0, 17, 2)), np.empty((0, 17))
+    rtmlib = SimpleNamespace(Body=lambda **_: lambda picture: nobody)
+    monkeypatch.setitem(sys.modules, "rtmlib", rtmlib)
     for path, says in ((video, "no person in any frame"), (tmp_path / "a.mp4", "no such file")):
-        arguments = ("--video", path, "--estimator", "rtmlib", "--output", tmp_path / "a.npy")
-        assert_one_line_error(call(main, *arguments), path, says)
+        assert_one_line_error(call(main, *arguments, path), path, says)
     assert not list(tmp_path.iterdir())
 
 

@@ -148,20 +148,6 @@ def test_people_walk_and_sit(positions):
             assert np.corrcoef(along[:, 27], along[:, 8])[0, 1] > 0.6
 
 
-def test_random_motion_keeps_to_the_limits_and_has_a_mirror_image():
-    random = np.random.default_rng(0)
-    people = bodies.make_bodies(random, np.array([1.2, 1.9]))
-    angles = bodies.roam(random, np.tile(bodies.KNEELING, (2, 30, 1, 1)), 2.0)
-    assert (angles >= bodies.LIMITS[..., 0]).all() and (angles <= bodies.LIMITS[..., 1]).all()
-    # Left for right, and the trunk's lean and twist the other way.
-    order = [*range(1), *range(4, 7), *range(1, 4), *range(7, 11), *range(14, 17), *range(11, 14)]
-    middle = np.where([["_" in site] for site in bodies.SITES], 1, [1, -1, -1])
-    joints = bodies.place_joints(people, angles)
-    mirrored = bodies.place_joints(people, (angles * middle)[:, :, order])
-    left, right = [6, 7, 8, 9, 17, 18, 19, 21], [1, 2, 3, 4, 25, 26, 27, 29]
-    np.testing.assert_allclose(mirrored[:, :, left], joints[:, :, right] * [1, -1, 1])
-
-
 def test_errors_are_plausible_and_confidences_tell_of_them(sample, positions):
     means = []
     for estimator in ESTIMATORS:
@@ -192,17 +178,11 @@ def test_errors_are_plausible_and_confidences_tell_of_them(sample, positions):
     assert means[0] > 3.5 and means == sorted(means) and means[-1] < 15
 
 
-BAD_USAGE = {"--frames 0": "--frames", "--seed -1": "--seed", "--subjects S2": "S2"}
-BAD_USAGE |= {"--full --frames 10": "--full", "--data-dir FILE": "FILE"}
-
-
-@pytest.mark.parametrize(("arguments", "says"), BAD_USAGE.items())
-def test_bad_usage_is_one_line(tmp_path, monkeypatch, arguments, says):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "FILE").write_text("")
+@pytest.mark.parametrize("arguments", ["--frames 0", "--full --frames 10", "--subjects S2"])
+def test_bad_usage_is_one_line(tmp_path, arguments):
     result = call(make_sample.main, "--data-dir", tmp_path, *arguments.split())
-    assert_one_line_error(result, says)
-    assert list(tmp_path.iterdir()) == [tmp_path / "FILE"]
+    assert_one_line_error(result, arguments.split()[0].strip("-").removesuffix("s"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_sigterm_leaves_neither_files_nor_processes(tmp_path):

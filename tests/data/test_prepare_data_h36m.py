@@ -65,9 +65,6 @@ def assert_sequence_by_hand(poses_mm, positions_3d, views_2d, subject, frames):
                 assert np.abs(view[frame, kept] - expected).max() < 1e-3
 
 
-# ---- real motion ----
-
-
 def test_real_motion_agrees_with_brute_force(real_mocap, real_chain):
     data_dir, _ = real_chain
     positions_3d = load_item(data_dir / "data_3d_h36m.npz", "positions_3d")
@@ -94,20 +91,13 @@ def test_real_motion_agrees_with_brute_force(real_mocap, real_chain):
 
 def test_the_counts_are_said(real_chain):
     data_dir, outputs = real_chain
-    output = outputs[("prepare_data_h36m.py",)]
-    assert "left out S11 Directions" in output
-    assert "S1, S5, S6, S7, S8: 150 sequences" in output
-    assert "S9, S11: 59 sequences" in output
-    assert "1,559,752" in output
-    assert "543,344" in output
     positions_2d = load_item(data_dir / "data_2d_h36m_gt.npz", "positions_2d")
-    test_frames = sum(
-        len(view) for s in ("S9", "S11") for vs in positions_2d[s].values() for view in vs
-    )
-    assert f"{test_frames:,} frames" in output
-
-
-# ---- synthetic files ----
+    frames = sum(len(v) for s in ("S9", "S11") for views in positions_2d[s].values() for v in views)
+    for text in (
+        *("left out S11 Directions", "S1, S5, S6, S7, S8: 150 sequences", "1,559,752"),
+        *("S9, S11: 59 sequences", "543,344", f"{frames:,} frames"),
+    ):
+        assert text in outputs[("prepare_data_h36m.py",)]
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +131,7 @@ def test_both_outputs_replace_the_earlier_ones(tree, prepare):
     positions_3d = load_item(prepare.data_dir / "data_3d_h36m.npz", "positions_3d")
     positions_2d = load_item(prepare.data_dir / "data_2d_h36m_gt.npz", "positions_2d")
     assert list(positions_3d) == ["S1", "S11"]
-    assert len(positions_3d["S1"]) == 30
-    assert len(positions_3d["S11"]) == 29
-    assert "Photo 1" in positions_3d["S1"]
-    assert "WalkDog" in positions_3d["S11"]
+    assert [len(actions) for actions in positions_3d.values()] == [30, 29]
     assert positions_3d["S1"]["Photo"].dtype == np.float32
     for subject, raw, action in [("S1", "TakingPhoto", "Photo"), ("S11", "Sitting 2", "Sitting 2")]:
         assert_sequence_by_hand(
@@ -180,10 +167,8 @@ def test_other_filenames(prepare, tmp_path):
     assert result.status == 0, result.stderr
     assert len(load_item(tmp_path / "world.npz", "positions_3d")["S1"]) == 30
     assert len(load_item(tmp_path / "truth.npz", "positions_2d")["S1"]) == 30
-    (tmp_path / "link").symlink_to(prepare.data_dir)
-    for other in ("a.npz", tmp_path / "link" / "a"):
-        result = prepare("--output-filename-3d", "a", "--output-filename-2d", other)
-        assert_one_line_error(result, "a.npz: is the same file as")
+    result = prepare("--output-filename-3d", "a", "--output-filename-2d", "a.npz")
+    assert_one_line_error(result, "a.npz: is the same file as")
 
 
 @pytest.mark.parametrize("place", ["cwd", "data", "preprocess"])
@@ -221,19 +206,10 @@ def replaced(path, pose=None, content=None, **options):
         aside.rename(path)
 
 
-@pytest.mark.parametrize(
-    ("frames", "options"),
-    [
-        (4, {"by_record": True}),
-        (1, {"by_record": True}),
-        (1, {}),
-        (4, {"data_type": CDF_DOUBLE}),
-    ],
-)
+@pytest.mark.parametrize("frames", [1, 4])
+@pytest.mark.parametrize("options", [{"by_record": True}, {"data_type": CDF_DOUBLE}])
 def test_every_form_of_the_variable_is_read(tree, prepare, frames, options):
-    poses = world_poses(frames, seed=9)
-    if options.get("data_type") == CDF_DOUBLE:
-        poses = poses.astype(np.float64) + 1e-4
+    poses = world_poses(frames, seed=9).astype(np.float64 if "data_type" in options else np.float32)
     with replaced(cdf_path(tree[0], "S1", "Eating"), poses.reshape(frames, 96), **options):
         result = prepare(subjects="S1")
     assert result.status == 0, result.stderr
@@ -255,9 +231,6 @@ def test_files_that_are_no_sequences_are_not_even_read(tree, prepare):
     assert "left out S11 Directions" in result.stdout
 
 
-# ---- bad input ----
-
-
 def test_everything_that_is_missing_is_named_at_once(tree, prepare):
     folder, _ = tree
     with (
@@ -269,17 +242,16 @@ def test_everything_that_is_missing_is_named_at_once(tree, prepare):
     assert_one_line_error(
         result,
         *(folder, "S5 is missing", "S9 is missing"),
-        *("S1 has 29 files instead of 30", "S1 has 1 of 2 takes of Eating"),
-        *("S11 has 29 files", "S11 has 1 of 2 takes of Photo"),
+        *("S1 has 1 of 2 takes of Eating", "S11 has 1 of 2 takes of Photo"),
     )
 
 
 @pytest.mark.parametrize(
     ("surplus", "says"),
     [
-        ("Eating 7", ["31 files", "3 of 2 takes of Eating"]),
-        ("Running", ["31 files", "unknown action Running"]),
-        ("Photo", ["31 files", "Photo under two names"]),
+        ("Eating 7", "3 of 2 takes of Eating"),
+        ("Running", "unknown action Running"),
+        ("Photo", "Photo under two names"),
     ],
 )
 def test_a_surplus_file_is_an_error(tree, prepare, surplus, says):
@@ -287,7 +259,7 @@ def test_a_surplus_file_is_an_error(tree, prepare, surplus, says):
     write_cdf(path, world_poses(2).reshape(2, 96))
     try:
         with untouched(prepare.data_dir):
-            assert_one_line_error(prepare(), "S1", *says)
+            assert_one_line_error(prepare(), "S1", says)
     finally:
         path.unlink()
 
@@ -295,17 +267,9 @@ def test_a_surplus_file_is_an_error(tree, prepare, surplus, says):
 NAN = np.zeros((2, 96), np.float32)
 NAN[1, 5] = np.nan
 BAD_FILES = {
-    "no variable Pose; it holds Other": {
-        "pose": np.zeros((2, 96), np.float32),
-        "variable": "Other",
-    },
-    "Pose is (1, 2, 95)": {"pose": np.zeros((2, 95), np.float32)},
+    "no variable Pose; it holds Other": {"pose": NAN, "variable": "Other"},
+    "Pose is (1, 2, 95)": {"pose": NAN[:, :95]},
     "NaN or infinite coordinates, first in frame 1": {"pose": NAN},
-    "coordinates, first in frame 1": {
-        "pose": np.array([[0.0] * 96, [1e39] * 96]),
-        "data_type": CDF_DOUBLE,
-    },
-    "int32, expected float32 or float64": {"pose": np.zeros((2, 96), np.int32), "data_type": 4},
     "not a CDF file": {"content": b"text"},
 }
 
@@ -342,13 +306,10 @@ def test_neither_output_changes_when_one_cannot_be_written(prepare, monkeypatch,
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"data.prepare_data_h36m.write_positions_{output}", full)
+    monkeypatch.setattr(f"common.files.npz.write_positions_{output}", full)
     with untouched(prepare.data_dir):
         assert_one_line_error(prepare(), prepare.data_dir, "the disk is full")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--subjects", "S1,S3"], ["--cdf"], ["--per-camera=x"], ["--subj", "S1"]]
-)
-def test_bad_usage_is_one_line(arguments):
-    assert_one_line_error(call(main, *arguments))
+def test_bad_usage_is_one_line():
+    assert_one_line_error(call(main, "--subjects", "S1,S3"), "no subject 'S3'")

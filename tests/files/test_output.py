@@ -13,14 +13,7 @@ import pytest
 from conftest import REPOSITORY
 from raw_trees import untouched
 
-from common.files.console import (
-    CHECKPOINT_DIR,
-    DATA_DIR,
-    InputError,
-    listing,
-    progress,
-    shown,
-)
+from common.files.console import CHECKPOINT_DIR, DATA_DIR, InputError, listing, progress, shown
 from common.files.output import atomic_output, check_distinct
 
 # Writes half of an output, says so, and waits to be killed.

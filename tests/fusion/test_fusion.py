@@ -86,14 +86,6 @@ def test_an_estimator_far_from_the_others_hardly_counts():
     assert plain.min() > 90
 
 
-def test_variances_between_knots_are_geometric():
-    knots = np.array([[[0.2, 0.6]]])
-    variances = np.array([[[16.0, 1.0]]])
-    confidences = np.array([0.0, 0.2, 0.4, 0.6, 1.0]).reshape(1, 5, 1)
-    found = noise_variances(knots, variances, confidences)[0, :, 0]
-    np.testing.assert_allclose(found, [16, 16, 4, 1, 1])
-
-
 # The fit -----------------------------------------------------------------------------------------
 
 
@@ -127,10 +119,6 @@ def fitted(truths, *estimates):
     return fit_mixture(names, views, truths, [f"S{i % 3}" for i in range(len(truths))]), views
 
 
-def bare(estimates):
-    return [array[..., :2] for array in estimates]
-
-
 def mean_error(estimates, truths):
     return np.linalg.norm(
         np.concatenate(estimates)[..., :2] - np.concatenate(truths), axis=-1
@@ -143,7 +131,7 @@ def test_the_mixture_beats_each_estimator_and_confidence_helps():
     train = [estimate(truths, s, seed, bias) for s, seed, bias in specification]
     test = [estimate(others, s, seed + 1, bias) for s, seed, bias in specification]
     with_confidence, _ = fitted(truths, *train)
-    without, _ = fitted(truths, *map(bare, train))
+    without, _ = fitted(truths, *([array[..., :2] for array in one] for one in train))
     views = [list(arrays) for arrays in zip(*test)]
     errors = [mean_error(list(mix_fitted(m, views)), others) for m in (with_confidence, without)]
     weighted = [
@@ -160,7 +148,7 @@ def test_the_fit_finds_the_noise():
     mixture, views = fitted(truths, estimate(truths, 2, 1, (7.0, 0.0)), estimate(truths, 5, 2))
     keypoints = np.stack([np.concatenate(arrays)[..., :2] for arrays in zip(*views)])
     size = person_sizes(keypoints, np.full(40, 40)).mean()
-    # What both have in common is the layout's.
+    # What both have in common belongs to the layout.
     np.testing.assert_allclose((mixture.bias[0] - mixture.bias[1]) * size, [[7, 0]] * 17, atol=1)
     deviation = np.sqrt(noise_variances(mixture.knots, mixture.variances, np.full((2, 1, 17), 0.6)))
     np.testing.assert_allclose(deviation[0] * size, 2 / 0.6, rtol=0.25)
@@ -205,18 +193,6 @@ def test_a_mixture_survives_its_file(tmp_path):
 # Strange input -----------------------------------------------------------------------------------
 
 
-def test_constant_confidences_are_as_none():
-    truths = people()
-    estimates = [estimate(truths, s, s) for s in (2, 4)]
-    constant = [
-        [np.concatenate([a[..., :2], 0 * a[..., 2:] + 0.7], -1) for a in e] for e in estimates
-    ]
-    told, views = fitted(truths, *constant)
-    untold, _ = fitted(truths, *map(bare, constant))
-    for a, b in zip(mix_fitted(told, views), mix_fitted(untold, views)):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
-
-
 def test_an_estimator_given_twice_shares_its_weight():
     truths = people()
     one, two = estimate(truths, 2, 1), estimate(truths, 3, 2)
@@ -227,13 +203,6 @@ def test_an_estimator_given_twice_shares_its_weight():
     assert np.abs(twice - once).mean() < 0.2
 
 
-def test_an_exact_estimator_is_followed():
-    truths = people()
-    exact = [np.concatenate([t, np.ones((*t.shape[:2], 1))], axis=-1) for t in truths]
-    mixture, views = fitted(truths, exact, estimate(truths, 5, 1))
-    assert mean_error(list(mix_fitted(mixture, views)), truths) < 0.3
-
-
 def test_too_little_to_fit_is_said():
     for views, frames in ((4, 49), (1, 1000)):
         truths = people(views, frames)
@@ -242,10 +211,7 @@ def test_too_little_to_fit_is_said():
 
 
 def test_a_subject_may_have_nearly_all_frames():
-    """Without it, fewer frames are left than a table of variances by confidence takes.
-
-    One subject alone is enough, too.
-    """
+    """Without it, fewer frames are left than variances by confidence take; one alone does, too."""
     truths = [*people(views=4, frames=60), *people(views=1, frames=15)]
     views = list(zip(estimate(truths, 3, 0), estimate(truths, 6, 1)))
     for last in ("S5", "S1"):
