@@ -32,7 +32,7 @@ from common.h36m_dataset import (
     keypoints_path,
     positions_3d_path,
 )
-from common.runs import do_runs, parse_study_arguments, prepare_study
+from common.study_runs import do_runs, parse_study_arguments, prepare_study
 
 Report = Mapping[str, Any]  # of `make_report`
 Row = dict[str, Any]  # of `study_rows`

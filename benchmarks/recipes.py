@@ -22,7 +22,7 @@ from common.drawing.figures import COLORS, paper_figure, save_figure
 from common.files.console import InputError, run_script
 from common.files.output import atomic_output
 from common.files.tables import format_markdown, mean_and_spread
-from common.runs import Run, do_runs, parse_study_arguments, prepare_study
+from common.study_runs import Run, do_runs, parse_study_arguments, prepare_study
 from common.training.run_log import LOG_NAME, read_log
 
 RECIPES = {

@@ -3,6 +3,8 @@
 Every function takes poses as two tensors (..., joints, 3) in metres, the prediction and the target,
 and raises a ValueError where their shapes differ. Those named `joint_…` give one value for each
 joint of each frame; those with the metrics' names average them to a scalar.
+
+The loss of a training batch is put together by `loss_of` in run_poseformer.py.
 """
 
 from collections.abc import Iterator

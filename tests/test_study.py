@@ -18,7 +18,7 @@ from test_run_poseformer import data_dir, load  # noqa: F401
 import run_poseformer
 import study
 from benchmarks import recipes
-from common import runs
+from common import study_runs
 from common.arguments import parse_arguments, training_recipe
 from common.training.recipe import RECIPES
 
@@ -67,7 +67,7 @@ def commands(tmp_path, monkeypatch):
     (tmp_path / "run_poseformer.py").write_text(FAKE_SCRIPT)
     for level in range(40, 60):
         (tmp_path / f"report_{level}").write_text(json.dumps(report(level, level)))
-    monkeypatch.setattr(runs, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(study_runs, "REPOSITORY", tmp_path)
     return lambda: list(map(json.loads, (tmp_path / "commands").read_text().splitlines()))
 
 
@@ -99,8 +99,8 @@ def test_a_study_of_one_real_run(do_study, monkeypatch):
         output.write_text(result.stdout + result.stderr)
         return result.status
 
-    monkeypatch.setattr(runs, "ThreadPoolExecutor", InMainThread)
-    monkeypatch.setattr(runs, "run_command", run_here)
+    monkeypatch.setattr(study_runs, "ThreadPoolExecutor", InMainThread)
+    monkeypatch.setattr(study_runs, "run_command", run_here)
     flags = ("--keypoints", "pct", "--seeds", "3", "--epochs", "1", "--actions", "Walking")
     result, folder = do_study(*flags)
     assert result.status == 0, result.stderr
