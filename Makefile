@@ -47,7 +47,7 @@ study: $(VENV)/.installed
 	mkdir -p $(SAMPLE)/study
 	$(PY) data/evaluate_2d.py --data-dir $(SAMPLE) --figures $(SAMPLE)/study \
 		> $(SAMPLE)/study/errors_2d.txt
-	$(PY) study.py --study $(SAMPLE)/study/runs --data-dir $(SAMPLE) --seeds 0 1 2 --epochs 6 \
+	$(PY) study.py --study $(SAMPLE)/study/runs --data-dir $(SAMPLE) --seeds 0 1 2 --epochs 3 \
 		--recipe published --batch-size 64 --stride 8 --learning-rate 1e-3 --lr-decay 0.5 \
 		--depth 2 --embed-dim-ratio 16 --keypoints \
 		vitpose pct moganet transpose vitpose_w_conf concatenate \
