@@ -45,14 +45,20 @@ _GIF = ("-vcodec", "gif", "-pix_fmt", "pal8", "-lavfi", _GIF_FILTER, "-loop", "0
 
 def parse_size(text: str) -> tuple[int, int]:
     """Read a video's size in pixels, such as "1700x400"; mp4 stores colours for 2 × 2 pixels."""
-    if not re.fullmatch(r"\d{1,5}x\d{1,5}", text.lower()):
-        raise InputError(f"size '{text}': give WIDTHxHEIGHT in pixels, such as 1700x400")
-    width, height = map(int, text.lower().split("x"))
+    width, height = parse_picture_size(text)
     if width % 2 or height % 2:
         raise InputError(f"size '{text}': width and height must be even")
     if not (320 <= width <= 7680 and 180 <= height <= 4320):
         raise InputError(f"size '{text}': must lie between 320x180 and 7680x4320")
     return width, height
+
+
+def parse_picture_size(text: str) -> tuple[int, int]:
+    """Read a picture's size in pixels, such as "1920x1080"."""
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.lower())
+    if not match:
+        raise InputError(f"size '{text}': give WIDTHxHEIGHT in pixels, such as 1920x1080")
+    return int(match[1]), int(match[2])
 
 
 def write_video(
