@@ -51,6 +51,14 @@ def parse_arguments() -> argparse.Namespace:
     add("--max-gap", type=console.non_negative_int, default=20, metavar="FRAMES", help=max_gap)
     add("--fill-gaps", action="store_true", help="interpolate every gap, however long")
     add("--keep-conf", action="store_true", help="keep the confidences; the file ends in _w_conf")
+    keep_sides = (
+        "leave left and right as they are where the estimator exchanges them in some frames"
+    )
+    add("--keep-sides", action="store_true", help=keep_sides)
+    min_confidence = "interpolate points of less confidence (default: 0.05 for MediaPipe, "
+    min_confidence += "OpenPose and detect_2d.py, else 0.1)"
+    share = console.Check(float, lambda x: x >= 0, "a number from 0 up")
+    add("--min-confidence", type=share, metavar="X", help=min_confidence)
     first_frame = "number of the video's first frame in COCO's or AlphaPose's results"
     add("--first-frame", type=console.non_negative_int, default=0, metavar="N", help=first_frame)
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="where the npz file goes")

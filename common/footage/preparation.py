@@ -10,16 +10,19 @@ from common.files.console import DATA_DIR, InputError, warn
 from common.files.npz import write_custom_2d
 from common.files.output import check_distinct
 from common.files.video import count_frames, probe_video
+from common.footage.doubtful import default_min_confidence, jumps, without_unsure
 from common.footage.layouts import KEYPOINT_NAMES, POINT_PARENTS, to_h36m
 from common.footage.people import People, read_people
 from common.footage.plausibility import contradictions
-from common.footage.tracks import Piece, Track, follow, interpolate_gaps
+from common.footage.sides import find_exchanges, reorder
+from common.footage.tracks import Piece, Track, cut_at_gaps, fill_gaps, follow
 
 # Coordinates up to this are shares of the picture, as MediaPipe's, and no pixels.
 MAX_SHARE = 2.0
 # Videos' own counts of their frames are often off by one or two.
 TOLERATED_FRAMES = 2
 MAX_OUTSIDE = 0.5
+MAX_BELOW = 0.5
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Preparation:
     max_gap: int = 20
     fill_gaps: bool = False
     keep_conf: bool = False
+    keep_sides: bool = False
+    min_confidence: float | None = None
     first_frame: int = 0
     data_dir: Path = DATA_DIR
     source: str | None = None  # what the input was made from, kept in the file's metadata
@@ -52,33 +57,56 @@ def prepare(how: Preparation) -> Path:
         f"{how.input}: {people.source}, "
         f"{len(people.frames):,} detections in {people.num_frames:,} frames"
     )
+    people = sure_points(people, how)
     size, fps = settle_recording(how, people.size)
     people = in_pixels(people, size, how.input)
     if how.video:
         check_length(people.num_frames, how.video, how.input)
     if how.keep_conf and people.keypoints.shape[-1] == 2:
         raise InputError(f"{how.input}: holds no confidences; run without --keep-conf")
-    tracks, twice = follow(people)
-    if twice:
-        warn(f"{how.input}: {twice} people are twice in a frame; took the higher score")
+    tracks, notes = follow(people)
+    for note in notes:
+        warn(f"{how.input}: {note}")
     max_gap = float("inf") if how.fill_gaps else how.max_gap
     positions, metadata = {}, {}
     chosen = choose(tracks, how.person, how.min_frames)
     for track in chosen:
-        pieces = interpolate_gaps(track, POINT_PARENTS[people.layout], max_gap)
-        for number, piece in enumerate(pieces, start=1):
+        parts = without_fragments(cut_at_gaps(track, max_gap), how.min_frames)
+        for number, part in enumerate(parts, start=1):
             name = how.name
             name += f"_person{track.person}" if len(chosen) > 1 else ""
-            name += f"_part{number}" if len(pieces) > 1 else ""
+            name += f"_part{number}" if len(parts) > 1 else ""
+            part, told = repair(part, people.layout, how.keep_sides, name)
+            piece = fill_gaps(part, POINT_PARENTS[people.layout])
             joints = to_h36m(piece.keypoints, people.layout)[..., : 3 if how.keep_conf else 2]
             positions[name] = {"custom": [np.ascontiguousarray(joints, dtype=np.float32)]}
             metadata[name] = {"w": size[0], "h": size[1], "fps": fps}
             metadata[name] |= {"source": how.source} if how.source else {}
             metadata[name] |= {"person": track.person, "first_frame": piece.first_frame}
-            report(name, piece, people.layout)
+            report(name, piece, people.layout, told)
     write_custom_2d(output, positions, metadata)
     print(f"wrote {output} ({len(positions)} sequence{'s' * (len(positions) > 1)})")
     return output
+
+
+def sure_points(people: People, how: Preparation) -> People:
+    """Leave out, and count, the points below the least confidence.
+
+    The default one does not count where most points are below it.
+    """
+    threshold = how.min_confidence
+    confidences = people.keypoints[..., 2:]
+    if threshold is None:
+        threshold = default_min_confidence(people.source)
+        if np.mean(confidences < threshold) > MAX_BELOW:
+            told = f"most confidences are below {threshold:g}; using all points"
+            warn(f"{how.input}: {told}, unless --min-confidence is given")
+            return people
+    below = np.count_nonzero(confidences < threshold)
+    if below:
+        share = f"{below:,} of {np.isfinite(confidences).sum():,}"
+        print(f"{how.input}: left out {share} points, of a confidence below {threshold:g}")
+    return without_unsure(people, threshold)
 
 
 def settle_recording(
@@ -103,7 +131,8 @@ def settle_recording(
 def in_pixels(people: People, size: tuple[int, int], path: Path) -> People:
     """Turn shares of the picture into pixels; refuse keypoints outside of the picture."""
     keypoints, boxes = people.keypoints.copy(), people.boxes
-    if np.nanmax(np.abs(keypoints[..., :2])) <= MAX_SHARE:
+    # Of most of them: single ones may lie far outside.
+    if np.nanmedian(np.abs(keypoints[..., :2])) <= MAX_SHARE:
         print(f"{path}: coordinates are shares of the picture, {size[0]}x{size[1]}")
         keypoints[..., :2] *= size
         boxes = boxes * np.tile(size, 2)
@@ -151,14 +180,48 @@ def choose(tracks: list[Track], persons: str | None, min_frames: int) -> list[Tr
     return list(kept.values())
 
 
-def report(name: str, piece: Piece, layout: str) -> None:
+def without_fragments(parts: list[Track], min_frames: int) -> list[Track]:
+    """Leave out parts in which the person is found in fewer frames, unless nothing is left."""
+    kept = [part for part in parts if len(part.frames) >= min_frames]
+    kept = kept or [max(parts, key=lambda part: len(part.frames))]
+    if len(kept) < len(parts):
+        print(
+            f"  person {parts[0].person}: left out {len(parts) - len(kept)} parts of fewer than "
+            f"{min_frames} frames"
+        )
+    return kept
+
+
+def repair(part: Track, layout: str, keep_sides: bool, name: str) -> tuple[Track, list[str]]:
+    """Exchange left and right back, leave out points that jump; return what was done in words."""
+    found = find_exchanges(part.frames, part.keypoints, layout)
+    kinds = {"the whole body": found.whole, "the arms": found.arms, "the legs": found.legs}
+    listed = ", ".join(f"{kind} {count}" for kind, count in kinds.items() if count)
+    listed = f"{sum(kinds.values())} of {len(part.frames)} frames ({listed})"
+    exchanged = f"{name}: left and right are exchanged between {listed} and the others"
+    if found.is_open:
+        warn(f"{exchanged}; left as they are, because which of them are right is not clear")
+        return part, []
+    keypoints = reorder(part.keypoints, found.order)
+    is_jump = jumps(part.frames, keypoints)
+    keypoints[is_jump] = np.nan
+    told = [f"left out {is_jump.sum():,} points that jump and come back"] if is_jump.any() else []
+    if any(kinds.values()) and keep_sides:
+        warn(f"{exchanged}; left as they are (--keep-sides)")
+    elif any(kinds.values()):
+        told.append(f"put left and right right in {listed}")
+    keypoints = reorder(keypoints, found.order) if keep_sides else keypoints
+    return part._replace(keypoints=keypoints), told
+
+
+def report(name: str, piece: Piece, layout: str, repaired: list[str]) -> None:
     """Print what a sequence is and what was filled in it; warn of what is doubtful in it."""
     told = f"{name}: frames {piece.first_frame} to {piece.first_frame + len(piece.keypoints) - 1}"
     if piece.filled_frames:
         told += f", filled {piece.filled_frames} of them, longest gap {piece.longest_gap}"
     if piece.filled_points:
         told += f", and {piece.filled_points:,} points in the others"
-    print(told)
+    print("; ".join([told, *repaired]))
     if piece.never_found:
         listed = ", ".join(KEYPOINT_NAMES[layout][point] for point in piece.never_found)
         warn(f"{name}: never found: {listed}; the 3D of what hangs on them means nothing")

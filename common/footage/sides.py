@@ -1,4 +1,4 @@
-"""Left and right of arms and legs that an estimator exchanges in some frames, put right."""
+"""Frames in which an estimator exchanges left and right of the body, of the arms or the legs."""
 
 from typing import NamedTuple
 
@@ -25,76 +25,82 @@ PAIRS = {
 }
 # A frame's state: 0 as it is, 1 arms exchanged, 2 legs exchanged, 3 the whole body exchanged.
 _ARMS, _LEGS = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])
-# What a change of state costs, in units of the trunk, beside the motion of 12 points. It keeps
-# limbs that cross each other, or lie on each other, from being exchanged.
+# What a change of state costs, in units of the trunk, beside the motion of 12 points: limbs that
+# lie on each other are not exchanged.
 _CHANGE = 0.5
+# What it costs that the lines through the hips and the shoulders differ, in units of the same.
+_TWIST = 0.5
+# How much of the cost of a motion is how far it is from constant velocity; the rest is how long it
+# is. The first tells crossing limbs apart, the second an exchange that takes several frames.
+_VELOCITY = 0.25
 # A velocity tells where a point is so many frames later; after that its last place does.
 _PREDICTED_FRAMES = 2
 # Beyond this share, which of two assignments is the right one is a guess.
-_MAX_MINORITY = 0.4
+_MAX_MINORITY = 0.37
 
 
-class Sides(NamedTuple):
-    """A person's keypoints, with left and right put right where that can be told."""
+class Exchanges(NamedTuple):
+    """Where left and right of a person are exchanged, and how that is undone."""
 
-    keypoints: np.ndarray  # as they came, or put right
-    whole: int = 0  # frames in which left and right of the whole body were exchanged
+    order: np.ndarray  # (found, 17): the point that belongs in each place
+    whole: int = 0  # frames in which left and right of the whole body are exchanged
     arms: int = 0  # of the arms alone
     legs: int = 0  # of the legs alone
-    is_open: bool = False  # whether no assignment has a clear majority; then nothing was changed
+    is_open: bool = False  # whether too many frames have either assignment to tell the right one
 
 
-def put_sides_right(frames: np.ndarray, keypoints: np.ndarray, layout: str) -> Sides:
-    """Find the frames in which left and right are exchanged, and exchange them back.
+def find_exchanges(frames: np.ndarray, keypoints: np.ndarray, layout: str) -> Exchanges:
+    """Find the frames in which left and right are exchanged.
 
-    Such a frame moves the points of both sides by far more than the exchange of left and right
-    does. The cheapest sequence of states is found (Viterbi); the assignment of most frames counts
-    as right.
+    An exchange moves the points of both sides by far more than a person does. The sequence of
+    states in which they move least is found (Viterbi); the assignment of most frames is right.
 
     Args:
         frames: (found,), increasing numbers of the frames.
         keypoints: (found, 17, 2 or 3), pixels, NaN for a point that was not found.
         layout: "coco" or "h36m".
     """
+    order = np.tile(np.arange(keypoints.shape[1]), (len(frames), 1))
+    if len(frames) < 3:
+        return Exchanges(order)
     states = _cheapest(_costs(frames, keypoints, layout))
-    is_exchanged = {"arms": _ARMS[states] == 1, "legs": _LEGS[states] == 1}
-    for part, exchanged in is_exchanged.items():
-        is_exchanged[part] = exchanged ^ (exchanged.mean() > 0.5)
-    arms, legs = is_exchanged["arms"], is_exchanged["legs"]
-    counts = {"whole": arms & legs, "arms": arms & ~legs, "legs": legs & ~arms}
-    counts = {what: int(which.sum()) for what, which in counts.items()}
-    if max(arms.mean(), legs.mean()) > _MAX_MINORITY:
-        return Sides(keypoints, **counts, is_open=True)
-    result = keypoints.copy()
-    for part, rows in {"arms": arms, "legs": legs, "face": arms & legs}.items():
+    arms, legs = _ARMS[states] == 1, _LEGS[states] == 1
+    arms, legs = arms ^ (arms.mean() > 0.5), legs ^ (legs.mean() > 0.5)
+    for part, is_exchanged in {"arms": arms, "legs": legs, "face": arms & legs}.items():
         left, right = PAIRS[layout][part]
-        result[np.ix_(rows, left + right)] = keypoints[np.ix_(rows, right + left)]
-    return Sides(result, **counts)
+        order[np.ix_(is_exchanged, left + right)] = right + left
+    counts = [int(which.sum()) for which in (arms & legs, arms & ~legs, legs & ~arms)]
+    return Exchanges(order, *counts, is_open=max(arms.mean(), legs.mean()) > _MAX_MINORITY)
+
+
+def reorder(keypoints: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Undo the exchanges in keypoints (found, 17, channels); a second time, make them again."""
+    return np.take_along_axis(keypoints, order[..., None], axis=1)
 
 
 def _costs(frames: np.ndarray, keypoints: np.ndarray, layout: str) -> np.ndarray:
-    """Return what each state costs after each two: (found - 2, 4, 4, 4), in units of the trunk.
-
-    It is how far the points lie from where constant velocity expects them.
-    """
-    pairs = PAIRS[layout]
-    middles = [keypoints[:, sum(pairs[part], []), :2].mean(axis=1) for part in ("arms", "legs")]
-    trunk = np.nanmedian(np.linalg.norm(middles[0] - middles[1], axis=-1))
-    by_part = {}
-    for part in ("arms", "legs"):
-        left, right = pairs[part]
-        points = np.stack([keypoints[:, left + right, :2], keypoints[:, right + left, :2]])
-        by_part[part] = _residuals(frames, points) / max(trunk, 1e-9)
+    """Return what each state costs after each two: (found - 2, 4, 4, 4), in units of the trunk."""
+    points = {
+        part: np.stack([keypoints[:, left + right, :2], keypoints[:, right + left, :2]])
+        for part, (left, right) in PAIRS[layout].items()
+    }
+    arms, legs = points["arms"], points["legs"]
+    trunk = np.linalg.norm(arms[0].mean(axis=1) - legs[0].mean(axis=1), axis=-1)
+    trunk_px = np.nanmedian(trunk) if np.isfinite(trunk).any() else np.inf
     before, last, now = np.ix_(range(4), range(4), range(4))
     costs = sum(
-        by_part[part][:, bits[before], bits[last], bits[now]]
-        for part, bits in (("arms", _ARMS), ("legs", _LEGS))
+        _motion(frames, points)[:, part[before], part[last], part[now]]
+        for points, part in ((arms, _ARMS), (legs, _LEGS))
     )
-    return costs + _CHANGE * (last != now)
+    half = arms.shape[2] // 2  # of the points: the left ones, from shoulder or hip on
+    shoulders, hips = (part[0, 2:, 0] - part[0, 2:, half] for part in (arms, legs))
+    signs = np.where(_ARMS == _LEGS, 1, -1)[:, None, None]
+    twist = np.nan_to_num(np.linalg.norm(shoulders - signs * hips, axis=-1)).T
+    return (costs + _TWIST * twist[:, None, None]) / trunk_px + _CHANGE * (last != now)
 
 
-def _residuals(frames: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return (found - 2, 2, 2, 2): the sum over the points of how far they are from expectation.
+def _motion(frames: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return what the motion of points costs, (found - 2, 2, 2, 2), pixels, summed over the points.
 
     Takes points (2, found, points, 2), as they are and exchanged; the axes of the result are that
     choice two frames before, one before, and now. Points that are not found cost nothing.
@@ -104,8 +110,10 @@ def _residuals(frames: np.ndarray, points: np.ndarray) -> np.ndarray:
     factor = np.where(is_near, passed[1:] / passed[:-1], 0)[:, None, None]
     before, last, now = (points[:, start : start + len(factor)] for start in range(3))
     expected = last + (last - before[:, None]) * factor
-    distances = np.linalg.norm(now - expected[:, :, None], axis=-1)
-    return np.where(np.isfinite(distances), distances, 0).sum(axis=-1).transpose(3, 0, 1, 2)
+    moved = np.linalg.norm(now - last[:, None], axis=-1)
+    surprise = np.linalg.norm(now - expected[:, :, None], axis=-1)
+    costs = np.nan_to_num((1 - _VELOCITY) * moved + _VELOCITY * surprise)
+    return costs.sum(axis=-1).transpose(3, 0, 1, 2)
 
 
 def _cheapest(costs: np.ndarray) -> np.ndarray:

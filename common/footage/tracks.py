@@ -1,5 +1,6 @@
 """Following people from frame to frame, and sequences without gaps from what was found of them."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,10 @@ MAX_LOST_FRAMES = 60
 # How far ahead a person's last velocity is trusted, in frames.
 _PREDICTED_FRAMES = 5
 _MIN_OVERLAP, _MAX_DISTANCE = 0.1, 0.5
+# Nobody moves so far, in units of the box, from where the motion of the last frames leads.
+_MAX_JUMP, _FRESH_FRAMES = 0.4, 3
+# Identities are not believed if so many people, in relation to the frames, are twice in one.
+_MAX_TWICE = 0.1
 
 
 class Track(NamedTuple):
@@ -35,15 +40,19 @@ class Piece(NamedTuple):
     never_found: Sequence[int] = ()  # indices of points that were found in no frame
 
 
-def follow(people: People) -> tuple[list[Track], int]:
-    """Tell who is who: by the file's identities if every person has one, else by overlap.
+def follow(people: People) -> tuple[list[Track], list[str]]:
+    """Tell who is who: by the file's identities, if all have credible ones, else by overlap.
 
     Returns:
-        The tracks, the one that takes most room in most frames first; how many detections were
-        left out because their person was in the same frame twice (the lower score is).
+        The tracks, the one that takes most room in most frames first, and what to warn of.
     """
-    identities = people.identities
+    identities, notes = people.identities, []
     in_file = (identities != NO_IDENTITY).all()
+    if in_file:
+        told = _contradictions(people)
+        if told:
+            notes.append(f"the file's identities contradict themselves ({told}); not used")
+            in_file = False
     if not in_file:
         identities = follow_by_overlap(people)
     sides = (people.boxes[:, 2:] - people.boxes[:, :2]).mean(axis=1)
@@ -56,7 +65,51 @@ def follow(people: People) -> tuple[list[Track], int]:
     tracks.sort(key=lambda track: -track.room_px)
     if not in_file:
         tracks = [track._replace(person=number) for number, track in enumerate(tracks, start=1)]
-    return tracks, len(people.frames) - sum(len(track.frames) for track in tracks)
+    twice = len(people.frames) - sum(len(track.frames) for track in tracks)
+    if twice:
+        notes.append(f"{twice} people are twice in a frame; took the higher score")
+    jumps = _jumps_between_people(people.frames, identities)
+    if len(jumps):
+        told = f"{len(jumps)} times, at first in frame {jumps[0]}; each is a sequence of its own"
+        notes.append(f"the estimator jumps from one person to another {told}")
+    return tracks, notes
+
+
+def _contradictions(people: People) -> str:
+    """Return how the file's identities contradict themselves, or nothing."""
+    in_frame = np.stack([people.frames, people.identities])
+    twice = in_frame.shape[1] - np.unique(in_frame, axis=1).shape[1]
+    if twice > _MAX_TWICE * people.num_frames:
+        return f"{twice} people are twice in a frame"
+    leaps = 0
+    for identity in np.unique(people.identities):
+        rows = np.flatnonzero(people.identities == identity)
+        rows = rows[best_of_each_frame(people.frames[rows], people.scores[rows])]
+        passed, points = np.diff(people.frames[rows]), people.keypoints[rows, :, :2]
+        steps = np.diff(people.boxes[rows].reshape(-1, 2, 2).mean(axis=1), axis=0)
+        velocity = np.concatenate([np.zeros((1, 2)), steps[:-1]])[: len(steps)]
+        held, led = (_shift(points[:-1] + v[:, None], points[1:]) for v in (0 * steps, velocity))
+        side = (people.boxes[rows, 2:] - people.boxes[rows, :2]).mean(axis=1)[1:]
+        is_leap = (np.fmin(held, led) > _MAX_JUMP * side) & (passed <= _FRESH_FRAMES)
+        leaps += int(is_leap.sum())
+    return f"{leaps} jumps from one place to another" if leaps else ""
+
+
+def _jumps_between_people(frames: np.ndarray, identities: np.ndarray) -> np.ndarray:
+    """Return the frames in which the only person found is another than just before."""
+    alone = np.flatnonzero(np.bincount(frames)[frames] == 1)
+    is_next = np.diff(frames[alone]) <= _FRESH_FRAMES
+    return frames[alone][1:][is_next & (np.diff(identities[alone]) != 0)]
+
+
+def _shift(points: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return by how much most of the points (..., points, 2) moved; NaN where none is in both.
+
+    The median is not moved by points that exchange their places.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of no points in common
+        return np.linalg.norm(np.nanmedian(found - points, axis=-2), axis=-1)
 
 
 def follow_by_overlap(people: People) -> np.ndarray:
@@ -82,6 +135,10 @@ def follow_by_overlap(people: People) -> np.ndarray:
         shift = velocity * np.minimum(passed, _PREDICTED_FRAMES)[:, None]
         expected = boxes[last] + np.tile(shift, 2), points[last] + shift[:, None]
         likeness = _likeness(*expected, boxes[rows], points[rows])
+        shifts = _shift(expected[1][:, None], points[rows])
+        side = (boxes[last, 2:] - boxes[last, :2]).mean(axis=1)
+        is_jump = (shifts > _MAX_JUMP * side[:, None]) & (passed <= _FRESH_FRAMES)[:, None]
+        likeness = np.where(is_jump, -np.inf, likeness)
         while likeness.size and likeness.max() > -np.inf:
             person, column = np.unravel_index(likeness.argmax(), likeness.shape)
             row, before = rows[column], last[person]
@@ -127,19 +184,21 @@ def hold_gaps(frames: np.ndarray, keypoints: np.ndarray, num_frames: int) -> Pie
     return Piece(0, keypoints[np.maximum(previous, 0)], int(gaps.sum()), int(gaps.max()))
 
 
-def interpolate_gaps(track: Track, parents: Sequence[int], max_gap: float) -> list[Piece]:
-    """Cut a track where the person is missing for more than `max_gap` frames; fill shorter gaps.
+def cut_at_gaps(track: Track, max_gap: float) -> list[Track]:
+    """Cut a track where the person is missing for more than `max_gap` frames."""
+    cuts = np.flatnonzero(np.diff(track.frames) - 1 > max_gap) + 1
+    parts = zip(np.split(track.frames, cuts), np.split(track.keypoints, cuts))
+    return [track._replace(frames=frames, keypoints=keypoints) for frames, keypoints in parts]
+
+
+def fill_gaps(track: Track, parents: Sequence[int]) -> Piece:
+    """Fill the frames and points that were not found.
 
     What is missing is interpolated linearly in time; before the first and after the last position,
     these are held. A point that is never found is put on the next one towards the root. The
     confidence of what was filled is 0. `parents` are those of each point, -1 for the root.
     """
-    cuts = np.flatnonzero(np.diff(track.frames) - 1 > max_gap) + 1
-    parts = zip(np.split(track.frames, cuts), np.split(track.keypoints, cuts))
-    return [_interpolate(frames, found, parents) for frames, found in parts]
-
-
-def _interpolate(frames: np.ndarray, found: np.ndarray, parents: Sequence[int]) -> Piece:
+    frames, found = track.frames, track.keypoints
     every = np.arange(frames[0], frames[-1] + 1)
     keypoints = np.zeros((len(every), *found.shape[1:]))
     is_found = np.isfinite(found[..., 0])
