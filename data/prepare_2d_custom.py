@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--keep-sides", action="store_true", help=keep_sides)
     min_confidence = "interpolate points of less confidence (default: 0.05 for MediaPipe, "
-    min_confidence += "OpenPose and detect_2d.py, else 0.1)"
+    min_confidence += "OpenPose and detect_2d.py, else 0.1); 0 keeps also points that jump"
     share = console.Check(float, lambda x: x >= 0, "a number from 0 up")
     add("--min-confidence", type=share, metavar="X", help=min_confidence)
     first_frame = "number of the video's first frame in COCO's or AlphaPose's results"

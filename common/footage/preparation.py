@@ -76,7 +76,7 @@ def prepare(how: Preparation) -> Path:
             name = how.name
             name += f"_person{track.person}" if len(chosen) > 1 else ""
             name += f"_part{number}" if len(parts) > 1 else ""
-            part, told = repair(part, people.layout, how.keep_sides, name)
+            part, told = repair(part, people.layout, how, name)
             piece = fill_gaps(part, POINT_PARENTS[people.layout])
             joints = to_h36m(piece.keypoints, people.layout)[..., : 3 if how.keep_conf else 2]
             positions[name] = {"custom": [np.ascontiguousarray(joints, dtype=np.float32)]}
@@ -98,7 +98,7 @@ def sure_points(people: People, how: Preparation) -> People:
     confidences = people.keypoints[..., 2:]
     if threshold is None:
         threshold = default_min_confidence(people.source)
-        if np.mean(confidences < threshold) > MAX_BELOW:
+        if confidences.size and np.mean(confidences < threshold) > MAX_BELOW:
             told = f"most confidences are below {threshold:g}; using all points"
             warn(f"{how.input}: {told}, unless --min-confidence is given")
             return people
@@ -192,7 +192,7 @@ def without_fragments(parts: list[Track], min_frames: int) -> list[Track]:
     return kept
 
 
-def repair(part: Track, layout: str, keep_sides: bool, name: str) -> tuple[Track, list[str]]:
+def repair(part: Track, layout: str, how: Preparation, name: str) -> tuple[Track, list[str]]:
     """Exchange left and right back, leave out points that jump; return what was done in words."""
     found = find_exchanges(part.frames, part.keypoints, layout)
     kinds = {"the whole body": found.whole, "the arms": found.arms, "the legs": found.legs}
@@ -203,14 +203,14 @@ def repair(part: Track, layout: str, keep_sides: bool, name: str) -> tuple[Track
         warn(f"{exchanged}; left as they are, because which of them are right is not clear")
         return part, []
     keypoints = reorder(part.keypoints, found.order)
-    is_jump = jumps(part.frames, keypoints)
+    is_jump = jumps(part.frames, keypoints) & (how.min_confidence != 0)
     keypoints[is_jump] = np.nan
     told = [f"left out {is_jump.sum():,} points that jump and come back"] if is_jump.any() else []
-    if any(kinds.values()) and keep_sides:
+    if any(kinds.values()) and how.keep_sides:
         warn(f"{exchanged}; left as they are (--keep-sides)")
     elif any(kinds.values()):
         told.append(f"put left and right right in {listed}")
-    keypoints = reorder(keypoints, found.order) if keep_sides else keypoints
+    keypoints = reorder(keypoints, found.order) if how.keep_sides else keypoints
     return part._replace(keypoints=keypoints), told
 
 

@@ -70,7 +70,7 @@ def find_exchanges(frames: np.ndarray, keypoints: np.ndarray, layout: str) -> Ex
         left, right = PAIRS[layout][part]
         order[np.ix_(is_exchanged, left + right)] = right + left
     counts = [int(which.sum()) for which in (arms & legs, arms & ~legs, legs & ~arms)]
-    return Exchanges(order, *counts, is_open=max(arms.mean(), legs.mean()) > _MAX_MINORITY)
+    return Exchanges(order, *counts, is_open=bool(max(arms.mean(), legs.mean()) > _MAX_MINORITY))
 
 
 def reorder(keypoints: np.ndarray, order: np.ndarray) -> np.ndarray:

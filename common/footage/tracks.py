@@ -14,8 +14,9 @@ MAX_LOST_FRAMES = 60
 # How far ahead a person's last velocity is trusted, in frames.
 _PREDICTED_FRAMES = 5
 _MIN_OVERLAP, _MAX_DISTANCE = 0.1, 0.5
-# Nobody moves so far, in units of the box, from where the motion of the last frames leads.
-_MAX_JUMP, _FRESH_FRAMES = 0.4, 3
+# Nobody moves so far, in units of the box, from where the motion of the last frames leads; of who
+# was seen only once, no motion is known.
+_MAX_JUMP, _MAX_FIRST_JUMP, _FRESH_FRAMES = 0.3, 0.6, 3
 # Identities are not believed if so many people, in relation to the frames, are twice in one.
 _MAX_TWICE = 0.1
 
@@ -86,11 +87,11 @@ def _contradictions(people: People) -> str:
         rows = np.flatnonzero(people.identities == identity)
         rows = rows[best_of_each_frame(people.frames[rows], people.scores[rows])]
         passed, points = np.diff(people.frames[rows]), people.keypoints[rows, :, :2]
-        steps = np.diff(people.boxes[rows].reshape(-1, 2, 2).mean(axis=1), axis=0)
-        velocity = np.concatenate([np.zeros((1, 2)), steps[:-1]])[: len(steps)]
-        held, led = (_shift(points[:-1] + v[:, None], points[1:]) for v in (0 * steps, velocity))
+        steps = _shift(points[:-1], points[1:])
+        change = np.diff(steps, axis=0, prepend=steps[:1])
+        nearest = np.linalg.norm([steps, change], axis=-1).min(axis=0)
         side = (people.boxes[rows, 2:] - people.boxes[rows, :2]).mean(axis=1)[1:]
-        is_leap = (np.fmin(held, led) > _MAX_JUMP * side) & (passed <= _FRESH_FRAMES)
+        is_leap = (nearest > _MAX_JUMP * side) & (passed <= _FRESH_FRAMES)
         leaps += int(is_leap.sum())
     return f"{leaps} jumps from one place to another" if leaps else ""
 
@@ -103,13 +104,13 @@ def _jumps_between_people(frames: np.ndarray, identities: np.ndarray) -> np.ndar
 
 
 def _shift(points: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Return by how much most of the points (..., points, 2) moved; NaN where none is in both.
+    """Return how most of the points (..., points, 2) moved, (..., 2); 0 where none is in both.
 
     The median is not moved by points that exchange their places.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of no points in common
-        return np.linalg.norm(np.nanmedian(found - points, axis=-2), axis=-1)
+        return np.nan_to_num(np.nanmedian(found - points, axis=-2))
 
 
 def follow_by_overlap(people: People) -> np.ndarray:
@@ -117,13 +118,12 @@ def follow_by_overlap(people: People) -> np.ndarray:
 
     Each person is expected where the last velocity leads. Pairs of an expected and a found person
     are formed in the order of their likeness: the overlap of the boxes (intersection over union)
-    less the mean distance of the points, in units of the box.
+    less the median distance of the points, in units of the box.
 
     Returns:
         (people,), the same number for the same person.
     """
     frames, boxes, points = people.frames, people.boxes, people.keypoints[..., :2]
-    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     numbers = np.zeros(len(frames), dtype=np.int64)
     last = np.empty(0, dtype=np.int64)  # the row in which each known person was found last
     velocity = np.empty((0, 2))  # of each known person, pixels a frame
@@ -135,14 +135,15 @@ def follow_by_overlap(people: People) -> np.ndarray:
         shift = velocity * np.minimum(passed, _PREDICTED_FRAMES)[:, None]
         expected = boxes[last] + np.tile(shift, 2), points[last] + shift[:, None]
         likeness = _likeness(*expected, boxes[rows], points[rows])
-        shifts = _shift(expected[1][:, None], points[rows])
+        shifts = np.linalg.norm(_shift(expected[1][:, None], points[rows]), axis=-1)
         side = (boxes[last, 2:] - boxes[last, :2]).mean(axis=1)
-        is_jump = (shifts > _MAX_JUMP * side[:, None]) & (passed <= _FRESH_FRAMES)[:, None]
+        farthest = side * np.where(velocity.any(axis=1), _MAX_JUMP, _MAX_FIRST_JUMP)
+        is_jump = (shifts > farthest[:, None]) & (passed <= _FRESH_FRAMES)[:, None]
         likeness = np.where(is_jump, -np.inf, likeness)
         while likeness.size and likeness.max() > -np.inf:
             person, column = np.unravel_index(likeness.argmax(), likeness.shape)
             row, before = rows[column], last[person]
-            step = (centers[row] - centers[before]) / passed[person]
+            step = _shift(points[before], points[row]) / passed[person]
             velocity[person] = (velocity[person] + step) / 2
             numbers[row], last[person] = numbers[before], row
             likeness[person], likeness[:, column] = -np.inf, -np.inf
@@ -167,8 +168,8 @@ def _likeness(
     areas = [(box[..., 2:] - box[..., :2]).prod(axis=-1) for box in (boxes, found_boxes)]
     overlaps = common / np.maximum(areas[0] + areas[1] - common, 1e-9)
     distances = np.linalg.norm(found_points - points, axis=-1)
-    is_found = np.isfinite(distances)
-    distances = np.where(is_found, distances, 0).sum(axis=-1) / np.maximum(is_found.sum(axis=-1), 1)
+    is_found = np.isfinite(distances).any(axis=-1)
+    distances = np.nanmedian(np.where(is_found[..., None], distances, 0), axis=-1)
     distances /= np.maximum((boxes[..., 2:] - boxes[..., :2]).mean(axis=-1), 1e-9)
     is_alike = (overlaps > _MIN_OVERLAP) | (distances < _MAX_DISTANCE)
     return np.where(is_alike, overlaps - distances, -np.inf)
