@@ -94,8 +94,9 @@ def sure_points(people: People, how: Preparation) -> People:
 
     The default one does not count where most points are below it.
     """
-    threshold = how.min_confidence
-    confidences = people.keypoints[..., 2:]
+    threshold, confidences = how.min_confidence, people.keypoints[..., 2:]
+    if threshold and not confidences.size:
+        raise InputError(f"{how.input}: holds no confidences; run without --min-confidence")
     if threshold is None:
         threshold = default_min_confidence(people.source)
         if confidences.size and np.mean(confidences < threshold) > MAX_BELOW:

@@ -82,6 +82,8 @@ def test_points_of_a_low_confidence_are_interpolated(prepare):
         assert np.abs(positions["x"] - expected).max() > 200
     _, result = prepare(keypoints, "--min-confidence", 1)
     assert_one_line_error(result, "all confidences are below 1", "--min-confidence")
+    _, result = prepare(keypoints[..., :2], "--min-confidence", 0.3)
+    assert_one_line_error(result, "holds no confidences")
 
 
 def test_a_default_that_most_points_are_below_is_not_used(prepare):
