@@ -9,9 +9,9 @@ import numpy as np
 from common.files.console import InputError
 from common.footage.people import People
 
-# Confidences below which a point is a guess: what an estimator's file begins with, and the rest.
-# "people by frame" is what detect_2d.py writes. MediaPipe's guesses at hidden points are good.
-MIN_CONFIDENCE = {"MediaPipe": 0.05, "people by frame": 0.05, "OpenPose": 0.05}
+# Confidences below which a point is a guess, by a word in what a file was read as, and in others.
+# detect_2d.py writes "people by frame". MediaPipe's guesses at hidden points are good.
+MIN_CONFIDENCE = {"mediapipe": 0.05, "people by frame": 0.05, "openpose": 0.05}
 OTHER_MIN_CONFIDENCE = 0.1
 # A point that jumps comes back after so many frames at most,
 _MAX_JUMP_FRAMES = 8
@@ -20,9 +20,9 @@ _JUMP = 0.5
 
 
 def default_min_confidence(source: str) -> float:
-    """Return the threshold for what a file is read as."""
-    chosen = [value for name, value in MIN_CONFIDENCE.items() if source.startswith(name)]
-    return (*chosen, OTHER_MIN_CONFIDENCE)[0]
+    """Return the threshold for the source of `People`."""
+    values = (value for word, value in MIN_CONFIDENCE.items() if word in source.lower())
+    return next(values, OTHER_MIN_CONFIDENCE)
 
 
 def without_unsure(people: People, threshold: float) -> People:

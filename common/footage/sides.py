@@ -25,6 +25,8 @@ PAIRS = {
 }
 # A frame's state: 0 as it is, 1 arms exchanged, 2 legs exchanged, 3 the whole body exchanged.
 _ARMS, _LEGS = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])
+# Length of the trunk in relation to the diagonal around arms and legs.
+_TRUNK = 0.35
 # What a change of state costs, in units of the trunk, beside the motion of 12 points: limbs that
 # lie on each other are not exchanged.
 _CHANGE = 0.5
@@ -85,8 +87,10 @@ def _costs(frames: np.ndarray, keypoints: np.ndarray, layout: str) -> np.ndarray
         for part, (left, right) in PAIRS[layout].items()
     }
     arms, legs = points["arms"], points["legs"]
-    trunk = np.linalg.norm(arms[0].mean(axis=1) - legs[0].mean(axis=1), axis=-1)
-    trunk_px = np.nanmedian(trunk) if np.isfinite(trunk).any() else np.inf
+    body = np.concatenate([arms[0], legs[0]], axis=1)
+    sizes = np.linalg.norm(np.fmax.reduce(body, axis=1) - np.fmin.reduce(body, axis=1), axis=-1)
+    is_found = np.isfinite(sizes)
+    trunk_px = _TRUNK * np.median(sizes[is_found]) if is_found.any() else 0.0
     before, last, now = np.ix_(range(4), range(4), range(4))
     costs = sum(
         _motion(frames, points)[:, part[before], part[last], part[now]]
@@ -96,7 +100,7 @@ def _costs(frames: np.ndarray, keypoints: np.ndarray, layout: str) -> np.ndarray
     shoulders, hips = (part[0, 2:, 0] - part[0, 2:, half] for part in (arms, legs))
     signs = np.where(_ARMS == _LEGS, 1, -1)[:, None, None]
     twist = np.nan_to_num(np.linalg.norm(shoulders - signs * hips, axis=-1)).T
-    return (costs + _TWIST * twist[:, None, None]) / trunk_px + _CHANGE * (last != now)
+    return (costs + _TWIST * twist[:, None, None]) / (trunk_px or np.inf) + _CHANGE * (last != now)
 
 
 def _motion(frames: np.ndarray, points: np.ndarray) -> np.ndarray:

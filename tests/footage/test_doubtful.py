@@ -7,7 +7,7 @@ import pytest
 from raw_trees import assert_one_line_error, call
 
 from common.files.npz import read_custom_2d
-from common.footage.doubtful import jumps
+from common.footage.doubtful import default_min_confidence, jumps
 from common.skeleton import coco_to_h36m
 from data.prepare_2d_custom import main
 
@@ -84,6 +84,20 @@ def test_points_of_a_low_confidence_are_interpolated(prepare):
     assert_one_line_error(result, "all confidences are below 1", "--min-confidence")
     _, result = prepare(keypoints[..., :2], "--min-confidence", 0.3)
     assert_one_line_error(result, "holds no confidences")
+
+
+@pytest.mark.parametrize(
+    ("source", "threshold"),
+    [
+        ("MediaPipe, layout mediapipe", 0.05),
+        ("arrays, layout mediapipe", 0.05),
+        ("OpenPose, layout body25", 0.05),
+        ("people by frame, layout coco", 0.05),
+        ("COCO results, layout coco", 0.1),
+    ],
+)
+def test_the_default_is_that_of_the_estimator(source, threshold):
+    assert default_min_confidence(source) == threshold
 
 
 def test_a_default_that_most_points_are_below_is_not_used(prepare):

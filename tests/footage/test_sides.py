@@ -1,5 +1,6 @@
 """Exchanges of left and right, on real keypoints and made in known frames."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from raw_trees import call
 
 from common.files.npz import read_custom_2d
 from common.footage.people import read_people
-from common.footage.sides import PAIRS, find_exchanges, reorder
+from common.footage.sides import _CHANGE, PAIRS, _cheapest, find_exchanges, reorder
 from common.skeleton import COCO_NAMES, JOINT_NAMES, LEFT_JOINTS, RIGHT_JOINTS, coco_to_h36m
 from data.prepare_2d_custom import main
 
@@ -49,7 +50,7 @@ def test_the_exchanges_of_real_footage_are_put_right(tmp_path):
     path = REAL / "cam02_mp_full.npy"
     positions, result = prepare(path, tmp_path)
     assert error_px(positions["x"], "cam02") < 15
-    assert "put left and right right in 32 of 100 frames (the whole body 30" in result.stdout
+    assert "of 100 frames (the whole body 30, the arms 2" in result.stdout
     positions, result = prepare(path, tmp_path, "--keep-sides")
     assert error_px(positions["x"], "cam02") > 80
     assert "left as they are (--keep-sides)" in result.stderr
@@ -90,8 +91,26 @@ def test_points_and_frames_that_were_not_found_do_not_look_like_an_exchange(trut
     joints = np.where(random.random(truth.shape[:2])[..., None] < 0.2, np.nan, truth)
     frames = np.flatnonzero(random.random(len(truth)) < 0.7)
     assert find_exchanges(frames, joints[frames], "h36m")[1:] == (0, 0, 0, False)
-    nothing = np.full_like(joints, np.nan)
-    assert find_exchanges(np.arange(100), nothing, "h36m")[1:] == (0, 0, 0, False)
+    for nothing in (np.full_like(joints, np.nan), np.ones_like(joints)):
+        assert find_exchanges(np.arange(100), nothing, "h36m")[1:] == (0, 0, 0, False)
+
+
+def test_exchanges_are_found_where_a_point_is_never_found(truth):
+    joints = truth.copy()
+    joints[:, JOINT_NAMES.index("LWrist")] = np.nan
+    joints[21:33] = joints[21:33][:, [0, 4, 5, 6, 1, 2, 3, 7, 8, 9, 10, 14, 15, 16, 11, 12, 13]]
+    assert find_exchanges(np.arange(100), joints, "h36m")[1:] == (12, 0, 0, False)
+
+
+def test_the_states_are_the_cheapest_of_all_sequences():
+    costs = np.random.default_rng(0).exponential(size=(4, 4, 4, 4))
+
+    def cost_of(states):
+        start = _CHANGE * (states[0] != states[1])
+        return start + sum(costs[step][states[step : step + 3]] for step in range(4))
+
+    best = min(itertools.product(range(4), repeat=6), key=cost_of)
+    assert tuple(_cheapest(costs)) == best
 
 
 def test_pairs_are_all_points_of_two_sides():
