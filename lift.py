@@ -15,7 +15,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 import argparse
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +35,10 @@ from common.footage.sequences import (
     footage_of_dataset,
     lift_footage,
     load_own_footage,
-    place_in_world,
+    place_together,
+    through_the_room,
 )
+from common.footage.trajectory import DEFAULT_FOV_DEG, focal_length_px
 from common.h36m_dataset import FPS, keypoints_path
 from common.motion import DEFAULT_CUTOFF_HZ
 from common.training.checkpoint import Checkpoint, find_checkpoint
@@ -46,7 +48,7 @@ OWN_FOOTAGE = "custom"  # the dataset of data/prepare_2d_custom.py, which has no
 DEFAULT_SEQUENCE = {"subject": "S9", "action": "Walking", "camera": "55011271"}
 # Flags that only one kind of footage, or of output, has a use for.
 DATASET_FLAGS = (*DEFAULT_SEQUENCE, "no_ground_truth")
-FOOTAGE_FLAGS = ("sequences", "no_resample", "up", "as_camera")
+FOOTAGE_FLAGS = ("sequences", "no_resample", "up", "as_camera", "focal", "fov", "in_place")
 VIDEO_FLAGS = ("size", "bitrate", "video")
 USAGE = """
   own footage: lift.py --checkpoint FILE --keypoints NAME [--video FILE] [--output FILE] ...
@@ -71,10 +73,11 @@ def main() -> None:
     how = {"causal": args.causal, "device": device, "precision": precision}
     how |= {"resample": not args.no_resample, "smooth_hz": args.smooth}
     try:
-        for footage, paths, frames in zip(footages, outputs, chosen):
-            write(args, footage, lift_footage(footage, model, **how), frames, paths)
+        poses = [lift_footage(footage, model, **how) for footage in footages]
     except torch.OutOfMemoryError as error:
         raise InputError("the GPU's memory is full; choose another one, or -g cpu") from error
+    for footage, *what in zip(footages, place(args, footages, poses), chosen, outputs):
+        write(args, footage, *what)
 
 
 def own_footage(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Footage]:
@@ -116,31 +119,48 @@ def output_paths(args: argparse.Namespace, footage: Footage, several: bool) -> l
     return [p.with_stem(f"{p.stem}_{footage.name}") if several else p for p in named]
 
 
+def place(args: argparse.Namespace, footages: list[Footage], poses_m: list) -> list[tuple]:
+    """Return each sequence's poses in the world, and what `place_together` says of them."""
+    if args.dataset == OWN_FOOTAGE and not args.in_place:
+        fov = args.fov or DEFAULT_FOV_DEG
+        focals = [args.focal or focal_length_px(f.size, fov) for f in footages]
+        is_guess = not (args.focal or args.fov)
+        poses_m = [through_the_room(p, *f, is_guess) for p, *f in zip(poses_m, footages, focals)]
+    placed = []
+    for _, group in groupby(zip(poses_m, footages), key=lambda pair: pair[1].video):
+        together, *about = place_together(*zip(*group), args.up, args.as_camera)
+        placed += [(poses, *about) for poses in together]
+    return placed
+
+
 def write(
-    args: argparse.Namespace, footage: Footage, poses_m: np.ndarray, frames: range, paths: list
+    args: argparse.Namespace, footage: Footage, placed: tuple, frames: range, paths: list
 ) -> None:
-    """Draw and export some frames of the poses (frames, 17, 3) of a sequence to these files."""
-    placed_m, azimuth, place = place_in_world(poses_m, footage, args.up, args.as_camera)
+    """Draw and export some frames of a sequence's poses, as `place` gives them, to these files."""
+    placed_m, azimuth, frame_of_reference = placed
     film = Film(
         footage.title,
         footage.keypoints_px,
         footage.size,
         azimuth,
-        frame_numbers=footage.first_frame + np.arange(len(poses_m)),
+        frame_numbers=footage.first_frame + np.arange(len(placed_m)),
         fps=footage.fps / args.downsample,
         predicted_m=placed_m,
         truth_m=None if args.no_ground_truth else footage.truth_m,
     ).at(frames)
     # The numbers of own footage's frames count the video's own frames, whatever its rate.
     recorded_fps = None if args.dataset == OWN_FOOTAGE else footage.fps
+    even_fps = footage.fps if footage.even_times else None
     for path in paths:
         if path.suffix.lower() in POSE_SUFFIXES:
-            export_poses(path, film.predicted_m, place, footage.fps, film.frame_numbers)
+            where = film.predicted_m, frame_of_reference
+            export_poses(path, *where, footage.fps, film.frame_numbers)
         elif path.suffix.lower() == ".png":
             save_strip(path, film)
         else:
             look = {"size": args.size, "bitrate_kbit": args.bitrate}
-            render_film(path, film, **look, video=args.video, recorded_fps=recorded_fps)
+            look |= {"recorded_fps": recorded_fps, "even_fps": even_fps}
+            render_film(path, film, **look, video=args.video)
         print(f"wrote {path} ({len(frames)} frames)")
 
 
@@ -204,10 +224,19 @@ def make_parser() -> console.ArgumentParser:
     rate = f"treat the frames as {FPS} a second, the rate of the training"
     group.add_argument("--no-resample", action="store_true", help=rate)
     add = group.add_mutually_exclusive_group().add_argument
-    up = "what is up: level as in the picture, auto by the person's trunk and feet (default: auto)"
-    add("--up", choices=UPS, help=up)
+    up = "what is up: level as in the picture; person: by the trunk and the feet; auto: by these "
+    add("--up", choices=UPS, help=up + "where people stand, else level (default: auto)")
     like = "the camera was held as this camera of Human3.6M (of S9, if no subject is named)"
     add("--as-camera", type=parse_camera, metavar="[SUBJECT:]ID", help=like)
+    add = group.add_mutually_exclusive_group().add_argument
+    focal = "the camera's focal length in pixels; it decides how far away people are"
+    px = console.Check(float, lambda px: 10 <= px <= 1e6, "a number from 10 to 1000000")
+    add("--focal", type=px, metavar="PX", help=focal)
+    fov = "or how wide it sees across the picture's longer side, in degrees (default: "
+    fov += f"{DEFAULT_FOV_DEG:g}, a phone's main camera)"
+    angle = console.Check(float, lambda deg: 1 <= deg <= 170, "an angle from 1 to 170")
+    add("--fov", type=angle, metavar="DEG", help=fov)
+    add("--in-place", action="store_true", help="leave out the way through the room")
 
     needed = "at least one of -d, --subject, --action, --camera; the others have defaults"
     add = parser.add_argument_group("a sequence of the dataset", needed).add_argument

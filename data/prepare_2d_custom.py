@@ -22,13 +22,21 @@ from common.files.video import count_frames, probe_video
 from common.footage.layouts import KEYPOINT_NAMES, LAYOUTS, POINT_PARENTS, to_h36m
 from common.footage.people import People, read_people
 from common.footage.plausibility import contradictions
+from common.footage.recording import (
+    SAME_SHAPE,
+    as_shown,
+    at_even_times,
+    is_stored_size,
+    uneven_times,
+)
 from common.footage.tracks import Piece, Track, follow, interpolate_gaps
 
 # Coordinates up to this are shares of the picture, as MediaPipe's, and no pixels.
 MAX_SHARE = 2.0
 # Videos' own counts of their frames are often off by one or two.
 TOLERATED_FRAMES = 2
-MAX_OUTSIDE = 0.5
+# Of the points that an estimator is sure of, if it tells; the others may be anywhere.
+MAX_OUTSIDE, MAX_OUTSIDE_GIVEN, SURE = 0.2, 0.5, 0.5
 
 
 def main() -> None:
@@ -43,7 +51,14 @@ def main() -> None:
         f"{len(people.frames):,} detections in {people.num_frames:,} frames"
     )
     size, fps = settle_recording(arguments, people.size)
-    people = in_pixels(people, size, arguments.input)
+    if arguments.video:
+        people = as_shown(people, arguments.video, size)
+    people = in_pixels(people, size, arguments.input, given=bool(arguments.size))
+    uneven = uneven_times(arguments.video) if arguments.video and not arguments.fps else None
+    if uneven:
+        told = "the frame rate varies; the keypoints are brought to even times, "
+        print(f"{arguments.video}: {told}{uneven[1]:g} a second")
+        fps = uneven[1]
     if arguments.video:
         check_length(people.num_frames, arguments.video, arguments.input)
     if arguments.keep_conf and people.keypoints.shape[-1] == 2:
@@ -57,6 +72,7 @@ def main() -> None:
     for track in chosen:
         pieces = interpolate_gaps(track, POINT_PARENTS[people.layout], max_gap)
         for number, piece in enumerate(pieces, start=1):
+            piece = at_even_times(piece, *uneven) if uneven else piece
             name = arguments.name
             name += f"_person{track.person}" if len(chosen) > 1 else ""
             name += f"_part{number}" if len(pieces) > 1 else ""
@@ -64,6 +80,7 @@ def main() -> None:
             positions[name] = {"custom": [np.ascontiguousarray(joints, dtype=np.float32)]}
             metadata[name] = {"w": size[0], "h": size[1], "fps": fps}
             metadata[name] |= {"person": track.person, "first_frame": piece.first_frame}
+            metadata[name] |= {"even_times": True} if uneven else {}
             report(name, piece, people.layout)
     write_custom_2d(output, positions, metadata)
     print(f"wrote {output} ({len(positions)} sequence{'s' * (len(positions) > 1)})")
@@ -120,6 +137,14 @@ def settle_recording(
     sizes = {source: size for source, size in sizes.items() if size}
     if not sizes:
         raise InputError("the picture's size is not known; give --video, or --size and --fps")
+    if video and size_in_file and is_stored_size(video, size, size_in_file):
+        del sizes[arguments.input]  # `as_shown` turns what was found in the stored pictures
+    shapes = [width / height for width, height in sizes.values()]
+    if len(set(sizes.values())) > 1 and max(shapes) / min(shapes) < 1 + SAME_SHAPE:
+        # Only the shape matters for a network: the size that keypoints were found in is taken.
+        taken = sizes[arguments.input if size_in_file else "--size"]
+        print(f"{video}: taken as {taken[0]}x{taken[1]}, the size that the keypoints were found in")
+        sizes = {video: taken}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{width}x{height} by {name}" for name, (width, height) in sizes.items())
         raise InputError(f"pictures of different sizes: {told}; give what belongs together")
@@ -129,21 +154,31 @@ def settle_recording(
     return next(iter(sizes.values())), fps
 
 
-def in_pixels(people: People, size: tuple[int, int], path: Path) -> People:
-    """Turn shares of the picture into pixels; refuse keypoints outside of the picture."""
+def in_pixels(people: People, size: tuple[int, int], path: Path, given: bool = False) -> People:
+    """Turn shares of the picture into pixels; refuse keypoints outside of the picture.
+
+    Where the size was given for them, warn only.
+    """
     keypoints, boxes = people.keypoints.copy(), people.boxes
     if np.nanmax(np.abs(keypoints[..., :2])) <= MAX_SHARE:
         print(f"{path}: coordinates are shares of the picture, {size[0]}x{size[1]}")
         keypoints[..., :2] *= size
         boxes = boxes * np.tile(size, 2)
-    points = keypoints[np.isfinite(keypoints[..., 0])][:, :2]
-    half = np.divide(size, 2)
+    found = np.isfinite(keypoints[..., 0])
+    if keypoints.shape[-1] > 2 and (found & (keypoints[..., 2] >= SURE)).any():
+        found &= keypoints[..., 2] >= SURE
+    points, half = keypoints[found][:, :2], np.divide(size, 2)
     outside = float((np.abs(points - half) > 1.1 * half).any(axis=-1).mean())
     told = f"{path}: {outside:.0%} of the keypoints lie outside of the {size[0]}x{size[1]} picture"
-    if outside > MAX_OUTSIDE:
-        raise InputError(f"{told}; give the size of the video that they were found in")
+    if outside > (MAX_OUTSIDE_GIVEN if given else MAX_OUTSIDE):
+        raise InputError(f"{told}; give the size that they were found in, with --size")
     if outside > 0.05:
         warn(told)
+    if len(points) and (points.max(axis=0) < 0.5 * np.array(size)).all():
+        warn(
+            f"{path}: all keypoints lie in the upper left quarter of the {size[0]}x{size[1]} "
+            "picture; if they were found in a smaller one, give its size with --size"
+        )
     return people._replace(keypoints=keypoints, boxes=boxes)
 
 

@@ -56,7 +56,7 @@ def run_lift(folder, tmp_path, monkeypatch):
 
 def exported(run_lift, *arguments, keypoints="dance"):
     """Return the exported arrays, and the run's result."""
-    result = run_lift("-k", keypoints, "--export", "poses.npz", *arguments)
+    result = run_lift("-k", keypoints, "--export", "poses.npz", "--in-place", *arguments)
     assert result.status == 0, result.stderr
     with np.load("poses.npz") as arrays:
         return dict(arrays), result
