@@ -123,21 +123,27 @@ def up_direction(poses_m: np.ndarray) -> np.ndarray:
     return unit(unit(trunk.mean(axis=0)) + unit(legs.mean(axis=0)))
 
 
-def is_standing(poses_m: np.ndarray) -> np.ndarray:
-    """Return (frames,): whether trunk and legs are straight, and upright but for a camera's tilt.
+def roll_of_body(keypoints_px: np.ndarray) -> np.ndarray:
+    """Return (frames,), radians: by how much bodies are turned in the picture, clockwise.
 
-    Poses are (frames, 17, 3), camera coordinates. Somebody who lies, sits or bends does not tell
-    how the camera was held.
+    It is the direction from between the feet to the thorax, 0 for upwards, of joints
+    (frames, 17, 2), pixels, y down.
+    """
+    x, y = (keypoints_px[:, _THORAX] - keypoints_px[:, _FEET].mean(axis=1)).T
+    return np.arctan2(x, -y)
+
+
+def up_of_standing(poses_m: np.ndarray, keypoints_px: np.ndarray) -> np.ndarray | None:
+    """Return `up_direction` of the frames in which a person stands; None if they are too few.
+
+    Standing are those whose trunk and legs are straight, and upright but for a camera's tilt, in
+    the poses (frames, 17, 3), camera coordinates, and in the picture (frames, 17, 2). Somebody who
+    lies, sits or bends does not tell how the camera was held.
     """
     trunk, legs = _trunk_and_legs(poses_m)
-    cosines = -trunk[:, 1], -legs[:, 1], (trunk * legs).sum(axis=-1)
-    limits = np.cos(np.radians((_MAX_TILT, _MAX_TILT, _MAX_BEND)))
-    return np.all([cosine > limit for cosine, limit in zip(cosines, limits)], axis=0)
-
-
-def up_of_standing(poses_m: np.ndarray) -> np.ndarray | None:
-    """Return `up_direction` of the frames in which a person stands; None if they are too few."""
-    standing = is_standing(poses_m)
+    cosines = -trunk[:, 1], -legs[:, 1], np.cos(roll_of_body(keypoints_px))
+    standing = np.all([cosine > np.cos(np.radians(_MAX_TILT)) for cosine in cosines], axis=0)
+    standing &= (trunk * legs).sum(axis=-1) > np.cos(np.radians(_MAX_BEND))
     return up_direction(poses_m[standing]) if standing.mean() >= _MIN_STANDING else None
 
 

@@ -27,6 +27,9 @@ from common.skeleton import ROOT
 UPS = ("auto", "level", "person")
 # The azimuth of a camera that looks along the y axis of the world of `orientation_of_camera`.
 _AZIMUTH = -90.0
+# A body is turned in the picture by at least this, in radians, and about as much in all frames
+# (the length of the mean of its unit vectors), before it is turned for the network.
+_MIN_ROLL, _STEADY = np.radians(30), 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,11 @@ def lift_footage(
     `smooth_hz` is removed. `how` is causal, device and precision.
     """
     name, fps = footage.name, footage.fps
-    poses = lift_normalized(footage.inputs, model, fps=fps if resample else FPS, **how)
+    inputs, roll = footage.inputs, 0.0
+    if footage.camera is None:
+        roll = _steady_roll(next(iter(footage.keypoints_px.values())))
+        inputs = _turn(inputs, -roll)
+    poses = _turn(lift_normalized(inputs, model, fps=fps if resample else FPS, **how), roll)
     print(f"{name}: {len(poses)} frames at {fps:g} fps; {_measures(poses, footage)}")
     if smooth_hz is None:
         return poses
@@ -108,6 +115,27 @@ def lift_footage(
     moved = f"moved by {1000 * np.linalg.norm(smoothed - poses, axis=-1).mean():.1f} mm on average"
     print(f"{name}: smoothed at {smooth_hz:g} Hz: {_measures(smoothed, footage)}; joints {moved}")
     return smoothed
+
+
+def _steady_roll(keypoints_px: np.ndarray) -> float:
+    """Return by how much a body is turned in the picture in the whole clip, radians; else 0.
+
+    Networks know upright people. A picture that is turned about its middle is what a rolled camera
+    sees, so a body that lies, or a camera that is rolled, can be turned for them, and back.
+    """
+    mean = np.exp(1j * motion.roll_of_body(keypoints_px)).mean()
+    roll = float(np.angle(mean))
+    return roll if abs(mean) > _STEADY and abs(roll) > _MIN_ROLL else 0.0
+
+
+def _turn(points: np.ndarray, angle: float) -> np.ndarray:
+    """Turn x and y of points (..., 2 or more) clockwise, as a picture shows them, by radians."""
+    if not angle:
+        return points
+    cosine, sine = np.cos(angle), np.sin(angle)
+    turned = points.copy()
+    turned[..., :2] = points[..., :2] @ np.array([[cosine, sine], [-sine, cosine]], points.dtype)
+    return turned
 
 
 def _measures(poses_m: np.ndarray, footage: Footage) -> str:
@@ -166,8 +194,9 @@ def place_together(
     if camera is not None:
         placed = [_at_hip(p, f.hip_m, f.camera) for p, f in zip(poses_m, footages)]
         return placed, camera.azimuth, "world, with the hip at its true place"
-    orientation = _orientation(np.concatenate(poses_m), up) if like is None else like.orientation
-    azimuth = _AZIMUTH if like is None else like.azimuth
+    orientation, azimuth = _orientation(poses_m, footages, up), _AZIMUTH
+    if like is not None:
+        orientation, azimuth = like.orientation, like.azimuth
     upright = [quaternion_rotate(orientation, p.astype(np.float64)) for p in poses_m]
     moves = any(p[:, ROOT].any() for p in poses_m)
     # The first person starts above the origin, and the others stand around.
@@ -180,13 +209,17 @@ def place_together(
     return [p.astype(np.float32) for p in placed], azimuth, place
 
 
-def _orientation(poses_m: np.ndarray, up: str | None) -> np.ndarray:
+def _orientation(
+    poses_m: Sequence[np.ndarray], footages: Sequence[Footage], up: str | None
+) -> np.ndarray:
     """Return how the camera was held, as `place_together` says."""
     if up == "level":
         return motion.LEVEL_CAMERA
+    poses = np.concatenate(poses_m)
     if up == "person":
-        return motion.orientation_of_camera(motion.up_direction(poses_m))
-    direction = motion.up_of_standing(poses_m)
+        return motion.orientation_of_camera(motion.up_direction(poses))
+    pixels = np.concatenate([next(iter(f.keypoints_px.values())) for f in footages])
+    direction = motion.up_of_standing(poses, pixels)
     if direction is None:
         warn(
             "nobody stands upright in the picture, so the camera is taken for level (--up level); "
