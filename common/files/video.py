@@ -46,14 +46,20 @@ _GIF = ("-vcodec", "gif", "-pix_fmt", "pal8", "-lavfi", _GIF_FILTER, "-loop", "0
 
 def parse_size(text: str) -> tuple[int, int]:
     """Read a video's size in pixels, such as "1700x400"; mp4 stores colours for 2 × 2 pixels."""
-    if not re.fullmatch(r"\d{1,5}x\d{1,5}", text.lower()):
-        raise InputError(f"size '{text}': give WIDTHxHEIGHT in pixels, such as 1700x400")
-    width, height = map(int, text.lower().split("x"))
+    width, height = parse_picture_size(text)
     if width % 2 or height % 2:
         raise InputError(f"size '{text}': width and height must be even")
     if not (320 <= width <= 7680 and 180 <= height <= 4320):
         raise InputError(f"size '{text}': must lie between 320x180 and 7680x4320")
     return width, height
+
+
+def parse_picture_size(text: str) -> tuple[int, int]:
+    """Read a picture's size in pixels, such as "1920x1080"."""
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.lower())
+    if not match:
+        raise InputError(f"size '{text}': give WIDTHxHEIGHT in pixels, such as 1920x1080")
+    return int(match[1]), int(match[2])
 
 
 def write_video(
@@ -173,6 +179,23 @@ def read_video(
     next(frames)
     for data in frames:
         yield np.frombuffer(data, np.uint8).reshape(size[1], size[0], 3)
+
+
+def small_mp4(path: Path | str, first: int, last: int, fps: float, height: int = 360) -> bytes:
+    """Return some of a video's frames as a small mp4 (H.264), which every browser plays.
+
+    Frame n of the video is shown from (n - first) / fps seconds, whatever the video's own times.
+    """
+    filters = f"select=between(n\\,{first}\\,{last}),setpts=N/{fps}/TB,scale=-2:{height}"
+    coding = ("-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "28", "-g", str(round(fps) or 1))
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        command = [_imageio_ffmpeg().get_ffmpeg_exe(), "-y", "-v", "error", "-i", _url(path)]
+        command += ["-an", "-vf", filters, "-r", str(Fraction(fps).limit_denominator(100_000))]
+        command += [*coding, "-movflags", "+faststart", file.name]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode:
+            raise _ffmpeg_error(path, done.stderr)
+        return Path(file.name).read_bytes()
 
 
 def _frames(path: Path | str, *options: str) -> Iterator[Any]:

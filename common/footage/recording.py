@@ -14,7 +14,7 @@ from common.skeleton import COCO_NAMES, JOINT_NAMES
 # Keypoints that lie in a picture are inside of it but for this share of them.
 _INSIDE = 0.97
 # Width / height of pictures that differ by less are of the same shape.
-SAME_SHAPE = 0.02
+_SAME_SHAPE = 0.02
 
 
 def uneven_times(video: Path) -> tuple[np.ndarray, float] | None:
@@ -39,6 +39,12 @@ def at_even_times(piece: Piece, times: np.ndarray, fps: float) -> Piece:
 def is_stored_size(video: Path, shown: tuple[int, int], size: tuple[int, int]) -> bool:
     """Tell whether a size is that of the stored pictures of a video that is shown rotated."""
     return size == shown[::-1] != shown and stored_rotation(video) in (90, 270)
+
+
+def same_shape(*sizes: tuple[int, int]) -> bool:
+    """Tell whether pictures of these (width, height) are alike in width / height."""
+    shapes = [width / height for width, height in sizes]
+    return max(shapes) / min(shapes) < 1 + _SAME_SHAPE
 
 
 def as_shown(people: People, video: Path, shown: tuple[int, int]) -> People:

@@ -72,9 +72,18 @@ def footage_of_dataset(sequence: Sequence2d3d, estimators: Sequence[str]) -> Foo
     )
 
 
-def load_own_footage(path: Path, names: Sequence[str] | None = None) -> list[Footage]:
-    """Return these sequences, or all, of `data_2d_custom_<name>.npz`."""
+def load_own_footage(
+    path: Path, names: Sequence[str] | None = None, persons: Sequence[str] | None = None
+) -> list[Footage]:
+    """Return these sequences, or all, of `data_2d_custom_<name>.npz`; of these persons, or all."""
     positions, metadata = read_custom_2d(path)
+    person_of = {name: str(info.get("person", 1)) for name, info in metadata.items()}
+    unknown = [person for person in persons or () if person not in person_of.values()]
+    if unknown:
+        listed = ", ".join(dict.fromkeys(person_of.values()))
+        raise InputError(f"{path}: no person '{', '.join(unknown)}'; there are: {listed}")
+    if persons:
+        positions = {name: p for name, p in positions.items() if person_of[name] in persons}
     missing = [name for name in names or () if name not in positions]
     if missing:
         listed = ", ".join(positions)

@@ -324,7 +324,7 @@ def test_the_keypoints_and_what_is_said_of_them_must_fit(prepare, tmp_path, vide
         ),
         (path, (), {"size": None}, "the picture's size is not known"),
         (path, (), {"fps": None}, "the frame rate is not known"),
-        (path, (), {"size": "0x480"}, "--size: '0x480': give WIDTHxHEIGHT"),
+        (path, (), {"size": "0x480"}, "size '0x480': give WIDTHxHEIGHT"),
         (path, (), {"fps": "0"}, "--fps"),
         (path, ("--name", "a/b"), {}, "--name"),
         (path, ("--person", "7"), {}, "--person 7: no such person; there are 1"),
