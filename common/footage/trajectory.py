@@ -18,7 +18,7 @@ _LIMBS = [
     for side in "RL"
     for part in ("Hip", "Knee", "Foot", "Shoulder", "Elbow", "Wrist")
 ]
-_MIN_WEIGHT = 0.01  # of a point that was not found but filled
+_MIN_WEIGHT = 1e-4  # of a point that was not found but filled
 _MIN_DEPTH_M = 0.3
 # The path is smoothed at this; distances more, the less the poses fit the keypoints: limbs that
 # are off by 4 cm on average, as a good network's, at 1 Hz.
