@@ -14,6 +14,13 @@ from common.footage.doubtful import default_min_confidence, jumps, without_unsur
 from common.footage.layouts import KEYPOINT_NAMES, POINT_PARENTS, to_h36m
 from common.footage.people import People, read_people
 from common.footage.plausibility import contradictions
+from common.footage.recording import (
+    as_shown,
+    at_even_times,
+    is_stored_size,
+    same_shape,
+    uneven_times,
+)
 from common.footage.sides import find_exchanges, reorder
 from common.footage.tracks import Piece, Track, cut_at_gaps, fill_gaps, follow
 
@@ -21,7 +28,8 @@ from common.footage.tracks import Piece, Track, cut_at_gaps, fill_gaps, follow
 MAX_SHARE = 2.0
 # Videos' own counts of their frames are often off by one or two.
 TOLERATED_FRAMES = 2
-MAX_OUTSIDE = 0.5
+# Of the points that an estimator is sure of, if it tells; the others may be anywhere.
+MAX_OUTSIDE, MAX_OUTSIDE_GIVEN, SURE = 0.2, 0.5, 0.5
 MAX_BELOW = 0.5
 
 
@@ -59,7 +67,14 @@ def prepare(how: Preparation) -> Path:
     )
     people = sure_points(people, how)
     size, fps = settle_recording(how, people.size)
-    people = in_pixels(people, size, how.input)
+    if how.video:
+        people = as_shown(people, how.video, size)
+    people = in_pixels(people, size, how.input, given=bool(how.size))
+    uneven = uneven_times(how.video) if how.video and not how.fps else None
+    if uneven:
+        fps = uneven[1]
+        told = "the frame rate varies; the keypoints are brought to even times"
+        print(f"{how.video}: {told}, {fps:g} a second")
     if how.video:
         check_length(people.num_frames, how.video, how.input)
     if how.keep_conf and people.keypoints.shape[-1] == 2:
@@ -76,14 +91,16 @@ def prepare(how: Preparation) -> Path:
             name = how.name
             name += f"_person{track.person}" if len(chosen) > 1 else ""
             name += f"_part{number}" if len(parts) > 1 else ""
-            part, told = repair(part, people.layout, how, name)
+            part, repairs = repair(part, people.layout, how, name)
             piece = fill_gaps(part, POINT_PARENTS[people.layout])
+            piece = at_even_times(piece, *uneven) if uneven else piece
             joints = to_h36m(piece.keypoints, people.layout)[..., : 3 if how.keep_conf else 2]
             positions[name] = {"custom": [np.ascontiguousarray(joints, dtype=np.float32)]}
             metadata[name] = {"w": size[0], "h": size[1], "fps": fps}
             metadata[name] |= {"source": how.source} if how.source else {}
             metadata[name] |= {"person": track.person, "first_frame": piece.first_frame}
-            report(name, piece, people.layout, told)
+            metadata[name] |= {"even_times": True} if uneven else {}
+            report(name, piece, people.layout, repairs)
     write_custom_2d(output, positions, metadata)
     print(f"wrote {output} ({len(positions)} sequence{'s' * (len(positions) > 1)})")
     return output
@@ -120,6 +137,13 @@ def settle_recording(
     sizes = {source: size for source, size in sizes.items() if size}
     if not sizes:
         raise InputError("the picture's size is not known; give --video, or --size and --fps")
+    if video and how.input in sizes and is_stored_size(video, size, size_in_file):
+        del sizes[how.input]  # `as_shown` turns what was found in the stored pictures
+    if len(set(sizes.values())) > 1 and same_shape(*sizes.values()):
+        # Only the shape matters for a network: the size that keypoints were found in is taken.
+        taken = size_in_file or how.size
+        print(f"{video}: taken as {taken[0]}x{taken[1]}, the size that the keypoints were found in")
+        sizes = {video: taken}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{width}x{height} by {name}" for name, (width, height) in sizes.items())
         raise InputError(f"pictures of different sizes: {told}; give what belongs together")
@@ -129,22 +153,32 @@ def settle_recording(
     return next(iter(sizes.values())), fps
 
 
-def in_pixels(people: People, size: tuple[int, int], path: Path) -> People:
-    """Turn shares of the picture into pixels; refuse keypoints outside of the picture."""
+def in_pixels(people: People, size: tuple[int, int], path: Path, given: bool = False) -> People:
+    """Turn shares of the picture into pixels; refuse keypoints outside of the picture.
+
+    More may lie outside where the size was `given` for them by hand.
+    """
     keypoints, boxes = people.keypoints.copy(), people.boxes
     # Of most of them: single ones may lie far outside.
     if np.nanmedian(np.abs(keypoints[..., :2])) <= MAX_SHARE:
         print(f"{path}: coordinates are shares of the picture, {size[0]}x{size[1]}")
         keypoints[..., :2] *= size
         boxes = boxes * np.tile(size, 2)
-    points = keypoints[np.isfinite(keypoints[..., 0])][:, :2]
-    half = np.divide(size, 2)
+    found = np.isfinite(keypoints[..., 0])
+    if keypoints.shape[-1] > 2 and (found & (keypoints[..., 2] >= SURE)).any():
+        found &= keypoints[..., 2] >= SURE
+    points, half = keypoints[found][:, :2], np.divide(size, 2)
     outside = float((np.abs(points - half) > 1.1 * half).any(axis=-1).mean())
     told = f"{path}: {outside:.0%} of the keypoints lie outside of the {size[0]}x{size[1]} picture"
-    if outside > MAX_OUTSIDE:
+    if outside > (MAX_OUTSIDE_GIVEN if given else MAX_OUTSIDE):
         raise InputError(f"{told}; give the size of the video that they were found in")
     if outside > 0.05:
         warn(told)
+    if (points < 0.5 * np.array(size)).all():
+        warn(
+            f"{path}: all keypoints lie in the upper left quarter of the {size[0]}x{size[1]} "
+            "picture; if they were found in a smaller one, give its size with --size"
+        )
     return people._replace(keypoints=keypoints, boxes=boxes)
 
 
