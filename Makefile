@@ -1,4 +1,4 @@
-# make demo | study | recipes | test | fuzz | torture | gpu-check | lint | clean. All goes into
+# make demo | detector | study | recipes | test | fuzz | torture | gpu-check | lint | clean. All goes into
 # .venv; PYTHON chooses the interpreter.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
+DETECTOR := .venv-detector
 
 # The demo's own folder, so that it never touches a user's files.
 SAMPLE := data/sample
@@ -15,7 +16,7 @@ TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 3 --stride 8 --no
 	--wandb-mode disabled --overwrite
 EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.bin
 
-.PHONY: demo study recipes figs test fuzz torture gpu-check lint format clean
+.PHONY: demo detector study recipes figs test fuzz torture gpu-check lint format clean
 
 # The main job, end to end: raw files, npz, a mixture, training, evaluation, own footage to a film.
 demo: $(VENV)/.installed
@@ -34,6 +35,20 @@ demo: $(VENV)/.installed
 		--input $(SAMPLE)/preprocess/h36m_vitpose/S9/Greeting_55011271_pose_sequence.npy
 	$(PY) lift.py --data-dir $(SAMPLE) --checkpoint $(SAMPLE)/checkpoint/vitpose/last_epoch.bin \
 		-k greeting --output $(SAMPLE)/greeting.mp4 --export $(SAMPLE)/greeting.bvh
+
+# MediaPipe, for `lift.py VIDEO`, in an environment of its own: it needs a NumPy below 2, and a
+# Python from 3.10 to 3.12.
+detector: $(DETECTOR)/.installed
+
+$(DETECTOR)/.installed:
+	@rm -rf $(DETECTOR)
+	@for python in $(PYTHON) python3.12 python3.11 python3.10; do \
+		$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && \
+			exec $$python -m venv $(DETECTOR); \
+	done; echo "error: MediaPipe needs a Python from 3.10 to 3.12: make detector PYTHON=…" >&2; exit 2
+	$(DETECTOR)/bin/pip install --disable-pip-version-check -q mediapipe==0.10.21 "numpy<2" \
+		tqdm==4.70.1 imageio-ffmpeg==0.8.1
+	@touch $@
 
 # The study, small, on the demo's data: a smaller network, two seeds. It goes on where it was
 # stopped.
@@ -96,7 +111,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(SAMPLE)
+	rm -rf $(VENV) $(DETECTOR) $(SAMPLE)
 
 # A stamp is written only after everything is installed, so an interrupted install is done again.
 $(VENV)/.installed: requirements.txt | $(PY)

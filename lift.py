@@ -1,7 +1,10 @@
 """Estimate 3D poses from 2D keypoints with a trained network; write a film, a picture, pose files.
 
-Your own video, once data/detect_2d.py and data/prepare_2d_custom.py have found its keypoints:
-  python lift.py --checkpoint best_epoch.bin -k dance --output dance.mp4 --export dance.bvh
+Your own video, alone or with the keypoints that another program found in it:
+  python lift.py dance.mp4 --export dance.bvh
+  python lift.py dance.mp4 --keypoints results.json --checkpoint best_epoch.bin --output dance.html
+What data/prepare_2d_custom.py made of it, data_2d_custom_dance.npz:
+  python lift.py --checkpoint best_epoch.bin -k dance --output dance_3d.mp4
 A sequence of Human3.6M, drawn beside its true poses:
   python lift.py --checkpoint best_epoch.bin --subject S9 --action Walking --output walking.mp4
 The network as a Python function, also frame by frame: common/footage/lifting.py.
@@ -15,7 +18,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 import argparse
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +28,24 @@ from common import h36m_dataset
 from common.camera import Camera, camera_index, load_cameras
 from common.drawing.films import Film, choose_frames, render_film, save_strip
 from common.drawing.pose_files import POSE_SUFFIXES, export_poses
+from common.drawing.viewer import write_viewer
 from common.files import console
 from common.files.console import InputError, positive_int
+from common.files.npz import FPS_RANGE
 from common.files.output import check_distinct, check_output
-from common.files.video import VIDEO_SUFFIXES, parse_size
+from common.files.video import VIDEO_SUFFIXES, parse_picture_size, parse_size
+from common.footage.detection import INSTALL
+from common.footage.one_command import prepare_recording
 from common.footage.sequences import (
     UPS,
     Footage,
     footage_of_dataset,
     lift_footage,
     load_own_footage,
-    place_in_world,
+    place_together,
+    through_the_room,
 )
+from common.footage.trajectory import DEFAULT_FOV_DEG, focal_length_px
 from common.h36m_dataset import FPS, keypoints_path
 from common.motion import DEFAULT_CUTOFF_HZ
 from common.training.checkpoint import Checkpoint, find_checkpoint
@@ -46,9 +55,12 @@ OWN_FOOTAGE = "custom"  # the dataset of data/prepare_2d_custom.py, which has no
 DEFAULT_SEQUENCE = {"subject": "S9", "action": "Walking", "camera": "55011271"}
 # Flags that only one kind of footage, or of output, has a use for.
 DATASET_FLAGS = (*DEFAULT_SEQUENCE, "no_ground_truth")
-FOOTAGE_FLAGS = ("sequences", "no_resample", "up", "as_camera")
-VIDEO_FLAGS = ("size", "bitrate", "video")
+FOOTAGE_FLAGS = ("recording", "sequences", "person", "fps", "no_resample", "up", "as_camera")
+FOOTAGE_FLAGS += ("focal", "fov", "in_place")
+FILM_FLAGS = ("size", "bitrate", "video")
+VIEWER_SUFFIX = ".html"
 USAGE = """
+  a video:     lift.py VIDEO [--checkpoint FILE] [--keypoints FILE] [--output FILE] ...
   own footage: lift.py --checkpoint FILE --keypoints NAME [--video FILE] [--output FILE] ...
   the dataset: lift.py --checkpoint FILE --action NAME [--subject S] [--output FILE] ..."""
 
@@ -59,7 +71,7 @@ def main() -> None:
     keep_freed_memory()
     device = choose_device(args.gpu)
     precision = resolve_precision(args.precision, device)
-    path = find_checkpoint(args.checkpoint, console.CHECKPOINT_DIR)
+    path = find_checkpoint(args.checkpoint or newest_checkpoint(), console.CHECKPOINT_DIR)
     checkpoint = Checkpoint.load(path, args.number_of_frames)
     own = args.dataset == OWN_FOOTAGE
     footages = own_footage(args, checkpoint) if own else [chosen_sequence(args, checkpoint)]
@@ -70,26 +82,56 @@ def main() -> None:
     model = checkpoint.build_model(device)
     how = {"causal": args.causal, "device": device, "precision": precision}
     how |= {"resample": not args.no_resample, "smooth_hz": args.smooth}
+    films = []
     try:
-        for footage, paths, frames in zip(footages, outputs, chosen):
-            write(args, footage, lift_footage(footage, model, **how), frames, paths)
+        poses = [lift_footage(footage, model, **how) for footage in footages]
     except torch.OutOfMemoryError as error:
         raise InputError("the GPU's memory is full; choose another one, or -g cpu") from error
+    for footage, *what in zip(footages, place(args, footages, poses), chosen, outputs):
+        films.append(write(args, footage, *what))
+    if is_viewer(args.output):
+        write_viewer(args.output, films, footages[0].fps, args.video)
+        print(f"wrote {args.output} ({len(films)} sequence{'s' * (len(films) > 1)})")
+
+
+def newest_checkpoint() -> str:
+    """Return the newest checkpoint below `checkpoint/`, for those who name none."""
+    found = [*console.CHECKPOINT_DIR.glob("*.bin"), *console.CHECKPOINT_DIR.rglob("best_epoch.bin")]
+    if not found:
+        raise InputError(
+            f"no checkpoint in {console.CHECKPOINT_DIR}: put a published one there (see README), "
+            "train one with run_poseformer.py, or name one with --checkpoint"
+        )
+    newest = max(found, key=lambda path: path.stat().st_mtime)
+    print(f"checkpoint: {newest}")
+    return str(newest)
 
 
 def own_footage(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Footage]:
-    """Return the sequences of `data_2d_custom_<keypoints>.npz`, or those that are named."""
+    """Return the sequences of a video, or of `data_2d_custom_<keypoints>.npz`; or those named."""
+    checkpoint.check_channels(2, confidences=0)
+    which = [args.sequences and console.split_names(args.sequences)]
+    which += [args.person and console.split_names(args.person)]
+    if args.recording or args.keypoints_file:
+        path = prepare_recording(
+            args.video,
+            keypoints=args.keypoints_file,
+            estimator=args.estimator,
+            size=args.picture_size,
+            fps=args.fps,
+            data_dir=args.data_dir,
+        )
+        return load_own_footage(path, *which)
     if not args.keypoints:
         raise InputError(
-            "nothing to lift: name your footage's keypoints with -k, or a sequence of the dataset "
-            "with --subject, --action or --camera"
+            "nothing to lift: give a video, or name your footage's keypoints with -k, or a "
+            "sequence of the dataset with --subject, --action or --camera"
         )
     try:
         path = keypoints_path(args.data_dir, OWN_FOOTAGE, args.keypoints)
     except InputError as error:
         raise InputError(f"{error}; for a sequence of the dataset add --action") from error
-    checkpoint.check_channels(2, confidences=0)
-    return load_own_footage(path, args.sequences and console.split_names(args.sequences))
+    return load_own_footage(path, *which)
 
 
 def chosen_sequence(args: argparse.Namespace, checkpoint: Checkpoint) -> Footage:
@@ -110,38 +152,66 @@ def chosen_sequence(args: argparse.Namespace, checkpoint: Checkpoint) -> Footage
 
 def output_paths(args: argparse.Namespace, footage: Footage, several: bool) -> list[Path]:
     """Return the files of one sequence; where there are several, their names end in its name."""
-    named = args.export + ([args.output] if args.output else [])
-    if not named:
-        return [Path(footage.name + ("_3d.mp4" if args.dataset == OWN_FOOTAGE else ".mp4"))]
-    return [p.with_stem(f"{p.stem}_{footage.name}") if several else p for p in named]
+    named = args.export + ([args.output] if args.output and not is_viewer(args.output) else [])
+    named = [p.with_stem(f"{p.stem}_{footage.name}") if several else p for p in named]
+    if args.film:
+        named.append(Path(footage.name + ("_3d.mp4" if args.dataset == OWN_FOOTAGE else ".mp4")))
+    return named
+
+
+def place(args: argparse.Namespace, footages: list[Footage], poses_m: list) -> list[tuple]:
+    """Return each sequence's poses in the world, and what `place_together` says of them."""
+    if args.dataset == OWN_FOOTAGE and not args.in_place:
+        fov = args.fov or DEFAULT_FOV_DEG
+        focals = [args.focal or focal_length_px(f.size, fov) for f in footages]
+        is_guess = not (args.focal or args.fov)
+        poses_m = [through_the_room(p, *f, is_guess) for p, *f in zip(poses_m, footages, focals)]
+    placed = []
+    for _, group in groupby(zip(poses_m, footages), key=lambda pair: pair[1].video):
+        together, *about = place_together(*zip(*group), args.up, args.as_camera)
+        placed += [(poses, *about) for poses in together]
+    return placed
 
 
 def write(
-    args: argparse.Namespace, footage: Footage, poses_m: np.ndarray, frames: range, paths: list
-) -> None:
-    """Draw and export some frames of the poses (frames, 17, 3) of a sequence to these files."""
-    placed_m, azimuth, place = place_in_world(poses_m, footage, args.up, args.as_camera)
+    args: argparse.Namespace, footage: Footage, placed: tuple, frames: range, paths: list
+) -> Film:
+    """Draw and export some frames of a sequence's poses, as `place` gives them, to these files.
+
+    Returns:
+        The film of these frames.
+    """
+    placed_m, azimuth, frame_of_reference = placed
     film = Film(
         footage.title,
         footage.keypoints_px,
         footage.size,
         azimuth,
-        frame_numbers=footage.first_frame + np.arange(len(poses_m)),
+        frame_numbers=footage.first_frame + np.arange(len(placed_m)),
         fps=footage.fps / args.downsample,
         predicted_m=placed_m,
         truth_m=None if args.no_ground_truth else footage.truth_m,
     ).at(frames)
     # The numbers of own footage's frames count the video's own frames, whatever its rate.
     recorded_fps = None if args.dataset == OWN_FOOTAGE else footage.fps
+    even_fps = footage.fps if footage.even_times else None
     for path in paths:
         if path.suffix.lower() in POSE_SUFFIXES:
-            export_poses(path, film.predicted_m, place, footage.fps, film.frame_numbers)
+            where = film.predicted_m, frame_of_reference
+            export_poses(path, *where, footage.fps, film.frame_numbers)
         elif path.suffix.lower() == ".png":
             save_strip(path, film)
         else:
             look = {"size": args.size, "bitrate_kbit": args.bitrate}
-            render_film(path, film, **look, video=args.video, recorded_fps=recorded_fps)
+            look |= {"recorded_fps": recorded_fps, "even_fps": even_fps}
+            render_film(path, film, **look, video=args.video)
         print(f"wrote {path} ({len(frames)} frames)")
+    return film
+
+
+def is_viewer(output: Path | None) -> bool:
+    """Tell whether the output is a page with all sequences, not a film of each."""
+    return output is not None and output.suffix.lower() == VIEWER_SUFFIX
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -151,37 +221,68 @@ def parse_arguments() -> argparse.Namespace:
     if args.dataset is None:
         names_sequence = any(getattr(args, name) for name in DEFAULT_SEQUENCE)
         args.dataset = "h36m" if names_sequence else OWN_FOOTAGE
-    if args.dataset == OWN_FOOTAGE:
+    own = args.dataset == OWN_FOOTAGE
+    args.keypoints_file = keypoints_file(args) if own else None
+    if own:
         _refuse(args, DATASET_FLAGS, "is for a sequence of the dataset, not for own footage")
     else:
         _refuse(args, FOOTAGE_FLAGS, "is for own footage, not for a sequence of the dataset")
     if args.output:
-        check_output(args.output, (*VIDEO_SUFFIXES, ".png"))
+        check_output(args.output, (*VIDEO_SUFFIXES, ".png", VIEWER_SUFFIX))
     for path in args.export:
         check_output(path, POSE_SUFFIXES)
-    suffix = args.output.suffix.lower() if args.output else None if args.export else ".mp4"
+    is_raw = bool(args.recording or args.keypoints_file)
+    args.film = not args.output and (is_raw or not args.export)
+    suffix = args.output.suffix.lower() if args.output else ".mp4" if args.film else None
+    if args.recording and args.video:
+        raise InputError(f"two videos: {args.recording} and --video {args.video}; give one")
+    if args.fps and not is_raw:
+        raise InputError("--fps is for VIDEO, or for --keypoints with another program's file")
+    # Another program's keypoints without the video need the size of the picture, not of a film.
+    args.picture_size = None
+    if args.keypoints_file and args.size and not (args.recording or args.video):
+        args.picture_size, args.size = parse_picture_size(args.size), None
+    args.size = args.size and parse_size(args.size)
     if suffix not in VIDEO_SUFFIXES:
-        _refuse(args, VIDEO_FLAGS, "is for videos; add --output with a name in .mp4 or .gif")
+        unused = FILM_FLAGS[: 2 if suffix == VIEWER_SUFFIX else 3]
+        _refuse(args, unused, "is for videos; add --output with a name in .mp4 or .gif")
+    args.video = args.video or args.recording
     if suffix == ".gif" and args.bitrate:
         raise InputError(f"--bitrate is for mp4, not for {args.output}")
     return args
 
 
+def keypoints_file(args: argparse.Namespace) -> Path | None:
+    """Return what --keypoints names if that is another program's file or folder, else None."""
+    path = Path(args.keypoints or "")
+    own = args.data_dir / f"data_2d_{OWN_FOOTAGE}_{args.keypoints}.npz"
+    if path.is_file() or (args.keypoints and path.is_dir() and not own.is_file()):
+        return path
+    if args.recording and args.keypoints and not own.is_file():
+        raise InputError(f"{path}: no such file of keypoints, and no {own}")
+    return None
+
+
 def _refuse(args: argparse.Namespace, names: Sequence[str], reason: str) -> None:
     for name in names:
         if getattr(args, name):
+            if name == "recording":
+                raise InputError(f"{args.recording} {reason}")
             raise InputError(f"--{name.replace('_', '-')} {reason}")
 
 
 def make_parser() -> console.ArgumentParser:
     """Return the parser of the command line."""
     parser = console.ArgumentParser(usage=USAGE, description=__doc__.splitlines()[0])
+    recording = "a video of yours, in which people are found first (own footage)"
+    parser.add_argument("recording", type=Path, nargs="?", metavar="VIDEO", help=recording)
     file, name = {"type": Path, "metavar": "FILE"}, {"metavar": "NAME"}
     number = {"type": positive_int, "metavar": "N"}
 
     add = parser.add_argument_group("network").add_argument
-    checkpoint = "a file of run_poseformer.py, such as best_epoch.bin, or a published checkpoint"
-    add("--checkpoint", required=True, metavar="FILE", help=checkpoint)
+    checkpoint = "a file of run_poseformer.py, such as best_epoch.bin, or a published checkpoint "
+    checkpoint += "(default: the newest in checkpoint/)"
+    add("--checkpoint", metavar="FILE", help=checkpoint)
     frames = "length of its window, for a published checkpoint of other than 27 frames"
     add("-frame", "--number-of-frames", **number, help=frames)
     add("-g", "--gpu", default="0", metavar="N", help="which GPU; cpu for none")
@@ -189,8 +290,9 @@ def make_parser() -> console.ArgumentParser:
     add("--precision", choices=PRECISIONS, default="auto", help=precision)
 
     add = parser.add_argument_group("keypoints").add_argument
-    keypoints = "own footage: the --name that data/prepare_2d_custom.py was given; dataset: the "
-    keypoints += "estimator (default: the one that the checkpoint was trained on)"
+    keypoints = "own footage: a file that another program wrote, or the --name that "
+    keypoints += "data/prepare_2d_custom.py was given; dataset: the estimator (default: the one "
+    keypoints += "that the checkpoint was trained on)"
     add("-k", "--keypoints", **name, help=keypoints)
     folder = "folder of the npz files"
     add("--data-dir", type=Path, default=console.DATA_DIR, metavar="DIR", help=folder)
@@ -200,14 +302,31 @@ def make_parser() -> console.ArgumentParser:
     add("--smooth", type=hz, nargs="?", const=DEFAULT_CUTOFF_HZ, metavar="HZ", help=smooth)
 
     group = parser.add_argument_group("own footage")
+    estimator = "finds the people in VIDEO (default: mediapipe)"
+    group.add_argument("--estimator", choices=INSTALL, default="mediapipe", help=estimator)
+    person = "only these people, by the numbers that are printed, 1 for the main one"
+    group.add_argument("--person", metavar="N,M", help=person)
+    is_rate, says = lambda x: FPS_RANGE[0] <= x <= FPS_RANGE[1], "a frame rate from {} to {}"
+    fps = console.Check(float, is_rate, says.format(*FPS_RANGE))
+    fps_of = "another program's keypoints without the video: frames a second"
+    group.add_argument("--fps", type=fps, help=fps_of)
     group.add_argument("--sequences", metavar="A,B", help="only these of the file's sequences")
     rate = f"treat the frames as {FPS} a second, the rate of the training"
     group.add_argument("--no-resample", action="store_true", help=rate)
     add = group.add_mutually_exclusive_group().add_argument
-    up = "what is up: level as in the picture, auto by the person's trunk and feet (default: auto)"
-    add("--up", choices=UPS, help=up)
+    up = "what is up: level as in the picture; person: by the trunk and the feet; auto: by these "
+    add("--up", choices=UPS, help=up + "where people stand, else level (default: auto)")
     like = "the camera was held as this camera of Human3.6M (of S9, if no subject is named)"
     add("--as-camera", type=parse_camera, metavar="[SUBJECT:]ID", help=like)
+    add = group.add_mutually_exclusive_group().add_argument
+    focal = "the camera's focal length in pixels; it decides how far away people are"
+    px = console.Check(float, lambda px: 10 <= px <= 1e6, "a number from 10 to 1000000")
+    add("--focal", type=px, metavar="PX", help=focal)
+    fov = "or how wide it sees across the picture's longer side, in degrees (default: "
+    fov += f"{DEFAULT_FOV_DEG:g}, a phone's main camera)"
+    angle = console.Check(float, lambda deg: 1 <= deg <= 170, "an angle from 1 to 170")
+    add("--fov", type=angle, metavar="DEG", help=fov)
+    add("--in-place", action="store_true", help="leave out the way through the room")
 
     needed = "at least one of -d, --subject, --action, --camera; the others have defaults"
     add = parser.add_argument_group("a sequence of the dataset", needed).add_argument
@@ -220,15 +339,17 @@ def make_parser() -> console.ArgumentParser:
     add("--no-ground-truth", action="store_true", help="leave out the true pose")
 
     add = parser.add_argument_group("output").add_argument
-    output = ".mp4 or .gif, or .png for a picture of six frames (default without --export: "
-    output += "an mp4 with the sequence's name in the working directory)"
+    output = ".mp4 or .gif, .png for a picture of six frames, .html for a page in which one can "
+    output += "turn the poses (default without --export: an mp4 in the working directory)"
     add("--output", **file, help=output)
     export = f"write the poses: {', '.join(POSE_SUFFIXES)}; may be given several times"
     add("--export", action="append", **file, help=export)
     add("--skip", type=console.non_negative_int, default=0, metavar="N", help="leave out N frames")
     add("--downsample", default=1, **number, help="draw and export every N-th frame")
     add("--limit", **number, help="draw and export N frames at most")
-    add("--size", type=parse_size, metavar="WxH", help="in pixels (default: fits the panels)")
+    size = "of the film, in pixels (default: fits the panels); of the picture, where --keypoints "
+    size += "is a FILE and no video is given"
+    add("--size", metavar="WxH", help=size)
     bitrate = "average kbit/s of an mp4 (default: constant quality)"
     add("--bitrate", type=positive_int, metavar="KBIT", help=bitrate)
     add("--video", **file, help="the recording, to be shown under the 2D keypoints")

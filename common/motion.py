@@ -11,6 +11,11 @@ from common.skeleton import BONES, JOINT_NAMES, ROOT
 DEFAULT_CUTOFF_HZ = 6.0
 # Heights of the floor under the feet change no faster than this.
 _FLOOR_CUTOFF_HZ = 4.0
+# Who moves through the room and has no foot within this of the floor, for a moment, jumps.
+_JUMP_M, _LONGEST_JUMP_S = 0.12, 0.8
+# A person stands where trunk and legs are within this of each other and of the picture's vertical,
+# and is to be seen standing in this share of the frames.
+_MAX_TILT, _MAX_BEND, _MIN_STANDING = 45.0, 30.0, 0.1
 # Rotates a level camera's coordinates (x right, y down, z forward) to x right, y forward, z up.
 LEVEL_CAMERA = np.array([np.sqrt(0.5), -np.sqrt(0.5), 0, 0])
 _THORAX = JOINT_NAMES.index("Thorax")
@@ -50,6 +55,39 @@ def resample(
     return (weights * padded[before + np.arange(4)[:, None]]).sum(axis=0).astype(values.dtype)
 
 
+def at_times(values: np.ndarray, times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return what values (frames, ...) at increasing, uneven times are at others, (wanted, ...).
+
+    Between two frames it is the cubic whose slopes there are those of parabolas (Hermite); outside
+    of all, the first or the last is held.
+    """
+    if len(values) < 2:
+        return np.repeat(values, len(wanted), axis=0)
+    flat = values.reshape(len(values), -1).astype(np.float64)
+    slopes = np.gradient(flat, times, axis=0, edge_order=min(2, len(values) - 1))
+    wanted = np.clip(wanted, times[0], times[-1])
+    before = np.clip(np.searchsorted(times, wanted, side="right") - 1, 0, len(times) - 2)
+    step = np.diff(times)[before, None]
+    t = (wanted - times[before])[:, None] / step
+    here, after = before, before + 1
+    result = (1 + 2 * t) * (1 - t) ** 2 * flat[here] + t**2 * (3 - 2 * t) * flat[after]
+    result += step * t * (1 - t) * ((1 - t) * slopes[here] - t * slopes[after])
+    return result.reshape(len(wanted), *values.shape[1:]).astype(values.dtype)
+
+
+def even_rate(times: np.ndarray) -> float | None:
+    """Return frames a second that suit frames at these times; None where they are even already.
+
+    Times (frames,) in seconds are even if none is half a frame away from a constant rate's.
+    """
+    if len(times) < 3:
+        return None
+    numbers = np.arange(len(times))
+    slope, start = np.polyfit(numbers, times, 1)
+    is_even = np.abs(times - (start + slope * numbers)).max() < slope / 2
+    return None if is_even else float(1 / np.median(np.diff(times)))
+
+
 def lowpass(values: np.ndarray, fps: float, cutoff_hz: float = DEFAULT_CUTOFF_HZ) -> np.ndarray:
     """Take out what is faster than `cutoff_hz`, without a delay (zero phase).
 
@@ -81,9 +119,37 @@ def up_direction(poses_m: np.ndarray) -> np.ndarray:
     It is the mean of two averages over the frames: of the directions from the hip to the thorax,
     and from between the feet to the hip.
     """
-    trunk = unit(poses_m[:, _THORAX] - poses_m[:, ROOT])
-    legs = unit(poses_m[:, ROOT] - poses_m[:, _FEET].mean(axis=1))
+    trunk, legs = _trunk_and_legs(poses_m)
     return unit(unit(trunk.mean(axis=0)) + unit(legs.mean(axis=0)))
+
+
+def roll_of_body(keypoints_px: np.ndarray) -> np.ndarray:
+    """Return (frames,), radians: by how much bodies are turned in the picture, clockwise.
+
+    It is the direction from between the feet to the thorax, 0 for upwards, of joints
+    (frames, 17, 2), pixels, y down.
+    """
+    x, y = (keypoints_px[:, _THORAX] - keypoints_px[:, _FEET].mean(axis=1)).T
+    return np.arctan2(x, -y)
+
+
+def up_of_standing(poses_m: np.ndarray, keypoints_px: np.ndarray) -> np.ndarray | None:
+    """Return `up_direction` of the frames in which a person stands; None if they are too few.
+
+    Standing are those whose trunk and legs are straight, and upright but for a camera's tilt, in
+    the poses (frames, 17, 3), camera coordinates, and in the picture (frames, 17, 2). Somebody who
+    lies, sits or bends does not tell how the camera was held.
+    """
+    trunk, legs = _trunk_and_legs(poses_m)
+    cosines = -trunk[:, 1], -legs[:, 1], np.cos(roll_of_body(keypoints_px))
+    standing = np.all([cosine > np.cos(np.radians(_MAX_TILT)) for cosine in cosines], axis=0)
+    standing &= (trunk * legs).sum(axis=-1) > np.cos(np.radians(_MAX_BEND))
+    return up_direction(poses_m[standing]) if standing.mean() >= _MIN_STANDING else None
+
+
+def _trunk_and_legs(poses_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    trunk = unit(poses_m[:, _THORAX] - poses_m[:, ROOT])
+    return trunk, unit(poses_m[:, ROOT] - poses_m[:, _FEET].mean(axis=1))
 
 
 def orientation_of_camera(up: np.ndarray) -> np.ndarray:
@@ -103,16 +169,23 @@ def orientation_of_camera(up: np.ndarray) -> np.ndarray:
     return np.array([a * b - u @ v, *(a * v + b * u + np.cross(u, v))])
 
 
-def place_on_floor(poses_m: np.ndarray, fps: float) -> np.ndarray:
+def place_on_floor(poses_m: np.ndarray, fps: float, jumps: bool = False) -> np.ndarray:
     """Move each frame up or down so that its lowest joint stands on the floor, z = 0.
 
     A lifter tells where joints are relative to the hip, not how high the hip is: somebody who
     squats would lift the feet. The floor's height is smoothed, so that jitter of the feet does not
-    shake the body. Jumps are lost.
+    shake the body. Where the hip's own height is in the poses, `jumps` keeps what is above the
+    floor for a moment; otherwise jumps are lost.
 
     Takes and returns (frames, 17, 3), metres, z up, at `fps` frames a second.
     """
-    lowest = lowpass(poses_m[..., 2].min(axis=1), fps, _FLOOR_CUTOFF_HZ)
+    lowest = poses_m[..., 2].min(axis=1)
+    if jumps:
+        reach = int(np.ceil(_LONGEST_JUMP_S * fps))
+        padded = np.pad(lowest, reach, mode="edge")
+        floor = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1), axis=-1)
+        lowest = np.where(lowest > floor + _JUMP_M, floor, lowest)
+    lowest = lowpass(lowest, fps, _FLOOR_CUTOFF_HZ)
     return poses_m - lowest[:, None, None] * np.array([0, 0, 1], dtype=poses_m.dtype)
 
 

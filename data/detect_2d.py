@@ -1,7 +1,7 @@
 """A video to 2D keypoints, through an estimator that you install for it.
 
-  mediapipe    pip install mediapipe==0.10.21 (Python up to 3.12, NumPy below 2: an environment of
-               its own, with tqdm and imageio-ffmpeg); one person; the model is in the package
+  mediapipe    make detector (once; an environment of its own, .venv-detector, in which this script
+               then runs); one person; the model is in the package
   rtmlib       pip install rtmlib onnxruntime; several people; fetches RTMPose at the first use
   ultralytics  pip install ultralytics; several people, followed; fetches YOLO at the first use
 
@@ -10,6 +10,7 @@ The output is what prepare_2d_custom.py reads: an npy file of dicts {frame, bbox
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.files.console import ArgumentParser, InputError, progress, run_script
 from common.files.output import atomic_output, check_distinct, check_output
 from common.files.video import count_frames, probe_video, read_video
+from common.footage.detection import INSTALL, detector_python
 from common.footage.layouts import body_points
 
 # Takes a picture (height, width, 3), RGB; yields a tuple for each person: keypoints (17, 3), the
@@ -35,17 +37,23 @@ def main() -> None:
     output = arguments.output or Path(f"{arguments.video.stem}_{arguments.estimator}.npy")
     check_distinct([check_output(output, (".npy",))], [arguments.video])
     size, frames = probe_video(arguments.video)[0], count_frames(arguments.video)
-    load, packages = ESTIMATORS[arguments.estimator]
     try:
-        estimate = load()
+        estimate = ESTIMATORS[arguments.estimator]()
     except ImportError as error:
-        told = f"--estimator {arguments.estimator}: {error}; pip install {packages}"
-        raise InputError(told) from error
+        python = detector_python()
+        if arguments.estimator == "mediapipe" and python:
+            os.execv(
+                python, [str(python), *sys.argv]
+            )  # this script again, in place of this process
+        told = f"--estimator {arguments.estimator}: {error}; install it: "
+        raise InputError(told + INSTALL[arguments.estimator]) from error
     pictures = read_video(arguments.video, (0, 0, 1, 1), size)
     bar = progress(pictures, total=frames, desc=arguments.estimator, unit="frame")
     people = []
     for frame, picture in enumerate(bar):
-        for keypoints, box, identity in estimate(picture):
+        for keypoints, box, identity in _run(
+            estimate, picture, f"{arguments.video}: frame {frame}"
+        ):
             person = {"frame": frame, "bbox": box_around(keypoints) if box is None else box}
             person["keypoints"] = keypoints.astype(np.float32)
             people.append(person if identity is None else {**person, "track_id": identity})
@@ -69,6 +77,15 @@ def parse_arguments() -> argparse.Namespace:
     add("--estimator", choices=ESTIMATORS, required=True)
     add("--output", type=Path, metavar="FILE", help="an npy file; VIDEO_ESTIMATOR.npy if not given")
     return parser.parse_args()
+
+
+def _run(estimate: Estimator, picture: np.ndarray, where: str) -> list[Found]:
+    """Return the people in a picture; what goes wrong in the package is one line."""
+    try:
+        return list(estimate(picture))
+    except Exception as error:
+        told = f"{where}: the estimator failed ({type(error).__name__}: {error})"
+        raise InputError(f"{told}; nothing is written") from error
 
 
 def load_mediapipe() -> Estimator:
@@ -123,13 +140,20 @@ def box_around(keypoints: np.ndarray) -> np.ndarray:
     return np.append(np.concatenate(corners), keypoints[:, 2].mean())
 
 
-# {name: how to load it, what to install for it}
 ESTIMATORS = {
-    "mediapipe": (load_mediapipe, "mediapipe==0.10.21 (Python up to 3.12, NumPy below 2)"),
-    "rtmlib": (load_rtmlib, "rtmlib onnxruntime"),
-    "ultralytics": (load_ultralytics, "ultralytics"),
+    "mediapipe": load_mediapipe,
+    "rtmlib": load_rtmlib,
+    "ultralytics": load_ultralytics,
 }
 
 
+def silence_libraries() -> None:
+    """Leave standard error to Python: MediaPipe's C++ writes a dozen lines there each time."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 2)
+
+
 if __name__ == "__main__":
+    silence_libraries()
     run_script(main)

@@ -10,63 +10,19 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.files import console
-from common.files.console import DATA_DIR, InputError, warn
-from common.files.npz import FPS_RANGE, write_custom_2d
-from common.files.output import check_distinct
-from common.files.video import count_frames, probe_video
-from common.footage.layouts import KEYPOINT_NAMES, LAYOUTS, POINT_PARENTS, to_h36m
-from common.footage.people import People, read_people
-from common.footage.plausibility import contradictions
-from common.footage.tracks import Piece, Track, follow, interpolate_gaps
-
-# Coordinates up to this are shares of the picture, as MediaPipe's, and no pixels.
-MAX_SHARE = 2.0
-# Videos' own counts of their frames are often off by one or two.
-TOLERATED_FRAMES = 2
-MAX_OUTSIDE = 0.5
+from common.files.console import DATA_DIR
+from common.files.npz import FPS_RANGE
+from common.files.video import parse_picture_size
+from common.footage.layouts import LAYOUTS
+from common.footage.preparation import Preparation, prepare
 
 
 def main() -> None:
-    """Read, follow people, fill gaps, convert, write."""
-    arguments = parse_arguments()
-    suffix = "_w_conf" if arguments.keep_conf else ""
-    output = arguments.data_dir / f"data_2d_custom_{arguments.name}{suffix}.npz"
-    check_distinct([output], filter(None, [arguments.input, arguments.video]))
-    people = read_people(arguments.input, arguments.layout, arguments.first_frame)
-    print(
-        f"{arguments.input}: {people.source}, "
-        f"{len(people.frames):,} detections in {people.num_frames:,} frames"
-    )
-    size, fps = settle_recording(arguments, people.size)
-    people = in_pixels(people, size, arguments.input)
-    if arguments.video:
-        check_length(people.num_frames, arguments.video, arguments.input)
-    if arguments.keep_conf and people.keypoints.shape[-1] == 2:
-        raise InputError(f"{arguments.input}: holds no confidences; run without --keep-conf")
-    tracks, twice = follow(people)
-    if twice:
-        warn(f"{arguments.input}: {twice} people are twice in a frame; took the higher score")
-    max_gap = float("inf") if arguments.fill_gaps else arguments.max_gap
-    positions, metadata = {}, {}
-    chosen = choose(tracks, arguments.person, arguments.min_frames)
-    for track in chosen:
-        pieces = interpolate_gaps(track, POINT_PARENTS[people.layout], max_gap)
-        for number, piece in enumerate(pieces, start=1):
-            name = arguments.name
-            name += f"_person{track.person}" if len(chosen) > 1 else ""
-            name += f"_part{number}" if len(pieces) > 1 else ""
-            joints = to_h36m(piece.keypoints, people.layout)[..., : 3 if arguments.keep_conf else 2]
-            positions[name] = {"custom": [np.ascontiguousarray(joints, dtype=np.float32)]}
-            metadata[name] = {"w": size[0], "h": size[1], "fps": fps}
-            metadata[name] |= {"person": track.person, "first_frame": piece.first_frame}
-            report(name, piece, people.layout)
-    write_custom_2d(output, positions, metadata)
-    print(f"wrote {output} ({len(positions)} sequence{'s' * (len(positions) > 1)})")
+    """Prepare what the command line names."""
+    prepare(Preparation(**vars(parse_arguments())))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -79,7 +35,8 @@ def parse_arguments() -> argparse.Namespace:
     name = console.Check(str, lambda text: bool(is_name(text)), what)
     add("--name", type=name, required=True, help="the output is data_2d_custom_NAME.npz")
     add("--video", type=Path, metavar="FILE", help="tells the picture's size and the frame rate")
-    add("--size", type=picture_size, metavar="WxH", help="without --video: the picture's size")
+    size = "without --video: the picture's size"
+    add("--size", type=parse_picture_size, metavar="WxH", help=size)
     low, high = FPS_RANGE
     rate = console.Check(float, lambda x: low <= x <= high, f"a frame rate from {low} to {high}")
     fps = "without --video: frames a second; with it: instead of the video's own rate"
@@ -94,105 +51,18 @@ def parse_arguments() -> argparse.Namespace:
     add("--max-gap", type=console.non_negative_int, default=20, metavar="FRAMES", help=max_gap)
     add("--fill-gaps", action="store_true", help="interpolate every gap, however long")
     add("--keep-conf", action="store_true", help="keep the confidences; the file ends in _w_conf")
+    keep_sides = (
+        "leave left and right as they are where the estimator exchanges them in some frames"
+    )
+    add("--keep-sides", action="store_true", help=keep_sides)
+    min_confidence = "interpolate points of less confidence (default: 0.05 for MediaPipe, "
+    min_confidence += "OpenPose and detect_2d.py, else 0.1); 0 keeps also points that jump"
+    share = console.Check(float, lambda x: x >= 0, "a number from 0 up")
+    add("--min-confidence", type=share, metavar="X", help=min_confidence)
     first_frame = "number of the video's first frame in COCO's or AlphaPose's results"
     add("--first-frame", type=console.non_negative_int, default=0, metavar="N", help=first_frame)
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="where the npz file goes")
     return parser.parse_args()
-
-
-def picture_size(text: str) -> tuple[int, int]:
-    """Read "1920x1080"."""
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.lower())
-    if not match:
-        raise argparse.ArgumentTypeError(
-            f"'{text}': give WIDTHxHEIGHT in pixels, such as 1920x1080"
-        )
-    return int(match[1]), int(match[2])
-
-
-def settle_recording(
-    arguments: argparse.Namespace, size_in_file: tuple[int, int] | None
-) -> tuple[tuple[int, int], float]:
-    """Return size and frame rate from the video, the flags, or the keypoints' own file."""
-    video = arguments.video
-    size, video_fps = probe_video(video) if video else (None, None)
-    sizes = {video: size, "--size": arguments.size, arguments.input: size_in_file}
-    sizes = {source: size for source, size in sizes.items() if size}
-    if not sizes:
-        raise InputError("the picture's size is not known; give --video, or --size and --fps")
-    if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{width}x{height} by {name}" for name, (width, height) in sizes.items())
-        raise InputError(f"pictures of different sizes: {told}; give what belongs together")
-    fps = arguments.fps or video_fps
-    if fps is None:
-        raise InputError("the frame rate is not known; give --video, or --fps")
-    return next(iter(sizes.values())), fps
-
-
-def in_pixels(people: People, size: tuple[int, int], path: Path) -> People:
-    """Turn shares of the picture into pixels; refuse keypoints outside of the picture."""
-    keypoints, boxes = people.keypoints.copy(), people.boxes
-    if np.nanmax(np.abs(keypoints[..., :2])) <= MAX_SHARE:
-        print(f"{path}: coordinates are shares of the picture, {size[0]}x{size[1]}")
-        keypoints[..., :2] *= size
-        boxes = boxes * np.tile(size, 2)
-    points = keypoints[np.isfinite(keypoints[..., 0])][:, :2]
-    half = np.divide(size, 2)
-    outside = float((np.abs(points - half) > 1.1 * half).any(axis=-1).mean())
-    told = f"{path}: {outside:.0%} of the keypoints lie outside of the {size[0]}x{size[1]} picture"
-    if outside > MAX_OUTSIDE:
-        raise InputError(f"{told}; give the size of the video that they were found in")
-    if outside > 0.05:
-        warn(told)
-    return people._replace(keypoints=keypoints, boxes=boxes)
-
-
-def check_length(num_frames: int, video: Path, path: Path) -> None:
-    """Refuse more frames of keypoints than the video has, and warn of fewer."""
-    in_video = count_frames(video)
-    if num_frames > in_video + TOLERATED_FRAMES:
-        raise InputError(
-            f"{path}: {num_frames} frames of keypoints, but the video has {in_video}; "
-            "give the video that they were found in, or --first-frame"
-        )
-    if num_frames < in_video - TOLERATED_FRAMES:
-        warn(f"{path}: the keypoints end {in_video - num_frames} frames before the video does")
-
-
-def choose(tracks: list[Track], persons: str | None, min_frames: int) -> list[Track]:
-    """Return the people that are wanted, and print who there is."""
-    there = {str(track.person): track for track in tracks}
-    kept = {person: track for person, track in there.items() if len(track.frames) >= min_frames}
-    kept = kept or {str(tracks[0].person): tracks[0]}
-    if persons is not None:
-        wanted = console.split_names(persons)
-        if not wanted or not set(wanted) <= set(there):
-            listed = ", ".join(list(there)[:20])
-            raise InputError(f"--person {persons}: no such person; there are {listed}")
-        kept = {person: there[person] for person in wanted}
-    print(f"{len(tracks)} {'person' if len(tracks) == 1 else 'people'}, the main one first:")
-    for track in kept.values():
-        first, last = track.frames[[0, -1]]
-        print(f"  person {track.person}: {len(track.frames)} of the frames {first} to {last}")
-    left_out = [len(track.frames) for person, track in there.items() if person not in kept]
-    if left_out:
-        print(f"  left out: {len(left_out)}, who are found in {max(left_out)} frames at most")
-    return list(kept.values())
-
-
-def report(name: str, piece: Piece, layout: str) -> None:
-    """Print what a sequence is and what was filled in it; warn of what is doubtful in it."""
-    told = f"{name}: frames {piece.first_frame} to {piece.first_frame + len(piece.keypoints) - 1}"
-    if piece.filled_frames:
-        told += f", filled {piece.filled_frames} of them, longest gap {piece.longest_gap}"
-    if piece.filled_points:
-        told += f", and {piece.filled_points:,} points in the others"
-    print(told)
-    if piece.never_found:
-        listed = ", ".join(KEYPOINT_NAMES[layout][point] for point in piece.never_found)
-        warn(f"{name}: never found: {listed}; the 3D of what hangs on them means nothing")
-    for what in contradictions(piece.keypoints, layout):
-        warn(f"{name}: {what}")
 
 
 if __name__ == "__main__":

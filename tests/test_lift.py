@@ -23,6 +23,14 @@ from common.motion import lowpass, place_on_floor
 FRAMES = 30
 
 
+def upright(frames, seed=0):
+    """Return moving points (frames, 17, 2), pixels, whose thorax is above their feet."""
+    pixels = moving(frames, seed)
+    for joint, y in ((3, 440), (6, 440), (8, 40)):
+        pixels[:, joint] = (320, y)
+    return pixels
+
+
 @pytest.fixture(scope="module")
 def model():
     return random_model(number_of_frames=9)
@@ -35,7 +43,7 @@ def folder(model, data):
     save(model, folder / "random.bin")
     pair = {"pair_person1": 0, "pair_person2": 4}
     for name, fps, starts in (("dance", 50, {"dance": 0}), ("pair", 30, pair)):
-        keypoints = {s: moving(FRAMES, seed).astype(np.float32) for seed, s in enumerate(starts)}
+        keypoints = {s: upright(FRAMES, seed).astype(np.float32) for seed, s in enumerate(starts)}
         positions = {sequence: {"custom": [pixels]} for sequence, pixels in keypoints.items()}
         info = {"w": SIZE[0], "h": SIZE[1], "fps": fps, "person": 1}
         metadata = {sequence: {**info, "first_frame": f} for sequence, f in starts.items()}
@@ -56,7 +64,7 @@ def run_lift(folder, tmp_path, monkeypatch):
 
 def exported(run_lift, *arguments, keypoints="dance"):
     """Return the exported arrays, and the run's result."""
-    result = run_lift("-k", keypoints, "--export", "poses.npz", *arguments)
+    result = run_lift("-k", keypoints, "--export", "poses.npz", "--in-place", *arguments)
     assert result.status == 0, result.stderr
     with np.load("poses.npz") as arrays:
         return dict(arrays), result
@@ -70,7 +78,7 @@ def test_what_is_exported_is_the_lifted_pose_upright_on_the_floor(run_lift, mode
     arrays, result = exported(run_lift)
     measures = r"bones vary by \d+\.\d%, jitter \d+\.\d m/s³, \d+\.\d px"
     assert re.search(rf"dance: 30 frames at 50 fps; {measures}", result.stdout)
-    poses = lift(moving(FRAMES).astype(np.float32), model, size=SIZE)
+    poses = lift(upright(FRAMES).astype(np.float32), model, size=SIZE)
     (footage,) = load_own_footage(folder / "data_2d_custom_dance.npz")
     expected, _, _ = place_in_world(poses, footage)
     np.testing.assert_allclose(arrays["positions_m"], expected, atol=1e-5)
@@ -79,7 +87,7 @@ def test_what_is_exported_is_the_lifted_pose_upright_on_the_floor(run_lift, mode
 
 
 def test_a_cameras_orientation_or_a_level_one_may_be_given(run_lift, model):
-    poses = lift(moving(FRAMES).astype(np.float32), model, size=SIZE).astype(np.float64)
+    poses = lift(upright(FRAMES).astype(np.float32), model, size=SIZE).astype(np.float64)
     for flag, subject in (("58860488", "S9"), ("S11:2", "S11")):
         camera = load_cameras()[subject][2]
         arrays, _ = exported(run_lift, "--as-camera", flag)
@@ -90,7 +98,7 @@ def test_a_cameras_orientation_or_a_level_one_may_be_given(run_lift, model):
 
 
 def test_other_rates_are_resampled_unless_told_not_to(run_lift, model):
-    pixels = moving(FRAMES).astype(np.float32)
+    pixels = upright(FRAMES).astype(np.float32)
     arguments = ("--sequences", "pair_person1", "--up", "level")
     for flags, fps in ((), 30), (("--no-resample",), 50):
         arrays, _ = exported(run_lift, *arguments, *flags, keypoints="pair")
@@ -101,7 +109,7 @@ def test_other_rates_are_resampled_unless_told_not_to(run_lift, model):
 
 def test_causal_and_smoothed(run_lift, model):
     arrays, result = exported(run_lift, "--up", "level", "--causal", "--smooth", "5")
-    poses = lift(moving(FRAMES).astype(np.float32), model, size=SIZE, causal=True)
+    poses = lift(upright(FRAMES).astype(np.float32), model, size=SIZE, causal=True)
     expected = level_on_floor(lowpass(poses, 50, 5), 50)
     np.testing.assert_allclose(arrays["positions_m"], expected, atol=1e-5)
     assert re.search(r"smoothed at 5 Hz: .* joints moved by \d+\.\d mm on average", result.stdout)
@@ -208,7 +216,7 @@ def test_wrong_usage_is_named(run_lift, tmp_path, arguments, says):
 
 def test_what_a_file_says_of_its_video(tmp_path, capsys):
     path, about = tmp_path / "old.npz", {"w": 640, "h": 480}
-    positions = {"a": {"custom": [moving(5).astype(np.float32)]}}
+    positions = {"a": {"custom": [upright(5).astype(np.float32)]}}
 
     def read(layout="h36m", **said):
         metadata = {"layout_name": layout, "video_metadata": {"a": about | said}}

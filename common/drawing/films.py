@@ -231,6 +231,7 @@ def render_film(
     bitrate_kbit: int | None = None,
     video: Path | str | None = None,
     recorded_fps: float | None = None,
+    even_fps: float | None = None,
 ) -> None:
     """Write an mp4 or a gif of a film's panels.
 
@@ -242,9 +243,11 @@ def render_film(
         video: the camera's video, of any size, whose frames are shown under the 2D keypoints.
         recorded_fps: frames a second of the recording that the film's numbers count, for a `video`
             of another frame rate; None where the numbers count the video's own frames.
+        even_fps: frames a second that the numbers count, where the video's own rate varies.
     """
     scene = Scene(film, size)
-    pictures = _read_pictures(video, scene, film, recorded_fps) if video else repeat(None)
+    rates = recorded_fps, even_fps
+    pictures = _read_pictures(video, scene, film, *rates) if video else repeat(None)
     frames = (
         scene.draw(frame, f"frame {number}", picture)
         for frame, (number, picture) in enumerate(zip(film.frame_numbers, pictures))
@@ -254,7 +257,11 @@ def render_film(
 
 
 def _read_pictures(
-    video: Path | str, scene: Scene, film: Film, recorded_fps: float | None
+    video: Path | str,
+    scene: Scene,
+    film: Film,
+    recorded_fps: float | None,
+    even_fps: float | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield the pictures of a video that belong to a film's frames, fit for the scene."""
     (width, height), fps = probe_video(video)
@@ -270,7 +277,7 @@ def _read_pictures(
     rate = fps / recorded_fps if fps and recorded_fps else 1.0
     if abs(rate - 1) < _SAME_RATE:
         rate = 1.0
-    pictures = enumerate(read_video(video, part, shown))
+    pictures = enumerate(read_video(video, part, shown, even_fps))
     index, picture = -1, None
     for number in film.frame_numbers:
         wanted = int(number * rate + 1e-6)

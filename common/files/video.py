@@ -26,6 +26,7 @@ MAX_GIF_FPS = 50
 # How much of a frame may wait in the pipe, the most that Linux grants everybody: with the usual
 # 64 KiB drawing waits for ffmpeg, which costs a third more time.
 _PIPE_BYTES = 1 << 20
+_NOT_SHOWN = 4  # ffmpeg's flag of a packet before the beginning that an edited video has
 
 # Players take an unmarked video's colours for BT.601 or for BT.709, as they like. Two options more
 # than x264's fastest preset has cost little time and shrink its files by a third.
@@ -45,14 +46,20 @@ _GIF = ("-vcodec", "gif", "-pix_fmt", "pal8", "-lavfi", _GIF_FILTER, "-loop", "0
 
 def parse_size(text: str) -> tuple[int, int]:
     """Read a video's size in pixels, such as "1700x400"; mp4 stores colours for 2 × 2 pixels."""
-    if not re.fullmatch(r"\d{1,5}x\d{1,5}", text.lower()):
-        raise InputError(f"size '{text}': give WIDTHxHEIGHT in pixels, such as 1700x400")
-    width, height = map(int, text.lower().split("x"))
+    width, height = parse_picture_size(text)
     if width % 2 or height % 2:
         raise InputError(f"size '{text}': width and height must be even")
     if not (320 <= width <= 7680 and 180 <= height <= 4320):
         raise InputError(f"size '{text}': must lie between 320x180 and 7680x4320")
     return width, height
+
+
+def parse_picture_size(text: str) -> tuple[int, int]:
+    """Read a picture's size in pixels, such as "1920x1080"."""
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.lower())
+    if not match:
+        raise InputError(f"size '{text}': give WIDTHxHEIGHT in pixels, such as 1920x1080")
+    return int(match[1]), int(match[2])
 
 
 def write_video(
@@ -122,21 +129,73 @@ def count_frames(path: Path | str) -> int:
     return frames
 
 
+def frame_times(path: Path | str) -> np.ndarray:
+    """Return when a video's frames are shown, (frames,), seconds from the first one.
+
+    The times are those in the file; no frame is decoded.
+    """
+    log = _ask_ffmpeg(path, "-v", "error", "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-")
+    # Lines are "0, <decoding time>, <time>, <duration>, <bytes>, <checksum>[, F=<flags>]".
+    unit = re.search(r"#tb 0: (\d+)/(\d+)", log)
+    packets = re.findall(r"^0, *-?\d+, *(-?\d+),.*?(?:F=0x(\w+))?$", log, re.MULTILINE)
+    shown = [int(time) for time, flags in packets if not int(flags or "0", 16) & _NOT_SHOWN]
+    if unit is None or not shown:
+        raise InputError(f"{path}: the video has no frames; choose another")
+    times = np.sort(shown) * int(unit[1]) / int(unit[2])
+    return times - times[0]
+
+
+def stored_rotation(path: Path | str) -> int:
+    """Return by how many degrees, counter-clockwise, a player turns the stored pictures."""
+    turn = re.search(r"[Dd]isplay ?[Mm]atrix: rotation of (-?[\d.]+)", _ask_ffmpeg(path))
+    return round(float(turn[1])) % 360 if turn else 0
+
+
+def _ask_ffmpeg(path: Path | str, *options: str) -> str:
+    """Return all that ffmpeg prints about a video, errors too."""
+    command = [_imageio_ffmpeg().get_ffmpeg_exe(), "-hide_banner", "-i", _url(path), *options]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+    return (result.stdout + result.stderr).decode(errors="replace")
+
+
 def read_video(
-    path: Path | str, crop: tuple[float, float, float, float], size: tuple[int, int]
+    path: Path | str,
+    crop: tuple[float, float, float, float],
+    size: tuple[int, int],
+    even_fps: float | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield a part of each of a video's frames, (height, width, 3), uint8, RGB, read-only.
 
     `crop` is left, top, right, bottom of the part, as shares of the width and of the height; it is
-    scaled to `size`, (width, height) in pixels.
+    scaled to `size`, (width, height) in pixels. With `even_fps`, frames are repeated and left out
+    so that so many come for each second.
     """
     left, top, right, bottom = crop
     region = f"iw*{right - left:.6f}:ih*{bottom - top:.6f}:iw*{left:.6f}:ih*{top:.6f}:exact=1"
     filters = f"format=rgb24,crop={region},scale={size[0]}:{size[1]}"
+    if even_fps:
+        filters = f"setpts=PTS-STARTPTS,fps={even_fps:.6f}," + filters
     frames = _frames(path, "-vf", filters, "-fps_mode", "passthrough")
     next(frames)
     for data in frames:
         yield np.frombuffer(data, np.uint8).reshape(size[1], size[0], 3)
+
+
+def small_mp4(path: Path | str, first: int, last: int, fps: float, height: int = 360) -> bytes:
+    """Return some of a video's frames as a small mp4 (H.264), which every browser plays.
+
+    Frame n of the video is shown from (n - first) / fps seconds, whatever the video's own times.
+    """
+    filters = f"select=between(n\\,{first}\\,{last}),setpts=N/{fps}/TB,scale=-2:{height}"
+    coding = ("-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "28", "-g", str(round(fps) or 1))
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        command = [_imageio_ffmpeg().get_ffmpeg_exe(), "-y", "-v", "error", "-i", _url(path)]
+        command += ["-an", "-vf", filters, "-r", str(Fraction(fps).limit_denominator(100_000))]
+        command += [*coding, "-movflags", "+faststart", file.name]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode:
+            raise _ffmpeg_error(path, done.stderr)
+        return Path(file.name).read_bytes()
 
 
 def _frames(path: Path | str, *options: str) -> Iterator[Any]:

@@ -16,6 +16,7 @@ import torch
 from common.camera import normalize_screen_coordinates
 from common.evaluation import predict
 from common.footage.layouts import to_h36m
+from common.footage.missing import fill, found_points, one_person
 from common.generators import flip_keypoints, flip_poses
 from common.h36m_dataset import FPS
 from common.model_poseformer import PoseFormerV2
@@ -54,7 +55,8 @@ def lift(
     """Estimate the 3D pose of every frame of one person's sequence.
 
     Args:
-        keypoints: (frames, points, 2 or more), pixels; channels after x and y are not used.
+        keypoints: (frames, points, 2 or more), pixels; channels after x and y are not used. What
+            was not found, NaN or (0, 0), is interpolated in time, or, if `causal`, held.
         checkpoint: a checkpoint's file, or the network from `load_lifter`.
         size: the picture's (width, height) in pixels.
         fps: frames a second of the recording; `FPS` lifts the frames as they are.
@@ -70,11 +72,12 @@ def lift(
 
     Raises:
         InputError: if the checkpoint is bad.
-        ValueError: if the keypoints are not of the layout, or there is no frame.
+        ValueError: if the keypoints are not of the layout or not in pixels, or nobody is there.
     """
     is_model = isinstance(checkpoint, PoseFormerV2)
     model = checkpoint if is_model else load_lifter(checkpoint, device=device)
     how = {"flip": flip, "device": device, "precision": precision}
+    keypoints = fill(found_points(keypoints), causal)
     return lift_normalized(normalize(keypoints, size, layout), model, fps=fps, causal=causal, **how)
 
 
@@ -122,13 +125,34 @@ class StreamingLifter:
         self._how = {"flip": flip, "device": device, "precision": precision}
         half = self._model.config.number_of_frames // 2
         self._past: deque[np.ndarray] = deque(maxlen=int(np.ceil(half * fps / FPS)) + 1)
+        self._last: np.ndarray | None = None  # (points, 2), pixels, what was not found held
+        self._missed = 0  # frames without anybody in succession
 
-    def push(self, keypoints: np.ndarray) -> np.ndarray:
+    def push(self, keypoints: np.ndarray | None) -> np.ndarray | None:
         """Take the next frame's keypoints (points, 2 or more), pixels; return its pose (17, 3).
 
-        It is float32, in metres, camera coordinates, relative to the hip, which is zero.
+        It is float32, in metres, camera coordinates, relative to the hip, which is zero. None comes
+        back where nobody is: for None, no people (0, points, 2), or points that are all NaN or
+        (0, 0). The window then holds the last keypoints; where nobody was for as long as it sees
+        back, it starts again. Single points that were not found are held.
+
+        Raises:
+            ValueError: if the keypoints are not one person's, of the layout, in pixels.
         """
-        self._past.append(normalize(keypoints, self._size, self._layout))
+        points = one_person(keypoints)
+        if points is None:
+            self._missed += 1
+            if self._missed >= self._past.maxlen:
+                self._past.clear()
+                self._last = None
+            elif self._past:
+                self._past.append(self._past[-1])
+            return None
+        self._missed = 0
+        if self._last is not None and self._last.shape == points.shape:
+            points = np.where(np.isfinite(points), points, self._last)
+        self._last = fill(points[None], causal=True)[0]
+        self._past.append(normalize(self._last, self._size, self._layout))
         past = np.stack(self._past)
         newest = np.array([len(past) - 1])
         (pose,) = _lift_causally(self._model, past, newest, self._fps, **self._how)

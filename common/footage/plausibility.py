@@ -7,7 +7,6 @@ from common.skeleton import COCO_NAMES, JOINT_NAMES
 
 # A pair of points tells left from right where it is seen this wide, in units of the trunk.
 _CLEAR_WIDTH = 0.15
-_CONFIDENT = 0.8
 _MOST = 0.5
 
 
@@ -22,19 +21,13 @@ def contradictions(keypoints: np.ndarray, layout: str) -> list[str]:
     # Widths are how far points of the left lie to the right of their partners.
     shoulders = x["LShoulder"] - x["RShoulder"]
     others = {"hips": x["LHip"] - x["RHip"]}
-    is_behind = np.zeros(len(keypoints), dtype=bool)
     if layout == "coco":
         coco = dict(zip(COCO_NAMES, keypoints.swapaxes(0, 1)))
         # Eyes are closer to each other than shoulders.
         others["eyes"] = 3 * (coco["left_eye"] - coco["right_eye"])[:, 0]
-        if keypoints.shape[-1] == 3:
-            face = np.stack([coco[name][:, 2] for name in ("nose", "left_eye", "right_eye")])
-            is_behind = (shoulders < 0) & (face > _CONFIDENT).all(axis=0)
     phrases = {
         "the hips are above the shoulders in {:.0%} of the frames; is the --layout right, and does "
         "y point down?": np.mean(y["Hip"] < y["Thorax"]),
-        "left and right seem to be exchanged in {:.0%} of the frames: the face is seen clearly, "
-        "but the left shoulder is on the left, as from behind": _share(is_behind, trunk, shoulders),
     }
     for pair, width in others.items():
         phrase = f"left and right of shoulders and {pair} contradict each other in "

@@ -18,13 +18,18 @@ from common.camera import (
 from common.files.console import InputError, warn
 from common.files.npz import read_custom_2d
 from common.footage.lifting import lift_normalized, normalize
+from common.footage.trajectory import hip_path
 from common.h36m_dataset import FPS, Sequence2d3d
 from common.model_poseformer import PoseFormerV2
+from common.motion import place_on_floor
+from common.skeleton import ROOT
 
-UPS = ("auto", "level")
+UPS = ("auto", "level", "person")
 # The azimuth of a camera that looks along the y axis of the world of `orientation_of_camera`.
 _AZIMUTH = -90.0
-_MAX_TILT = 60.0  # degrees, beyond which "auto" is hardly a camera's tilt
+# A body is turned in the picture by at least this, in radians, and about as much in all frames
+# (the length of the mean of its unit vectors), before it is turned for the network.
+_MIN_ROLL, _STEADY = np.radians(30), 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +46,9 @@ class Footage:
     size: tuple[int, int]  # width and height of the picture in pixels
     fps: float
     first_frame: int = 0  # number of the first of the frames in the video
+    video: str = ""  # where sequences name the same one, they stand in one scene
+    even_times: bool = False  # frames are not the video's own, whose rate varies, but at `fps`
+    confidences: np.ndarray | None = None  # (frames, 17), where the file has them
     camera: Camera | None = None
     hip_m: np.ndarray | None = None  # (frames, 3), metres, camera coordinates
     truth_m: np.ndarray | None = None  # (frames, 17, 3), metres, world
@@ -64,9 +72,18 @@ def footage_of_dataset(sequence: Sequence2d3d, estimators: Sequence[str]) -> Foo
     )
 
 
-def load_own_footage(path: Path, names: Sequence[str] | None = None) -> list[Footage]:
-    """Return these sequences, or all, of `data_2d_custom_<name>.npz`."""
+def load_own_footage(
+    path: Path, names: Sequence[str] | None = None, persons: Sequence[str] | None = None
+) -> list[Footage]:
+    """Return these sequences, or all, of `data_2d_custom_<name>.npz`; of these persons, or all."""
     positions, metadata = read_custom_2d(path)
+    person_of = {name: str(info.get("person", 1)) for name, info in metadata.items()}
+    unknown = [person for person in persons or () if person not in person_of.values()]
+    if unknown:
+        listed = ", ".join(dict.fromkeys(person_of.values()))
+        raise InputError(f"{path}: no person '{', '.join(unknown)}'; there are: {listed}")
+    if persons:
+        positions = {name: p for name, p in positions.items() if person_of[name] in persons}
     missing = [name for name in names or () if name not in positions]
     if missing:
         listed = ", ".join(positions)
@@ -78,7 +95,11 @@ def load_own_footage(path: Path, names: Sequence[str] | None = None) -> list[Foo
         about, pixels = metadata[name], positions[name][..., :2]
         size, start = (about["w"], about["h"]), about.get("first_frame", 0)
         what = normalize(pixels, size), {"Keypoints": pixels}, size, about.get("fps", FPS), start
-        sequences.append(Footage(name, name, *what))
+        sure = positions[name][..., 2] if positions[name].shape[-1] > 2 else None
+        # Another program's file, whose sequences are no persons, may hold several videos.
+        more = {"video": "" if "person" in about else name, "confidences": sure}
+        more["even_times"] = bool(about.get("even_times", False))
+        sequences.append(Footage(name, name, *what, **more))
     return sequences
 
 
@@ -91,7 +112,11 @@ def lift_footage(
     `smooth_hz` is removed. `how` is causal, device and precision.
     """
     name, fps = footage.name, footage.fps
-    poses = lift_normalized(footage.inputs, model, fps=fps if resample else FPS, **how)
+    inputs, roll = footage.inputs, 0.0
+    if footage.camera is None:
+        roll = _steady_roll(next(iter(footage.keypoints_px.values())))
+        inputs = _turn(inputs, -roll)
+    poses = _turn(lift_normalized(inputs, model, fps=fps if resample else FPS, **how), roll)
     print(f"{name}: {len(poses)} frames at {fps:g} fps; {_measures(poses, footage)}")
     if smooth_hz is None:
         return poses
@@ -99,6 +124,27 @@ def lift_footage(
     moved = f"moved by {1000 * np.linalg.norm(smoothed - poses, axis=-1).mean():.1f} mm on average"
     print(f"{name}: smoothed at {smooth_hz:g} Hz: {_measures(smoothed, footage)}; joints {moved}")
     return smoothed
+
+
+def _steady_roll(keypoints_px: np.ndarray) -> float:
+    """Return by how much a body is turned in the picture in the whole clip, radians; else 0.
+
+    Networks know upright people. A picture that is turned about its middle is what a rolled camera
+    sees, so a body that lies, or a camera that is rolled, can be turned for them, and back.
+    """
+    mean = np.exp(1j * motion.roll_of_body(keypoints_px)).mean()
+    roll = float(np.angle(mean))
+    return roll if abs(mean) > _STEADY and abs(roll) > _MIN_ROLL else 0.0
+
+
+def _turn(points: np.ndarray, angle: float) -> np.ndarray:
+    """Turn x and y of points (..., 2 or more) clockwise, as a picture shows them, by radians."""
+    if not angle:
+        return points
+    cosine, sine = np.cos(angle), np.sin(angle)
+    turned = points.copy()
+    turned[..., :2] = points[..., :2] @ np.array([[cosine, sine], [-sine, cosine]], points.dtype)
+    return turned
 
 
 def _measures(poses_m: np.ndarray, footage: Footage) -> str:
@@ -110,39 +156,86 @@ def _measures(poses_m: np.ndarray, footage: Footage) -> str:
     )
 
 
+def through_the_room(
+    poses_m: np.ndarray, footage: Footage, focal_px: float, is_guess: bool = False
+) -> np.ndarray:
+    """Return poses (frames, 17, 3), relative to the hip, at their places before the camera."""
+    pixels = next(iter(footage.keypoints_px.values()))
+    how = {"fps": footage.fps, "confidences": footage.confidences}
+    hip = hip_path(poses_m, pixels, footage.size, focal_px, **how)
+    distances = np.linalg.norm(hip, axis=-1)
+    print(
+        f"{footage.name}: {distances.min():.1f} to {distances.max():.1f} m from the camera, with a "
+        f"focal length of {focal_px:.0f} px{' (a guess: give --focal or --fov)' * is_guess}"
+    )
+    return poses_m + hip[:, None].astype(poses_m.dtype)
+
+
 def place_in_world(
     poses_m: np.ndarray, footage: Footage, up: str | None = None, like: Camera | None = None
 ) -> tuple[np.ndarray, float, str]:
-    """Place a person in a world with z up: at the true hip, or, where that is not known, upright.
+    """Place one person in a world with z up, as `place_together` does."""
+    placed, *rest = place_together([poses_m], [footage], up, like)
+    return placed[0], *rest
+
+
+def place_together(
+    poses_m: Sequence[np.ndarray],
+    footages: Sequence[Footage],
+    up: str | None = None,
+    like: Camera | None = None,
+) -> tuple[list[np.ndarray], float, str]:
+    """Place the people of one video in one world with z up: at the true hip, or, upright.
 
     Args:
-        poses_m: (frames, 17, 3), metres, camera coordinates, relative to the hip.
-        footage: the sequence.
-        up: how the camera was held: "level", or "auto" or None to tell it from the person.
+        poses_m: (frames, 17, 3) of each, metres, camera coordinates: relative to the hip, or, for
+            own footage, at their places before the camera (`through_the_room`).
+        footages: their sequences.
+        up: how the camera was held: "level", "person" to tell it from the trunks and the feet, or
+            "auto" or None to do so where people stand and to take the camera for level elsewhere.
         like: a camera that was held in the same way; then `up` is not used.
 
     Returns:
-        (frames, 17, 3), metres; the azimuth in degrees from which it looks like the picture; what
-        the positions are relative to, for pose files.
+        (frames, 17, 3) of each, metres; the azimuth in degrees from which it looks like the
+        picture; what the positions are relative to, for pose files.
     """
-    if footage.camera is not None:
-        placed = _at_hip(poses_m, footage.hip_m, footage.camera)
-        return placed, footage.camera.azimuth, "world, with the hip at its true place"
-    orientation, azimuth = motion.LEVEL_CAMERA, _AZIMUTH
+    camera = footages[0].camera
+    if camera is not None:
+        placed = [_at_hip(p, f.hip_m, f.camera) for p, f in zip(poses_m, footages)]
+        return placed, camera.azimuth, "world, with the hip at its true place"
+    orientation, azimuth = _orientation(poses_m, footages, up), _AZIMUTH
     if like is not None:
         orientation, azimuth = like.orientation, like.azimuth
-    elif up != "level":
-        direction = motion.up_direction(poses_m)
-        tilt = np.degrees(np.arccos(np.clip(-direction[1], -1, 1)))
-        if tilt > _MAX_TILT:
-            warn(
-                f"the person is {tilt:.0f} degrees off the picture's vertical; where that is no "
-                "tilted camera, add --up level"
-            )
-        orientation = motion.orientation_of_camera(direction)
-    upright = quaternion_rotate(orientation, poses_m.astype(np.float64))
-    placed = motion.place_on_floor(upright, footage.fps).astype(np.float32)
-    return placed, azimuth, "world, the hip above the origin, the lowest joint on the floor"
+    upright = [quaternion_rotate(orientation, p.astype(np.float64)) for p in poses_m]
+    moves = any(p[:, ROOT].any() for p in poses_m)
+    # The first person starts above the origin, and the others stand around.
+    start = upright[0][0, ROOT] * (1, 1, 0)
+    placed = [place_on_floor(p - start, f.fps, moves) for p, f in zip(upright, footages)]
+    if moves:
+        place = "world, the origin on the floor below where the first person's hip starts"
+    else:
+        place = "world, the hip above the origin, the lowest joint on the floor"
+    return [p.astype(np.float32) for p in placed], azimuth, place
+
+
+def _orientation(
+    poses_m: Sequence[np.ndarray], footages: Sequence[Footage], up: str | None
+) -> np.ndarray:
+    """Return how the camera was held, as `place_together` says."""
+    if up == "level":
+        return motion.LEVEL_CAMERA
+    poses = np.concatenate(poses_m)
+    if up == "person":
+        return motion.orientation_of_camera(motion.up_direction(poses))
+    pixels = np.concatenate([next(iter(f.keypoints_px.values())) for f in footages])
+    direction = motion.up_of_standing(poses, pixels)
+    if direction is None:
+        warn(
+            "nobody stands upright in the picture, so the camera is taken for level (--up level); "
+            "where it was tilted, add --up person, or --as-camera"
+        )
+        return motion.LEVEL_CAMERA
+    return motion.orientation_of_camera(direction)
 
 
 def _at_hip(poses_m: np.ndarray, hip_m: np.ndarray, camera: Camera) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Following people from frame to frame, and sequences without gaps from what was found of them."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,11 @@ MAX_LOST_FRAMES = 60
 # How far ahead a person's last velocity is trusted, in frames.
 _PREDICTED_FRAMES = 5
 _MIN_OVERLAP, _MAX_DISTANCE = 0.1, 0.5
+# Nobody moves so far, in units of the box, from where the motion of the last frames leads; of who
+# was seen only once, no motion is known.
+_MAX_JUMP, _MAX_FIRST_JUMP, _FRESH_FRAMES = 0.3, 0.6, 3
+# Identities are not believed if so many people, in relation to the frames, are twice in one.
+_MAX_TWICE = 0.1
 
 
 class Track(NamedTuple):
@@ -35,15 +41,19 @@ class Piece(NamedTuple):
     never_found: Sequence[int] = ()  # indices of points that were found in no frame
 
 
-def follow(people: People) -> tuple[list[Track], int]:
-    """Tell who is who: by the file's identities if every person has one, else by overlap.
+def follow(people: People) -> tuple[list[Track], list[str]]:
+    """Tell who is who: by the file's identities, if all have credible ones, else by overlap.
 
     Returns:
-        The tracks, the one that takes most room in most frames first; how many detections were
-        left out because their person was in the same frame twice (the lower score is).
+        The tracks, the one that takes most room in most frames first, and what to warn of.
     """
-    identities = people.identities
+    identities, notes = people.identities, []
     in_file = (identities != NO_IDENTITY).all()
+    if in_file:
+        told = _contradictions(people)
+        if told:
+            notes.append(f"the file's identities contradict themselves ({told}); not used")
+            in_file = False
     if not in_file:
         identities = follow_by_overlap(people)
     sides = (people.boxes[:, 2:] - people.boxes[:, :2]).mean(axis=1)
@@ -56,7 +66,51 @@ def follow(people: People) -> tuple[list[Track], int]:
     tracks.sort(key=lambda track: -track.room_px)
     if not in_file:
         tracks = [track._replace(person=number) for number, track in enumerate(tracks, start=1)]
-    return tracks, len(people.frames) - sum(len(track.frames) for track in tracks)
+    twice = len(people.frames) - sum(len(track.frames) for track in tracks)
+    if twice:
+        notes.append(f"{twice} people are twice in a frame; took the higher score")
+    jumps = _jumps_between_people(people.frames, identities)
+    if len(jumps):
+        told = f"{len(jumps)} times, at first in frame {jumps[0]}; each is a sequence of its own"
+        notes.append(f"the estimator jumps from one person to another {told}")
+    return tracks, notes
+
+
+def _contradictions(people: People) -> str:
+    """Return how the file's identities contradict themselves, or nothing."""
+    in_frame = np.stack([people.frames, people.identities])
+    twice = in_frame.shape[1] - np.unique(in_frame, axis=1).shape[1]
+    if twice > _MAX_TWICE * people.num_frames:
+        return f"{twice} people are twice in a frame"
+    leaps = 0
+    for identity in np.unique(people.identities):
+        rows = np.flatnonzero(people.identities == identity)
+        rows = rows[best_of_each_frame(people.frames[rows], people.scores[rows])]
+        passed, points = np.diff(people.frames[rows]), people.keypoints[rows, :, :2]
+        steps = _shift(points[:-1], points[1:])
+        change = np.diff(steps, axis=0, prepend=steps[:1])
+        nearest = np.linalg.norm([steps, change], axis=-1).min(axis=0)
+        side = (people.boxes[rows, 2:] - people.boxes[rows, :2]).mean(axis=1)[1:]
+        is_leap = (nearest > _MAX_JUMP * side) & (passed <= _FRESH_FRAMES)
+        leaps += int(is_leap.sum())
+    return f"{leaps} jumps from one place to another" if leaps else ""
+
+
+def _jumps_between_people(frames: np.ndarray, identities: np.ndarray) -> np.ndarray:
+    """Return the frames in which the only person found is another than just before."""
+    alone = np.flatnonzero(np.bincount(frames)[frames] == 1)
+    is_next = np.diff(frames[alone]) <= _FRESH_FRAMES
+    return frames[alone][1:][is_next & (np.diff(identities[alone]) != 0)]
+
+
+def _shift(points: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return how most of the points (..., points, 2) moved, (..., 2); 0 where none is in both.
+
+    The median is not moved by points that exchange their places.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of no points in common
+        return np.nan_to_num(np.nanmedian(found - points, axis=-2))
 
 
 def follow_by_overlap(people: People) -> np.ndarray:
@@ -64,13 +118,12 @@ def follow_by_overlap(people: People) -> np.ndarray:
 
     Each person is expected where the last velocity leads. Pairs of an expected and a found person
     are formed in the order of their likeness: the overlap of the boxes (intersection over union)
-    less the mean distance of the points, in units of the box.
+    less the median distance of the points, in units of the box.
 
     Returns:
         (people,), the same number for the same person.
     """
     frames, boxes, points = people.frames, people.boxes, people.keypoints[..., :2]
-    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     numbers = np.zeros(len(frames), dtype=np.int64)
     last = np.empty(0, dtype=np.int64)  # the row in which each known person was found last
     velocity = np.empty((0, 2))  # of each known person, pixels a frame
@@ -82,10 +135,15 @@ def follow_by_overlap(people: People) -> np.ndarray:
         shift = velocity * np.minimum(passed, _PREDICTED_FRAMES)[:, None]
         expected = boxes[last] + np.tile(shift, 2), points[last] + shift[:, None]
         likeness = _likeness(*expected, boxes[rows], points[rows])
+        shifts = np.linalg.norm(_shift(expected[1][:, None], points[rows]), axis=-1)
+        side = (boxes[last, 2:] - boxes[last, :2]).mean(axis=1)
+        farthest = side * np.where(velocity.any(axis=1), _MAX_JUMP, _MAX_FIRST_JUMP)
+        is_jump = (shifts > farthest[:, None]) & (passed <= _FRESH_FRAMES)[:, None]
+        likeness = np.where(is_jump, -np.inf, likeness)
         while likeness.size and likeness.max() > -np.inf:
             person, column = np.unravel_index(likeness.argmax(), likeness.shape)
             row, before = rows[column], last[person]
-            step = (centers[row] - centers[before]) / passed[person]
+            step = _shift(points[before], points[row]) / passed[person]
             velocity[person] = (velocity[person] + step) / 2
             numbers[row], last[person] = numbers[before], row
             likeness[person], likeness[:, column] = -np.inf, -np.inf
@@ -110,8 +168,8 @@ def _likeness(
     areas = [(box[..., 2:] - box[..., :2]).prod(axis=-1) for box in (boxes, found_boxes)]
     overlaps = common / np.maximum(areas[0] + areas[1] - common, 1e-9)
     distances = np.linalg.norm(found_points - points, axis=-1)
-    is_found = np.isfinite(distances)
-    distances = np.where(is_found, distances, 0).sum(axis=-1) / np.maximum(is_found.sum(axis=-1), 1)
+    is_found = np.isfinite(distances).any(axis=-1)
+    distances = np.nanmedian(np.where(is_found[..., None], distances, 0), axis=-1)
     distances /= np.maximum((boxes[..., 2:] - boxes[..., :2]).mean(axis=-1), 1e-9)
     is_alike = (overlaps > _MIN_OVERLAP) | (distances < _MAX_DISTANCE)
     return np.where(is_alike, overlaps - distances, -np.inf)
@@ -127,19 +185,21 @@ def hold_gaps(frames: np.ndarray, keypoints: np.ndarray, num_frames: int) -> Pie
     return Piece(0, keypoints[np.maximum(previous, 0)], int(gaps.sum()), int(gaps.max()))
 
 
-def interpolate_gaps(track: Track, parents: Sequence[int], max_gap: float) -> list[Piece]:
-    """Cut a track where the person is missing for more than `max_gap` frames; fill shorter gaps.
+def cut_at_gaps(track: Track, max_gap: float) -> list[Track]:
+    """Cut a track where the person is missing for more than `max_gap` frames."""
+    cuts = np.flatnonzero(np.diff(track.frames) - 1 > max_gap) + 1
+    parts = zip(np.split(track.frames, cuts), np.split(track.keypoints, cuts))
+    return [track._replace(frames=frames, keypoints=keypoints) for frames, keypoints in parts]
+
+
+def fill_gaps(track: Track, parents: Sequence[int]) -> Piece:
+    """Fill the frames and points that were not found.
 
     What is missing is interpolated linearly in time; before the first and after the last position,
     these are held. A point that is never found is put on the next one towards the root. The
     confidence of what was filled is 0. `parents` are those of each point, -1 for the root.
     """
-    cuts = np.flatnonzero(np.diff(track.frames) - 1 > max_gap) + 1
-    parts = zip(np.split(track.frames, cuts), np.split(track.keypoints, cuts))
-    return [_interpolate(frames, found, parents) for frames, found in parts]
-
-
-def _interpolate(frames: np.ndarray, found: np.ndarray, parents: Sequence[int]) -> Piece:
+    frames, found = track.frames, track.keypoints
     every = np.arange(frames[0], frames[-1] + 1)
     keypoints = np.zeros((len(every), *found.shape[1:]))
     is_found = np.isfinite(found[..., 0])

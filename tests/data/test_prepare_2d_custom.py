@@ -191,7 +191,8 @@ def test_people_are_followed_by_overlap_and_motion_when_they_cross():
 
 def test_the_files_identities_are_believed(prepare, tmp_path):
     keypoints = walkers()
-    keypoints[15:] = keypoints[15:, ::-1]  # identities follow what the file says, not the bodies
+    # Where they cross: identities follow what the file says, not the bodies.
+    keypoints[19:] = keypoints[19:, ::-1]
     positions, metadata, _ = prepared(prepare, alphapose(tmp_path, keypoints, SIZE))
     for name, joints in positions.items():
         expected = coco_to_h36m(keypoints[:, metadata[name]["person"] - 1])[..., :2]
@@ -262,12 +263,8 @@ def exchanged(keypoints, frames, left):
     [
         (lambda k: k * [1, -1, 1] + [0, 480, 0], "the hips are above the shoulders in 100%"),
         (
-            lambda k: exchanged(k, 20, np.array(11)),
-            "shoulders and hips contradict each other in 67%",
-        ),
-        (
-            lambda k: exchanged(k, 30, np.arange(1, 17, 2)),
-            "left and right seem to be exchanged in 100%",
+            lambda k: exchanged(k, 30, np.array(11)),
+            "shoulders and hips contradict each other in 100%",
         ),
         (coco_to_h36m, "hips are above the shoulders in 100% of the frames; is the --layout right"),
     ],
@@ -324,7 +321,7 @@ def test_the_keypoints_and_what_is_said_of_them_must_fit(prepare, tmp_path, vide
         ),
         (path, (), {"size": None}, "the picture's size is not known"),
         (path, (), {"fps": None}, "the frame rate is not known"),
-        (path, (), {"size": "0x480"}, "--size: '0x480': give WIDTHxHEIGHT"),
+        (path, (), {"size": "0x480"}, "size '0x480': give WIDTHxHEIGHT"),
         (path, (), {"fps": "0"}, "--fps"),
         (path, ("--name", "a/b"), {}, "--name"),
         (path, ("--person", "7"), {}, "--person 7: no such person; there are 1"),

@@ -140,6 +140,7 @@ def test_real_keypoints_in_every_format_give_the_direct_paths_poses(
         prepare_2d_custom.main,
         *("--input", FORMATS[name](tmp_path, real_view, size), "--name", "s9"),
         *("--size", f"{size[0]}x{size[1]}", "--fps", 50, "--data-dir", tmp_path),
+        *("--min-confidence", 0),
     )
     assert result.status == 0, result.stderr
     positions, metadata = read_custom_2d(tmp_path / "data_2d_custom_s9.npz")

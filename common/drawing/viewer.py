@@ -1,0 +1,79 @@
+"""One html file in which one can turn the poses: no network, no other file, any browser."""
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.drawing.films import Film
+from common.drawing.panels import SIDE_COLORS
+from common.files.output import atomic_output
+from common.files.video import small_mp4
+from common.skeleton import BONES, ROOT, SIDES
+
+TEMPLATE = Path(__file__).with_suffix(".html")
+_PLACEHOLDER = "/*DATA*/null"
+_APART_M = 1.2  # between people whose place in the room is not known
+
+
+def write_viewer(path: Path, films: Sequence[Film], fps: float, video: Path | None = None) -> None:
+    """Write a page with all people of a recording, and the video in step with them.
+
+    The page holds, as JSON: `title`; `fps` of the recording; `first` and `last`, numbers of its
+    frames; `azimuth`, from where the poses look like the picture; `bones`, pairs of joints;
+    `colors` of the joints; `people`, each with `name`, `first` and `step` of its frame numbers,
+    `poses_mm` (frames, 51), z up, and `pale` for a true pose; `video`, an address with the video
+    itself in it, or null.
+
+    Args:
+        path: the html file.
+        films: of each person, with the predicted and perhaps the true pose.
+        fps: frames a second of the recording, which the films' frame numbers count.
+        video: the recording.
+    """
+    first = int(min(film.frame_numbers[0] for film in films))
+    last = int(max(film.frame_numbers[-1] for film in films))
+    people = [_person(film, film.predicted_m + shift) for film, shift in zip(films, _shifts(films))]
+    truths = [film for film in films if film.truth_m is not None]
+    people += [_person(film, film.truth_m) | {"pale": True} for film in truths]
+    data = {
+        "title": films[0].title if len(films) == 1 else path.stem,
+        "fps": fps,
+        "first": first,
+        "last": last,
+        "azimuth": films[0].azimuth,
+        "bones": BONES,
+        "colors": [SIDE_COLORS[side] for side in SIDES],
+        "people": people,
+        "video": _address(small_mp4(video, first, last, fps)) if video else None,
+    }
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    with atomic_output(path) as temporary:
+        page = TEMPLATE.read_text(encoding="utf-8").replace(_PLACEHOLDER, text)
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _person(film: Film, poses_m: np.ndarray) -> dict[str, Any]:
+    numbers = np.asarray(film.frame_numbers)
+    return {
+        "name": film.title,
+        "first": int(numbers[0]),
+        "step": int(numbers[1] - numbers[0]) if len(numbers) > 1 else 1,
+        "poses_mm": np.rint(1000 * poses_m).astype(int).reshape(len(poses_m), -1).tolist(),
+    }
+
+
+def _shifts(films: Sequence[Film]) -> np.ndarray:
+    """Return (people, 3), metres: side by side for those who all stand above the origin."""
+    shifts = np.zeros((len(films), 3))
+    hips = np.concatenate([film.predicted_m[:, ROOT, :2] for film in films])
+    if np.abs(hips).max() < 1e-3:
+        shifts[:, 0] = _APART_M * (np.arange(len(films)) - (len(films) - 1) / 2)
+    return shifts
+
+
+def _address(mp4: bytes) -> str:
+    return "data:video/mp4;base64," + base64.b64encode(mp4).decode()
