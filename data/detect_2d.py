@@ -42,9 +42,8 @@ def main() -> None:
     except ImportError as error:
         python = detector_python()
         if arguments.estimator == "mediapipe" and python:
-            os.execv(
-                python, [str(python), *sys.argv]
-            )  # this script again, in place of this process
+            os.dup2(sys.stderr.fileno(), 2)
+            os.execv(python, [str(python), *sys.argv])  # this script again, as the same process
         told = f"--estimator {arguments.estimator}: {error}; install it: "
         raise InputError(told + INSTALL[arguments.estimator]) from error
     pictures = read_video(arguments.video, (0, 0, 1, 1), size)

@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     name = console.Check(str, lambda text: bool(is_name(text)), what)
     add("--name", type=name, required=True, help="the output is data_2d_custom_NAME.npz")
     add("--video", type=Path, metavar="FILE", help="tells the picture's size and the frame rate")
-    size = "without --video: the picture's size"
+    size = "the picture that the keypoints were found in (default: the video's)"
     add("--size", type=parse_picture_size, metavar="WxH", help=size)
     low, high = FPS_RANGE
     rate = console.Check(float, lambda x: low <= x <= high, f"a frame rate from {low} to {high}")

@@ -25,8 +25,7 @@ def write_viewer(path: Path, films: Sequence[Film], fps: float, video: Path | No
     The page holds, as JSON: `title`; `fps` of the recording; `first` and `last`, numbers of its
     frames; `azimuth`, from where the poses look like the picture; `bones`, pairs of joints;
     `colors` of the joints; `people`, each with `name`, `first` and `step` of its frame numbers,
-    `poses_mm` (frames, 51), z up, and `pale` for a true pose; `video`, an address with the video
-    itself in it, or null.
+    `poses_mm` (frames, 51), z up, and `pale` for a true pose; `video`, an mp4 in base 64, or null.
 
     Args:
         path: the html file.
@@ -48,7 +47,7 @@ def write_viewer(path: Path, films: Sequence[Film], fps: float, video: Path | No
         "bones": BONES,
         "colors": [SIDE_COLORS[side] for side in SIDES],
         "people": people,
-        "video": _address(small_mp4(video, first, last, fps)) if video else None,
+        "video": _base64(small_mp4(video, first, last, fps)) if video else None,
     }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     with atomic_output(path) as temporary:
@@ -75,5 +74,5 @@ def _shifts(films: Sequence[Film]) -> np.ndarray:
     return shifts
 
 
-def _address(mp4: bytes) -> str:
-    return "data:video/mp4;base64," + base64.b64encode(mp4).decode()
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()

@@ -218,7 +218,10 @@ def _ffmpeg_error(path: Path | str, log: str) -> Exception:
     """Return an error with ffmpeg's first message; imageio-ffmpeg puts a headline before it."""
     if "No space left on device" in log:
         return OSError(errno.ENOSPC, "No space left on device", str(path))
-    lines = log.split("=== stderr ===")[-1].strip().splitlines() or ["it says nothing"]
+    if " Audio: " in log and " Video: " not in log:
+        return InputError(f"{path}: holds sound, but no pictures; choose a video")
+    lines = log.split("=== stderr ===")[-1].strip().splitlines()
+    lines = [line for line in lines if "misdetection possible" not in line] or ["it says nothing"]
     # A line begins with the part of ffmpeg that wrote it and its address: "[in#0 @ 0x55…] ".
     reason = re.sub(r"^(\[[^]]*\] )+", "", lines[0])
     return InputError(f"{path}: ffmpeg failed: {reason}; choose another video or format")

@@ -33,7 +33,7 @@ def detect(video: Path, estimator: str, output: Path) -> None:
         SystemExit: if it has told the reason itself, in one line.
     """
     flags = ("--video", video, "--estimator", estimator, "--output", output)
-    status = subprocess.run([sys.executable, SCRIPT, *flags]).returncode
+    status = subprocess.run([sys.executable, SCRIPT, *flags], stdout=subprocess.DEVNULL).returncode
     if status == EXIT_BAD_INPUT:
         raise SystemExit(EXIT_BAD_INPUT)
     if status:

@@ -98,7 +98,7 @@ def load_own_footage(
         sure = positions[name][..., 2] if positions[name].shape[-1] > 2 else None
         # Another program's file, whose sequences are no persons, may hold several videos.
         more = {"video": "" if "person" in about else name, "confidences": sure}
-        more["even_times"] = bool(about.get("even_times", False))
+        more["even_times"] = about.get("even_times") is True
         sequences.append(Footage(name, name, *what, **more))
     return sequences
 

@@ -9,6 +9,7 @@ from raw_trees import assert_one_line_error, call
 
 from common.files.npz import read_custom_2d
 from common.files.video import write_video
+from common.footage import detection
 from common.skeleton import coco_to_h36m
 from data import prepare_2d_custom
 from data.detect_2d import ESTIMATORS, main
@@ -111,11 +112,19 @@ def test_what_cannot_be_done_is_one_line(video, tmp_path, monkeypatch):
     arguments = ("--estimator", "rtmlib", "--output", tmp_path / "a.npy", "--video")
     monkeypatch.setitem(sys.modules, "rtmlib", None)  # as where it is not installed
     assert_one_line_error(call(main, *arguments, video), "--estimator rtmlib", "pip install rtmlib")
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    monkeypatch.setattr(detection, "DETECTOR", tmp_path / "none")
+    result = call(main, *arguments, video, "--estimator", "mediapipe")
+    assert_one_line_error(result, "--estimator mediapipe", "make detector")
     nobody = np.empty((0, 17, 2)), np.empty((0, 17))
     rtmlib = SimpleNamespace(Body=lambda **_: lambda picture: nobody)
     monkeypatch.setitem(sys.modules, "rtmlib", rtmlib)
     for path, says in ((video, "no person in any frame"), (tmp_path / "a.mp4", "no such file")):
         assert_one_line_error(call(main, *arguments, path), path, says)
+    dying = SimpleNamespace(Body=lambda **_: lambda picture: 1)
+    monkeypatch.setitem(sys.modules, "rtmlib", dying)
+    result = call(main, *arguments, video)
+    assert_one_line_error(result, "frame 0: the estimator failed (TypeError")
     assert not list(tmp_path.iterdir())
 
 
