@@ -123,27 +123,24 @@ def list_subject(
     A subject must have the sequences of `lengths_3d`; one that is not in it, two takes of each of
     the 15 actions. Every sequence must have the four cameras. `_ALL…` are no sequences.
     """
-    if not (folder / subject).is_dir():
+    entries = named_files(folder, subject)
+    if not entries and not (folder / subject).is_dir():
+        refuse_other_files(folder, named_files(folder))
         return [], ["is missing"]
-    files, problems, strange = [], [], []
-    for name, path in named_files(folder / subject):
+    files, problems = [], []
+    for name, path in entries:
         sequence = _NAME.fullmatch(name)
         if sequence:
-            action, camera = sequence[1].replace("_", " ").removeprefix(f"{subject} "), sequence[2]
+            action, camera = sequence[1].replace("_", " "), sequence[2]
         elif name.endswith(FILE_SUFFIX):
             action, _, camera = name.removesuffix(FILE_SUFFIX).rpartition("_")
             problems.append(f"has an unknown camera {camera}: {name}")
         else:
-            strange.append(name)
             continue
         if not is_corrupt(subject, action):
             files.append(RawFile(subject, canonical_action(action), camera, path))
-    if strange and not files:
-        raise InputError(
-            f"{folder / subject}: found {len(strange)} files, such as {listing(strange[:2])}; none "
-            f"is named <ACTION>_<CAMERA>{FILE_SUFFIX}, <ACTION>.<CAMERA>.npy or .json, or "
-            f"<CAMERA>/<ACTION>.npy; the cameras are {', '.join(CAMERA_IDS)}"
-        )
+    if not files:
+        refuse_other_files(folder / subject, entries)
     views = Counter((file.action, file.camera) for file in files)
     problems += [f"has {' '.join(view)} twice" for view, count in views.items() if count > 1]
     actions = sorted({file.action for file in files})
@@ -160,20 +157,36 @@ def list_subject(
     return sorted(files), problems
 
 
-def named_files(folder: Path) -> list[tuple[str, Path]]:
-    """Return what may be an estimator's output in a subject's folder, each with its name.
+def named_files(folder: Path, subject: str = "") -> list[tuple[str, Path]]:
+    """Return what may be an estimator's output in a folder, or of a subject, each with its name.
 
-    In a folder that is named as a camera, the camera follows the name; any other folder is the
-    output of one video, of a file for each frame. Hidden files and `_ALL…` are left out.
+    A subject's files are in a folder of its name, or their names begin with it. In a folder that is
+    named as a camera, the camera follows the name; any other folder is the output of one video, of
+    a file for each frame. Hidden files and `_ALL…` are left out.
     """
+    if subject and not (folder / subject).is_dir():
+        prefixes = tuple(f"{subject}{separator}" for separator in "._ -")
+        found = [(name, path) for name, path in named_files(folder) if name.startswith(prefixes)]
+        return [(name[len(subject) + 1 :], path) for name, path in found]
     found = []
-    for path in sorted(folder.glob("[!._]*")):
+    for path in sorted((folder / subject).glob("[!._]*")):
         if path.is_dir() and path.name in CAMERA_IDS:
             inner = sorted(path.glob("[!._]*"))
             found += [(f"{p.name if p.is_dir() else p.stem}_{path.name}", p) for p in inner]
         elif path.is_dir() or path.suffix in _SUFFIXES:
             found.append((path.name, path))
-    return found
+    return [(name.removeprefix(f"{subject}_") if subject else name, path) for name, path in found]
+
+
+def refuse_other_files(folder: Path, entries: list[tuple[str, Path]]) -> None:
+    """Say what is in a folder and what is expected, where there are files of which none fits."""
+    names = [name for name, path in entries if path.is_file()]
+    if names:
+        raise InputError(
+            f"{folder}: found {len(names)} files, such as {listing(names[:2])}; none is named "
+            f"<SUBJECT>/<ACTION>_<CAMERA>{FILE_SUFFIX}, <SUBJECT>/<ACTION>.<CAMERA>.npy or .json, "
+            f"or <SUBJECT>/<CAMERA>/<ACTION>.npy; the cameras are {', '.join(CAMERA_IDS)}"
+        )
 
 
 def convert(files: list[RawFile], layout: str | None, keep_conf: bool) -> list[Piece]:

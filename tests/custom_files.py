@@ -348,7 +348,7 @@ def tensorflow_script(folder, keypoints, size):
     def describe(person, corners, number):
         points = [dict(zip(("x", "y", "score"), row)) for row in person.tolist()]
         points = [{**point, "name": name} for point, name in zip(points, COCO)]
-        return {"keypoints": points[::-1], "score": 0.8}
+        return {"keypoints": points[::-1], "keypoints3D": points, "score": 0.8}
 
     return dump(folder / "tf.json", by_frame(keypoints, describe))
 

@@ -137,6 +137,8 @@ def _by_frame(content: dict) -> Detections:
 
 def _recognise_frame(content: Any) -> Detections:
     """Return what a file or a dict has for one frame; a list there is one of people, or points."""
+    if isinstance(content, dict) and "keypoints" in content:
+        content = [content]
     return recognise([content] if isinstance(content, list) else [] if content is None else content)
 
 

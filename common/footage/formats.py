@@ -89,7 +89,7 @@ def mmpose(content: Any) -> Detections:
         {"frame_id": number, "instances": frame} if isinstance(frame, list) else frame
         for number, frame in enumerate(frames)
     ]
-    numbers = consecutive([whole_number(frame["frame_id"]) for frame in frames])
+    numbers = consecutive([whole_number(f.get("frame_id", n)) for n, f in enumerate(frames)])
     people = [list(map(_mmpose_person, _flat(frame["instances"]))) for frame in frames]
     names = about.get("keypoint_id2name") or {}
     names = [names[key] for key in sorted(names, key=int)]
@@ -139,7 +139,7 @@ def openpose(content: Any) -> Detections:
 
 _LANDMARKS = ("pose_landmarks", "poseLandmarks", "landmarks", "landmark")
 _NUMBER = ("frame", "frame_id", "frameId", "frame_number", "frameNumber", "frameIndex")
-_MAX_PEOPLE = 10  # that MediaPipe is asked for; a longer list is one of frames
+_MAX_PEOPLE = 10  # in a list of people; a longer one is of frames
 
 
 @reads("MediaPipe", *({key} for key in _LANDMARKS), *([{key}] for key in (*_LANDMARKS, "x")))
@@ -163,15 +163,6 @@ def mediapipe(content: Any) -> Detections:
         frames[whole_number(number)] = list(map(_of_points, people))
         names = names or (_names_of(people[0]) if people else [])
     return Detections(frames, names=names)
-
-
-_IN_METRES = ("pose_world_landmarks", "poseWorldLandmarks", "worldLandmarks", "keypoints3D")
-
-
-@reads("MediaPipe", *({key} for key in _IN_METRES), *([{key}] for key in _IN_METRES))
-def world_landmarks(_: Any) -> Detections:
-    """MediaPipe's landmarks in metres, where those in the picture are not beside them."""
-    raise ValueError(THESE_ARE_3D)
 
 
 def _of_points(points: list[dict]) -> Person:
@@ -198,6 +189,7 @@ def people_of_frames(content: list) -> Detections:
         content = [content]  # one picture
     content = [_flat(people or []) for people in content]
     frames = {number: list(map(_any_person, people)) for number, people in enumerate(content)}
+    frames = {number: [p for p in people if len(p.keypoints)] for number, people in frames.items()}
     first = next((people[0] for people in content if people), {})
     return Detections(frames, names=_names_of(first["keypoints"]))
 
@@ -215,6 +207,21 @@ def _any_person(person: dict) -> Person:
     score = first_of(person, "score", "scores", "confidence")
     score = box[4] if score is None and box is not None and len(box) == 5 else score
     return found._replace(score=score, identity=first_of(person, "track_id", "idx", "id"))
+
+
+_IN_METRES = (
+    "pose_world_landmarks",
+    "poseWorldLandmarks",
+    "worldLandmarks",
+    "keypoints3D",
+    "keypoints_3d",
+)
+
+
+@reads("3D poses", *({key} for key in _IN_METRES), *([{key}] for key in _IN_METRES))
+def poses_3d(_: Any) -> Detections:
+    """MediaPipe's landmarks in metres, and others, without those in the picture beside them."""
+    raise ValueError(THESE_ARE_3D)
 
 
 # Formats of arrays -------------------------------------------------------------------------------
@@ -272,9 +279,9 @@ def from_arrays(content: Any, layout: str = "") -> Detections:
     """Take (frames, points, 2 or more), (frames, people, points, …) or (people, frames, …)."""
     try:
         array = as_numbers(content)
-    except ValueError:  # another number of people in each frame
-        array = np.empty(0)
-    if array.ndim == 4 and _people_come_first(array):
+    except ValueError:  # of different lengths
+        array = _padded(list(map(as_numbers, content))) if len(content) <= _MAX_PEOPLE else None
+    if array is not None and array.ndim == 4 and _people_come_first(array):
         frames = {
             number: [Person(pose, identity=1 + person) for person, pose in enumerate(people)]
             for number, people in enumerate(array.swapaxes(0, 1))
@@ -291,6 +298,16 @@ def from_frames(poses: dict[int, Any]) -> Detections:
         people = [] if not pose.size else [pose] if pose.ndim <= 2 else pose
         frames[int(number)] = list(map(Person, people))
     return Detections(frames, source="arrays")
+
+
+def _padded(arrays: list[np.ndarray]) -> np.ndarray | None:
+    """Stack arrays (length, points, 2 or more) of different lengths, NaN after their ends."""
+    if len({array.shape[1:] for array in arrays}) != 1 or arrays[0].ndim != 3:
+        return None
+    padded = np.full((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), np.nan)
+    for row, array in zip(padded, arrays):
+        row[: len(array)] = array
+    return padded
 
 
 def _people_come_first(array: np.ndarray) -> bool:

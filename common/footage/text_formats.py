@@ -21,7 +21,7 @@ _CHANNELS = {"x": "x", "y": "y", "z": "z"} | dict.fromkeys(
 )
 _POINT = ("keypoint", "kp", "kpt", "point", "landmark", "joint")
 _NO_POINT = ("bbox", "box", "center", "centre")
-_UNITS = ("px", "pixel", "pixels", "m", "mm")
+_UNITS = ("px", "pixel", "pixels", "m", "mm", "norm", "normalized", "normalised")
 
 
 def is_picture_or_number(key: Any) -> bool:

@@ -236,15 +236,16 @@ def as_the_video(folder, subject, action, camera):
         lambda folder, s, action, c: folder / s / f"{s}_{action.replace(' ', '_')}.{c}.mp4.npy",
         lambda folder, s, action, c: folder / s / f"{action} {c}.npy",
         lambda folder, s, action, c: folder / s / c / f"{action}.npy",
+        lambda folder, s, action, c: folder / f"{s}_{action}.{c}.npy",
     ],
-    ids=["dot", "underscores", "space", "folder a camera"],
+    ids=["dot", "underscores", "space", "folder a camera", "no folder a subject"],
 )
 def test_raw_files_may_be_named_as_people_name_them(detector, tmp_path, place_of):
     folder = tmp_path / "other"
     for (subject, action, camera), keypoints in detector.written.items():
         if subject == "S1":
             write_npy(place_of(folder, subject, action, camera), keypoints)
-    (folder / "S1" / "notes.txt").touch()
+    (folder / "notes.txt").touch()
     assert detector(subjects="S1").status == 0
     expected = load_item(detector.data_dir / "data_2d_h36m_own.npz")
     result = detector("--detections-dir", folder, subjects="S1")
@@ -282,14 +283,16 @@ def test_other_formats_and_folders_of_pictures_are_read_too(detector, tmp_path):
 # ---- bad input ----
 
 
-def test_a_folder_of_which_no_file_fits_says_what_is_there_and_expected(detector, tmp_path):
-    (tmp_path / "S1").mkdir()
+@pytest.mark.parametrize("place", ["S1", ""])
+def test_a_folder_of_which_no_file_fits_says_what_is_there(detector, tmp_path, place):
+    files = tmp_path / place
+    files.mkdir(exist_ok=True)
     for number in range(3):
-        (tmp_path / "S1" / f"Directions_cam{number}.npy").touch()
+        (files / f"Directions_cam{number}.npy").touch()
     with untouched(detector.data_dir):
         result = detector("--detections-dir", tmp_path, subjects="S1")
-    found = "found 3 files, such as Directions_cam0.npy, Directions_cam1.npy; none is named "
-    assert_one_line_error(result, found + "<ACTION>_<CAMERA>_pose_sequence.npy", CAMERA_IDS[0])
+    found = f"{files}: found 3 files, such as Directions_cam0.npy, Directions_cam1.npy; none is "
+    assert_one_line_error(result, found, "<ACTION>_<CAMERA>_pose_sequence.npy", CAMERA_IDS[0])
 
 
 def test_everything_that_is_missing_or_unknown_is_named_at_once(detector, tmp_path):

@@ -79,6 +79,17 @@ def test_joints_may_be_spelt_in_many_ways(spelling):
     assert places_by_name(JOINT_NAMES) == ("h36m", list(range(17)))
 
 
+def test_people_in_one_array_may_be_there_for_different_times(tmp_path):
+    keypoints = walkers().swapaxes(0, 1)
+    ragged = [keypoints[0].tolist(), keypoints[1, :20].tolist()]
+    people = read_people(dump(tmp_path / "ragged.json", ragged))
+    np.testing.assert_allclose(people.keypoints[people.identities == 1], keypoints[0])
+    np.testing.assert_allclose(people.keypoints[people.identities == 2], keypoints[1, :20])
+    frames = [np.zeros((0, 17, 3)), keypoints[:, 0], keypoints[:1, 1]]  # few frames, as before
+    people = read_people(dump(tmp_path / "frames.json", frames))
+    assert people.frames.tolist() == [1, 1, 2]
+
+
 def test_cameras_in_one_array_are_no_people(tmp_path):
     one = walkers(people=1)[:, 0]
     np.save(tmp_path / "cameras.npy", np.stack([one, one + [9, 0, 0]]))
