@@ -316,12 +316,6 @@ def folder_of_other_json(folder):
     return folder / "other"
 
 
-def written(path, text):
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text)
-    return path
-
-
 # What is said about a content that is written as JSON, about an array or the file of a function.
 BAD = {
     "no person in any frame: all": np.zeros((4, 17, 3)),
@@ -336,15 +330,6 @@ BAD = {
     "frame number 600000 is outside": [{"frame": 600_000, "keypoints": FULL[0, 0].tolist()}],
     "has no number": [{"image_id": "a.jpg", "keypoints": [1.0] * 51}],
     "50 numbers are not x, y": [{"image_id": 1, "keypoints": [1.0] * 50}],
-    "an empty table": lambda folder: written(folder / "a.csv", "\n"),
-    "a table without rows": lambda folder: written(folder / "a.csv", "frame,nose_x,nose_y\n"),
-    "no columns such as nose_x": lambda folder: written(folder / "a.csv", "a,b\n1,2\n"),
-    "row 2 has 2 cells, the first has 3": lambda folder: written(
-        folder / "a.csv", "frame,nose_x,nose_y\n1,2\n"
-    ),
-    "boxes without keypoints; run": lambda folder: (
-        written(folder / "labels" / "clip_1.txt", "0 0.5 0.5 0.1 0.1\n").parent
-    ),
     "No such file": lambda folder: folder / "missing.json",
 }
 

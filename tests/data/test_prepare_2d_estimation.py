@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from custom_files import mmpose, mmpose_pictures
 from raw_trees import (
     RAW_ACTIONS,
     assert_one_line_error,
@@ -225,74 +224,7 @@ def test_the_raw_folder_is_found_in_the_data_folder(tree, tmp_path, place):
     assert len(load_item(tmp_path / "data_2d_h36m_own.npz")["S11"]) == 29
 
 
-def as_the_video(folder, subject, action, camera):
-    return folder / subject / f"{action}.{camera}.npy"
-
-
-@pytest.mark.parametrize(
-    "place_of",
-    [
-        as_the_video,
-        lambda folder, s, action, c: folder / s / f"{s}_{action.replace(' ', '_')}.{c}.mp4.npy",
-        lambda folder, s, action, c: folder / s / f"{action} {c}.npy",
-        lambda folder, s, action, c: folder / s / c / f"{action}.npy",
-        lambda folder, s, action, c: folder / f"{s}_{action}.{c}.npy",
-    ],
-    ids=["dot", "underscores", "space", "folder a camera", "no folder a subject"],
-)
-def test_raw_files_may_be_named_as_people_name_them(detector, tmp_path, place_of):
-    folder = tmp_path / "other"
-    for (subject, action, camera), keypoints in detector.written.items():
-        if subject == "S1":
-            write_npy(place_of(folder, subject, action, camera), keypoints)
-    (folder / "notes.txt").touch()
-    assert detector(subjects="S1").status == 0
-    expected = load_item(detector.data_dir / "data_2d_h36m_own.npz")
-    result = detector("--detections-dir", folder, subjects="S1")
-    assert result.status == 0, result.stderr
-    found = load_item(detector.data_dir / "data_2d_h36m_own.npz")
-    for action, views in expected["S1"].items():
-        np.testing.assert_array_equal(found["S1"][action], views)
-
-
-def test_other_formats_and_folders_of_pictures_are_read_too(detector, tmp_path):
-    folder = tmp_path / "other"
-    keypoints = random_keypoints(3)[:, None].astype(float)
-    for number, action in enumerate(RAW_ACTIONS):
-        for camera in CAMERA_IDS:
-            view = folder / "S1" / f"{action}.{camera}"
-            view.mkdir(parents=True)
-            if number:
-                shutil.move(
-                    mmpose(view, keypoints, (1000, 1000)), view.with_name(f"{view.name}.json")
-                )
-                view.rmdir()
-            else:  # a folder of a file for each picture
-                shutil.copytree(
-                    mmpose_pictures(view, keypoints, (1000, 1000)), view, dirs_exist_ok=True
-                )
-                shutil.rmtree(view / "predictions")
-    result = detector("--detections-dir", folder, subjects="S1")
-    assert result.status == 0, result.stderr
-    found = load_item(detector.data_dir / "data_2d_h36m_own.npz")
-    expected = [to_h36m_by_hand(frame[0])[:, :2] for frame in keypoints]
-    for action in map(canonical, RAW_ACTIONS):
-        np.testing.assert_allclose(found["S1"][action], [expected] * 4, rtol=1e-5)
-
-
 # ---- bad input ----
-
-
-@pytest.mark.parametrize("place", ["S1", ""])
-def test_a_folder_of_which_no_file_fits_says_what_is_there(detector, tmp_path, place):
-    files = tmp_path / place
-    files.mkdir(exist_ok=True)
-    for number in range(3):
-        (files / f"Directions_cam{number}.npy").touch()
-    with untouched(detector.data_dir):
-        result = detector("--detections-dir", tmp_path, subjects="S1")
-    found = f"{files}: found 3 files, such as Directions_cam0.npy, Directions_cam1.npy; none is "
-    assert_one_line_error(result, found, "<ACTION>_<CAMERA>_pose_sequence.npy", CAMERA_IDS[0])
 
 
 def test_everything_that_is_missing_or_unknown_is_named_at_once(detector, tmp_path):

@@ -152,3 +152,22 @@ def test_the_number_that_varies_is_the_frames():
     assert picture_numbers([*names, names[0]]) == [9, 10, 9]
     assert picture_numbers(["video2_frame_0012.jpg"]) == [12]
     assert picture_numbers([3, "4"]) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.csv", "\n", "an empty table"),
+        ("a.csv", "frame,nose_x,nose_y\n", "a table without rows"),
+        ("a.csv", "a,b\n1,2\n", "no columns such as nose_x and nose_y, but a, b"),
+        ("a.csv", "frame,nose_x,nose_y\n1,2\n", "row 2 has 2 cells, the first has 3"),
+        ("a.csv", "frame,x0,y0\n1,2,3\n1,2,3\n", "two rows of one frame, and no column 'person'"),
+        ("clip_1.txt", "0 0.5 0.5 0.1 0.1\n", "boxes without keypoints"),
+        ("clip_1.txt", "0 0.5 0.5 0.1 0.1 7 7\n", "rows of 7 numbers are no known layout"),
+        ("clip_1.txt", "a person\n", "no labels of Ultralytics"),
+    ],
+)
+def test_bad_text_is_named(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=says):
+        read_people(tmp_path if name.endswith("txt") else tmp_path / name)
