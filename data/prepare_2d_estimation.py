@@ -6,6 +6,7 @@ without a detection are filled, and the keypoints become Human3.6M's joints.
 
 import argparse
 import os
+import re
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.camera import CAMERA_IDS
 from common.files import console
-from common.files.console import DATA_DIR, InputError, progress, warn
+from common.files.console import DATA_DIR, InputError, listing, progress, warn
 from common.files.npz import Positions2d, read_positions_3d, write_positions_2d
 from common.files.output import find_folder
 from common.footage.layouts import LAYOUTS, to_h36m
@@ -36,6 +37,9 @@ from common.h36m_dataset import (
 )
 
 FILE_SUFFIX = "_pose_sequence.npy"
+# "Directions 1_54138969_pose_sequence.npy", "Directions 1.54138969.mp4.json", "Eating 54138969"
+_NAME = re.compile(rf"(.+?)[._ -]+({'|'.join(CAMERA_IDS)})(?:[._ -].*)?")
+_SUFFIXES = (".npy", ".npz", ".json", ".csv")
 # More processes than these wait for the disk.
 MAX_PROCESSES = 8
 Lengths = dict[str, dict[str, int]]  # {subject: {action: frames}}
@@ -80,7 +84,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--keep-conf", action="store_true", help="keep the confidences; the file ends in _w_conf")
     data_dir = "where the npz file goes; a data_3d_h36m.npz in it is compared with"
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help=data_dir)
-    folder = "folder of S1/<ACTION>_<CAMERA>_pose_sequence.npy and so on; without this flag, "
+    folder = "folder of S1/<ACTION>_<CAMERA>_pose_sequence.npy and so on, or of files named as "
+    folder += "the videos, S1/<ACTION>.<CAMERA>.json, or of a folder a camera; without this flag, "
     folder += "preprocess/h36m_NAME or h36m_NAME in --data-dir"
     add("--detections-dir", type=Path, metavar="DIR", help=folder)
     layout = "what the keypoints are (default: by their number, coco for 17); h36m for an "
@@ -118,15 +123,24 @@ def list_subject(
     A subject must have the sequences of `lengths_3d`; one that is not in it, two takes of each of
     the 15 actions. Every sequence must have the four cameras. `_ALL…` are no sequences.
     """
-    if not (folder / subject).is_dir():
+    entries = named_files(folder, subject)
+    if not entries and not (folder / subject).is_dir():
+        refuse_other_files(folder, named_files(folder))
         return [], ["is missing"]
     files, problems = [], []
-    for path in sorted((folder / subject).glob(f"[!._]*{FILE_SUFFIX}")):
-        action, _, camera = path.name.removesuffix(FILE_SUFFIX).rpartition("_")
+    for name, path in entries:
+        sequence = _NAME.fullmatch(name)
+        if sequence:
+            action, camera = sequence[1].replace("_", " "), sequence[2]
+        elif name.endswith(FILE_SUFFIX):
+            action, _, camera = name.removesuffix(FILE_SUFFIX).rpartition("_")
+            problems.append(f"has an unknown camera {camera}: {name}")
+        else:
+            continue
         if not is_corrupt(subject, action):
             files.append(RawFile(subject, canonical_action(action), camera, path))
-            if camera not in CAMERA_IDS:
-                problems.append(f"has an unknown camera {camera}: {path.name}")
+    if not files:
+        refuse_other_files(folder / subject, entries)
     views = Counter((file.action, file.camera) for file in files)
     problems += [f"has {' '.join(view)} twice" for view, count in views.items() if count > 1]
     actions = sorted({file.action for file in files})
@@ -141,6 +155,38 @@ def list_subject(
         left_out = [action for corrupt, action in [CORRUPT_SEQUENCE] if corrupt == subject]
         problems += [f"has {wrong}" for wrong in wrong_takes([*actions, *left_out])]
     return sorted(files), problems
+
+
+def named_files(folder: Path, subject: str = "") -> list[tuple[str, Path]]:
+    """Return what may be an estimator's output in a folder, or of a subject, each with its name.
+
+    A subject's files are in a folder of its name, or their names begin with it. In a folder that is
+    named as a camera, the camera follows the name; any other folder is the output of one video, of
+    a file for each frame. Hidden files and `_ALL…` are left out.
+    """
+    if subject and not (folder / subject).is_dir():
+        prefixes = tuple(f"{subject}{separator}" for separator in "._ -")
+        found = [(name, path) for name, path in named_files(folder) if name.startswith(prefixes)]
+        return [(name[len(subject) + 1 :], path) for name, path in found]
+    found = []
+    for path in sorted((folder / subject).glob("[!._]*")):
+        if path.is_dir() and path.name in CAMERA_IDS:
+            inner = sorted(path.glob("[!._]*"))
+            found += [(f"{p.name if p.is_dir() else p.stem}_{path.name}", p) for p in inner]
+        elif path.is_dir() or path.suffix in _SUFFIXES:
+            found.append((path.name, path))
+    return [(name.removeprefix(f"{subject}_") if subject else name, path) for name, path in found]
+
+
+def refuse_other_files(folder: Path, entries: list[tuple[str, Path]]) -> None:
+    """Say what is in a folder and what is expected, where there are files of which none fits."""
+    names = [name for name, path in entries if path.is_file()]
+    if names:
+        raise InputError(
+            f"{folder}: found {len(names)} files, such as {listing(names[:2])}; none is named "
+            f"<SUBJECT>/<ACTION>_<CAMERA>{FILE_SUFFIX}, <SUBJECT>/<ACTION>.<CAMERA>.npy or .json, "
+            f"or <SUBJECT>/<CAMERA>/<ACTION>.npy; the cameras are {', '.join(CAMERA_IDS)}"
+        )
 
 
 def convert(files: list[RawFile], layout: str | None, keep_conf: bool) -> list[Piece]:

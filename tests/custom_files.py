@@ -15,11 +15,18 @@ PLACES = {
     "coco": tuple(range(17)),
     "coco_wholebody": tuple(range(17)),
     "halpe26": tuple(range(17)),
+    "halpe136": tuple(range(17)),
     "body25": (0, 16, 15, 18, 17, 5, 2, 6, 3, 7, 4, 12, 9, 13, 10, 14, 11),
     "openpose18": (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10),
     "mediapipe": (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28),
 }
-COUNTS = {"coco_wholebody": 133, "halpe26": 26, "body25": 25, "openpose18": 18, "mediapipe": 33}
+COUNTS = {"coco_wholebody": 133, "halpe26": 26, "halpe136": 136}
+COUNTS |= {"body25": 25, "openpose18": 18, "mediapipe": 33}
+COCO = [
+    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder"),
+    *("right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip"),
+    *("right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle"),
+]
 
 
 def in_layout(keypoints, layout):
@@ -188,6 +195,164 @@ def plain_people(folder, keypoints, size):
     return folder / "plain.npz"
 
 
+def mmpose_pictures(folder, keypoints, size):
+    """Write `--pred-out-dir` of a folder of pictures: a list of the people of each."""
+    (folder / "predictions").mkdir(exist_ok=True)
+    for frame, people in enumerate(people_of(keypoints)):
+        found = [{"keypoints": p[:, :2], "keypoint_scores": p[:, 2]} for p in people]
+        dump(folder / "predictions" / f"cam2_img_{frame:05d}.json", found)
+    return folder / "predictions"
+
+
+def by_frame(keypoints, describe):
+    """Return a list for each frame: what `describe` makes of keypoints, corners and number."""
+    frames = [[] for _ in keypoints]
+    for frame, number, person, corners in each_person(keypoints):
+        frames[frame].append(describe(person, corners, number))
+    return frames
+
+
+def mmpose0(folder, keypoints, size):
+    """Write the lists of `pose_results` that version 0 returns for each frame."""
+
+    def describe(person, corners, number):
+        return {"bbox": [*corners, 0.9], "keypoints": person, "track_id": number, "area": 4.0}
+
+    return dump(folder / "mmpose0.json", by_frame(keypoints, describe))
+
+
+def mmpose0_tested(folder, keypoints, size):
+    """Write `tools/test.py --out` of version 0: batches of poses and of their pictures' names."""
+    found = [(frame, person) for frame, _, person, _ in each_person(keypoints)]
+    batches = [found[i : i + 7] for i in range(0, len(found), 7)]
+    content = [
+        {
+            "preds": [person for _, person in batch],
+            "image_paths": [f"data/clip1/{frame:06d}.jpg" for frame, _ in batch],
+        }
+        for batch in batches
+    ]
+    return dump(folder / "tested.json", content)
+
+
+def ultralytics_people(keypoints):
+    """Return what `to_json` gives for each frame."""
+
+    def describe(person, corners, number):
+        box = dict(zip(("x1", "y1", "x2", "y2"), corners))
+        points = dict(zip(("x", "y", "visible"), person.T.tolist()))
+        about = {"name": "person", "class": 0, "confidence": 0.9, "box": box}
+        return about | {"track_id": number + 1, "keypoints": points}
+
+    return by_frame(keypoints, describe)
+
+
+def ultralytics_json(folder, keypoints, size):
+    return dump(folder / "u.json", ultralytics_people(keypoints))
+
+
+def ultralytics_texts(folder, keypoints, size):
+    """Write the texts that `to_json` returns, in a list."""
+    return dump(folder / "texts.json", list(map(json.dumps, ultralytics_people(keypoints))))
+
+
+def ultralytics_by_number(folder, keypoints, size):
+    return dump(folder / "by_number.json", dict(enumerate(ultralytics_people(keypoints))))
+
+
+def ultralytics_labels(folder, keypoints, size):
+    """Write `save_txt`, with `save_conf` and a tracker, of a video: frames count from 1."""
+    (folder / "labels").mkdir(exist_ok=True)
+    rows = {}
+    for frame, number, person, (left, top, right, bottom) in each_person(keypoints):
+        box = np.array([left + right, top + bottom, 2 * (right - left), 2 * (bottom - top)]) / 2
+        shares = (person / [*size, 1]).ravel()
+        row = [0, *box / np.tile(size, 2), *shares, 0.9, number + 1]
+        rows.setdefault(frame + 1, []).append(" ".join(f"{value:.8g}" for value in row))
+    for frame, lines in rows.items():
+        (folder / "labels" / f"clip_{frame}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def alphapose_form(folder, keypoints, size, people="bodies", points="joints"):
+    """Write AlphaPose's `--format cmu`, or open: a dict by pictures."""
+    frames = {
+        f"{frame}.jpg": {
+            "version": "AlphaPose v0.3",
+            people: [{points: in_layout(p, "openpose18").ravel()} for p in found],
+        }
+        for frame, found in enumerate(people_of(keypoints))
+    }
+    return dump(folder / "cmu.json", frames)
+
+
+def poseflow(folder, keypoints, size):
+    def describe(person, corners, number):
+        return {"keypoints": person.ravel(), "scores": 2.5, "idx": number + 1}
+
+    people = by_frame(keypoints, describe)
+    return dump(folder / "flow.json", {f"{frame}.jpg": p for frame, p in enumerate(people)})
+
+
+def videopose3d(folder, keypoints, size):
+    metadata = {"layout_name": "coco", "num_joints": 17}
+    metadata["video_metadata"] = {"a.mp4": dict(zip("wh", size))}
+    positions = {"a.mp4": {"custom": [keypoints[:, 0, :, :2]]}}
+    np.savez(folder / "custom.npz", positions_2d=positions, metadata=metadata)
+    return folder / "custom.npz"
+
+
+def people_first(folder, keypoints, size):
+    np.savez(folder / "first.npz", keypoints=np.nan_to_num(keypoints).swapaxes(0, 1))
+    return folder / "first.npz"
+
+
+def csv_table(folder, keypoints, size, columns=("frame", "{}_x", "{}_y", "{}_conf"), separator=","):
+    """Write a column for each coordinate, in an order that is not COCO's, with a row a person."""
+    names = sorted(COCO)
+    header = [column.format(name) for name in names for column in columns[1:]]
+    lines = [separator.join(["person", "unused", columns[0], *header])]
+    for frame, number, person, _ in each_person(keypoints):
+        values = person[[COCO.index(name) for name in names]].ravel()
+        cells = [str(number + 1), "text", str(frame), *(f"{value:.6f}" for value in values)]
+        decimal = (cell.replace(".", "," if separator == ";" else ".") for cell in cells)
+        lines.append(separator.join(decimal))
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder / "table.csv"
+
+
+def landmarks_of(keypoints, size):
+    """Return, for each frame and person, MediaPipe's landmarks."""
+
+    def describe(person, corners, number):
+        shares = in_layout(person, "mediapipe") / [*size, 1]
+        return [{"x": x, "y": y, "z": -0.2, "visibility": v} for x, y, v in shares]
+
+    return by_frame(keypoints, describe)
+
+
+def mediapipe_tasks(folder, keypoints, size):
+    """Write JavaScript's `PoseLandmarker` results: landmarks of all people, and in metres."""
+    frames = landmarks_of(keypoints, size)
+    return dump(folder / "tasks.json", [{"landmarks": f, "worldLandmarks": f} for f in frames])
+
+
+def mediapipe_script(folder, keypoints, size):
+    """Write JavaScript's older results by frame, null where nobody is found."""
+    frames = [people[0] if people else None for people in landmarks_of(keypoints, size)]
+    content = {str(i): {"poseLandmarks": landmarks} for i, landmarks in enumerate(frames)}
+    return dump(folder / "script.json", {"fps": 30, "frames": content})
+
+
+def tensorflow_script(folder, keypoints, size):
+    def describe(person, corners, number):
+        points = [dict(zip(("x", "y", "score"), row)) for row in person.tolist()]
+        points = [{**point, "name": name} for point, name in zip(points, COCO)]
+        return {"keypoints": points[::-1], "keypoints3D": points, "score": 0.8}
+
+    return dump(folder / "tf.json", by_frame(keypoints, describe))
+
+
 FORMATS = {
     "MMPose": mmpose,
     "MMPose, the inferencer's": mmpose_inferencer,
@@ -207,5 +372,26 @@ FORMATS = {
     "VideoPose3D's Detectron": detectron,
     "plain": plain,
     "plain, people": plain_people,
+    "MMPose, pictures": mmpose_pictures,
+    "MMPose 0": mmpose0,
+    "MMPose 0, tested": mmpose0_tested,
+    "Ultralytics, to_json": ultralytics_json,
+    "Ultralytics, texts": ultralytics_texts,
+    "Ultralytics, by number": ultralytics_by_number,
+    "Ultralytics, save_txt": ultralytics_labels,
+    "AlphaPose, Halpe's 136": partial(alphapose, layout="halpe136"),
+    "AlphaPose, cmu": alphapose_form,
+    "AlphaPose, open": partial(alphapose_form, people="people", points="pose_keypoints_2d"),
+    "PoseFlow": poseflow,
+    "VideoPose3D": videopose3d,
+    "people first": people_first,
+    "table": csv_table,
+    "table, other names": partial(
+        csv_table, columns=("Frame_Number", "x_{}", "y_{}", "score_{}"), separator=";"
+    ),
+    "MediaPipe, tasks": mediapipe_tasks,
+    "MediaPipe, JavaScript": mediapipe_script,
+    "TensorFlow.js": tensorflow_script,
 }
-ONE_PERSON = {"MediaPipe", "MediaPipe, array", "poses by frame", "plain"}
+ONE_PERSON = {"MediaPipe", "MediaPipe, array", "poses by frame", "plain", "VideoPose3D"}
+ONE_PERSON |= {"MediaPipe, JavaScript"}

@@ -9,6 +9,7 @@ import numpy as np
 from common.files.console import InputError, listing, shown
 from common.files.output import atomic_output
 from common.files.safe_load import read_npz
+from common.skeleton import coco_to_h36m
 
 NUM_CAMERAS = 4
 FPS_RANGE = (0.1, 1000)  # frames a second
@@ -102,7 +103,7 @@ def write_positions_3d(path: Path | str, positions: Positions3d) -> None:
 
 
 def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-    """Read `data_2d_custom_<name>.npz`.
+    """Read `data_2d_custom_<name>.npz`, or VideoPose3D's own, whose keypoints are COCO's.
 
     Returns:
         {sequence: (frames, 17, 2 or 3)}, float32, pixels, then confidence; {sequence: {"w", "h":
@@ -117,16 +118,18 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
         raise InputError(f"{path}: holds {listing(arrays)}, but no 'positions_2d' and 'metadata'")
     content = arrays["metadata"] if isinstance(arrays["metadata"], dict) else {}
     videos = content.get("video_metadata")
-    if str(content.get("layout_name")) != "h36m" or not isinstance(videos, dict):
+    layout = str(content.get("layout_name"))
+    if layout not in ("h36m", "coco") or not isinstance(videos, dict):
         raise InputError(
-            f"{path}: its metadata does not tell of joints in Human3.6M's layout and of videos; "
-            "data/prepare_2d_custom.py writes such files"
+            f"{path}: its metadata does not tell of joints in Human3.6M's or COCO's layout and of "
+            "videos; data/prepare_2d_custom.py writes such files"
         )
 
     def check(where: str, cameras: Any) -> np.ndarray:
         if not _is_list_of(1, cameras):
             raise InputError(f"{where}: expected a list of one camera's array")
-        return _check_array(where, cameras[0], 17, (2, 3))
+        keypoints = _check_array(where, cameras[0], 17, (2, 3))
+        return coco_to_h36m(keypoints) if layout == "coco" else keypoints  # as VideoPose3D's own
 
     positions, metadata = {}, {}
     for video, actions in _map_actions(path, arrays["positions_2d"], check).items():

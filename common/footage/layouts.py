@@ -5,8 +5,12 @@ keypoints, by these names; the others of its keypoints are left out, because lif
 joints that are made from COCO's.
 """
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 
+from common.files.console import listing
 from common.skeleton import COCO_NAMES, JOINT_NAMES, PARENTS, coco_to_h36m
 
 _OPENPOSE_ARMS = (
@@ -23,12 +27,14 @@ def _of_both_sides(*parts: str) -> list[str]:
     return [f"{side}_{part}" for part in parts for side in ("left", "right")]
 
 
+_HALPE26 = (*COCO_NAMES, "head_top", "neck", "mid_hip", *_of_both_sides(*_TOES))
 # {layout: names of its keypoints, in order}. The names of COCO-WholeBody's face and hands, which
 # are not used, are numbers.
 KEYPOINT_NAMES = {
     "coco": COCO_NAMES,
     "coco_wholebody": (*COCO_NAMES, *_FEET, *(f"face_or_hand_{i}" for i in range(68 + 2 * 21))),
-    "halpe26": (*COCO_NAMES, "head_top", "neck", "mid_hip", *_of_both_sides(*_TOES)),
+    "halpe26": _HALPE26,
+    "halpe136": (*_HALPE26, *(f"face_or_hand_{i}" for i in range(68 + 2 * 21))),
     "body25": (*_OPENPOSE_ARMS, "mid_hip", *_LEGS, *_OPENPOSE_FACE, *_FEET),
     "openpose18": (*_OPENPOSE_ARMS, *_LEGS, *_OPENPOSE_FACE),
     "mediapipe": (
@@ -42,6 +48,9 @@ KEYPOINT_NAMES = {
     "h36m": JOINT_NAMES,
 }
 LAYOUTS = tuple(KEYPOINT_NAMES)
+# What files call these layouts, and joints of Human3.6M, in other words.
+_LAYOUT_SYNONYMS = {"halpe": "halpe136", "body_25": "body25", "human36m": "h36m"}
+_NAME_SYNONYMS = {"root": "hip", "pelvis": "hip", "neck_base": "neck_nose"}
 # Parent of each point of the two layouts that `body_points` gives, -1 for the root.
 POINT_PARENTS = {
     "coco": (-1, 0, 0, 1, 2, 0, 0, 5, 6, 7, 8, 5, 6, 11, 12, 13, 14),
@@ -56,6 +65,49 @@ def layout_of(count: int) -> str:
             return layout
     known = ", ".join(f"{layout} {len(names)}" for layout, names in KEYPOINT_NAMES.items())
     raise ValueError(f"no layout has {count} keypoints; there are {known}")
+
+
+def layout_in_file(name: str, count: int) -> str:
+    """Return the layout that a file calls so, or, without a name, that has this many keypoints."""
+    plain = name.lower().replace("-", "_")
+    layout = _LAYOUT_SYNONYMS.get(plain, plain) if name else layout_of(count)
+    if layout not in LAYOUTS:
+        raise ValueError(
+            f"the file says that its layout is '{name[:80]}', which is none of "
+            f"{', '.join(LAYOUTS)}; --layout names one that it has nevertheless"
+        )
+    return layout
+
+
+def places_by_name(names: Sequence[str]) -> tuple[str, list[int]]:
+    """Tell where a file that names its keypoints has COCO's 17, or Human3.6M's.
+
+    "left_hip", "LEFT_HIP", "LHip", "leftHip" and "hip left" are the same.
+
+    Returns:
+        The layout, "coco" or "h36m"; the place of each of its points among the names, -1 for one
+        of COCO's face that is not there.
+    """
+    there = [_plain_name(name) for name in names]
+    for layout in ("coco", "h36m"):
+        wanted = [_plain_name(name) for name in KEYPOINT_NAMES[layout]]
+        places = [there.index(name) if name in there else -1 for name in wanted]
+        if min(places[5:] if layout == "coco" else places) >= 0:
+            return layout, places
+    raise ValueError(
+        f"its keypoints are {listing(names)}; among them are neither COCO's shoulders, elbows, "
+        "wrists, hips, knees and ankles nor Human3.6M's 17 joints"
+    )
+
+
+def _plain_name(name: str) -> str:
+    """Return "left_hip" for every way to write it, the side first."""
+    words = re.sub(r"([a-z])([A-Z])|([LR])(?=[A-Z][a-z])", r"\1\3 \2", str(name))
+    words = re.findall(r"[a-z]+|[0-9]+", words.lower())
+    words = [{"l": "left", "r": "right"}.get(word, word) for word in words]
+    words.sort(key=lambda word: word not in ("left", "right"))
+    plain = "_".join(words)
+    return _NAME_SYNONYMS.get(plain, plain)
 
 
 def body_points(keypoints: np.ndarray, layout: str) -> np.ndarray:

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.files.console import InputError
-from common.footage.estimator_files import Detections, Person, as_numbers, read_detections
-from common.footage.layouts import KEYPOINT_NAMES, body_points, layout_of
+from common.footage.detections import Detections, Person, as_numbers, refuse_3d
+from common.footage.estimator_files import read_detections
+from common.footage.layouts import KEYPOINT_NAMES, body_points, layout_in_file
 
 # Nearly three hours at 50 Hz; a damaged frame number would otherwise fill the memory.
 MAX_FRAMES = 500_000
@@ -37,8 +38,8 @@ def read_people(
 ) -> People:
     """Read the people in an estimator's file, or in a folder of a file for each frame.
 
-    Without a layout, the keypoints' number tells it. `first_frame` is as in `read_detections`. With
-    `zero_is_missing`, a point at (0, 0) counts as not found.
+    Without a layout, the file or the keypoints' number tells it. `first_frame` is as in
+    `read_detections`. With `zero_is_missing`, a point at (0, 0) counts as not found.
 
     Raises:
         InputError: if the file is bad, of another layout, or without a person.
@@ -73,7 +74,8 @@ def _arrange(found: Detections, layout: str | None, zero_is_missing: bool) -> Pe
     if not people:
         raise ValueError("no person in any frame")
     keypoints = _stack(people)
-    layout = layout or layout_of(keypoints.shape[1])
+    layout = layout or layout_in_file(found.layout, keypoints.shape[1])
+    refuse_3d(keypoints, layout)
     count = len(KEYPOINT_NAMES[layout])
     if keypoints.shape[1] != count:
         raise ValueError(

@@ -3,10 +3,8 @@ import json
 import numpy as np
 import pytest
 from custom_files import (
-    COUNTS,
     FORMATS,
     ONE_PERSON,
-    PLACES,
     alphapose,
     coco_annotations,
     coco_results,
@@ -20,39 +18,15 @@ from custom_files import (
     poses_by_frame,
 )
 from raw_trees import assert_one_line_error, call, untouched
+from walkers import FRAMES, SIZE, walkers
 
 from common.files.console import InputError
 from common.files.npz import read_custom_2d
 from common.files.video import write_video
-from common.footage import estimator_files
-from common.footage.estimator_files import Detections, Person
-from common.footage.layouts import KEYPOINT_NAMES, body_points, to_h36m
-from common.footage.people import People, read_people
+from common.footage.people import People
 from common.footage.tracks import follow_by_overlap
 from common.skeleton import coco_to_h36m
 from data.prepare_2d_custom import main
-
-SIZE = (640, 480)
-FRAMES = 30
-# A person who faces the camera, in units of the height, x to the right, y down from the hips.
-FIGURE = np.array(
-    [[0, -0.42], [0.02, -0.44], [-0.02, -0.44], [0.04, -0.43], [-0.04, -0.43],
-     [0.1, -0.3], [-0.1, -0.3], [0.14, -0.15], [-0.14, -0.15], [0.16, 0], [-0.16, 0],
-     [0.06, 0], [-0.06, 0], [0.07, 0.24], [-0.07, 0.24], [0.07, 0.48], [-0.07, 0.48]]
-)  # fmt: skip
-
-
-def walkers(frames=FRAMES, people=2, seed=0):
-    """Return (frames, people, 17, 3): people who walk to and fro at different heights."""
-    random = np.random.default_rng(seed)
-    time = np.arange(frames)[:, None]
-    phase = np.arange(people) * np.pi
-    x = 320 + 150 * np.cos(time / 12 + phase)
-    y = np.broadcast_to(240 + 20 * np.arange(people), x.shape)
-    points = 300 * FIGURE + np.stack([x, y], axis=-1)[:, :, None]
-    points += random.normal(0, 0.5, points.shape)
-    confidence = random.uniform(0.5, 1, (*points.shape[:-1], 1))
-    return np.concatenate([points, confidence], axis=-1)
 
 
 @pytest.fixture
@@ -148,29 +122,6 @@ def test_human36m_joints_are_taken_as_they_are(prepare, tmp_path):
     positions, _, result = prepared(prepare, tmp_path / "joints.npy", "--layout", "h36m")
     np.testing.assert_array_equal(positions["dance"], joints[..., :2].astype(np.float32))
     assert result.stderr == ""
-
-
-def test_layouts_hold_coco():
-    counts = {layout: len(names) for layout, names in KEYPOINT_NAMES.items()}
-    assert counts == {"coco": 17, **COUNTS, "h36m": 17}
-    for layout, places in PLACES.items():
-        assert len(set(KEYPOINT_NAMES[layout])) == counts[layout]
-        points = np.arange(counts[layout])[:, None].repeat(2, axis=1)
-        assert tuple(body_points(points, layout)[:, 0]) == places
-    for layout, says in (("body25", "layout body25: .* is not"), ("kinect", "no layout 'kinect'")):
-        with pytest.raises(ValueError, match=says):
-            to_h36m(np.zeros((3, 17, 2)), layout)
-
-
-def test_a_further_format_is_one_function(tmp_path, monkeypatch):
-    monkeypatch.setattr(estimator_files, "_READERS", [*estimator_files._READERS])
-
-    @estimator_files.reads("Kinect", {"bodies"})
-    def kinect(content):
-        return Detections({n: [Person(body)] for n, body in enumerate(content["bodies"])})
-
-    people = read_people(dump(tmp_path / "a.json", {"bodies": walkers(people=1)[:, 0].tolist()}))
-    assert people.source == "Kinect, layout coco" and people.keypoints.shape == (FRAMES, 17, 3)
 
 
 # ---- people ----
@@ -366,7 +317,7 @@ def folder_of_other_json(folder):
 BAD = {
     "no person in any frame: all": np.zeros((4, 17, 3)),
     "of an unknown form, with ['hello']; known are COCO": {"hello": [1, 2]},
-    "neither npy, npz nor JSON": truncated,
+    "neither npy, npz, csv nor JSON": truncated,
     "frame number 'x' is no integer": mmpose_frame(frame_id="x"),
     "not quite in a known form (KeyError: 'instances')": {"instance_info": [{"frame_id": 0}]},
     "no *.json in this folder": lambda folder: folder / "data",
