@@ -34,7 +34,10 @@ class View(NamedTuple):
 
 
 def check_data(
-    sequences: Sequence[Sequence2d3d], names: Sequence[str], trust: bool = False, quiet: bool = False
+    sequences: Sequence[Sequence2d3d],
+    names: Sequence[str],
+    trust: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Print how far each estimator's 2D lies from the projected 3D.
 
@@ -154,7 +157,9 @@ def _other_readings(
             )
     readings = {
         "left and right are exchanged": points[:, EXCHANGED],
-        "the joints are in COCO's order": coco_to_h36m(points),
+        "the joints are COCO's (with layout_name 'coco' in metadata, they are converted)": coco_to_h36m(
+            points
+        ),
         "the coordinates are normalised already, -1 to 1": (points * camera.width + size) / 2,
         "the coordinates are parts of the picture, 0 to 1": points * size,
         "y points up": np.stack([points[..., 0], camera.height - points[..., 1]], axis=-1),
