@@ -131,7 +131,7 @@ def _problem(view: View, estimator: int, views: Sequence[View], distance: float)
         for cause, estimate, truth in _other_readings(view, estimator, views)
     ]
     nearest, cause = min(readings)
-    if nearest < distance / 2:
+    if nearest < min(distance / 2, HOPELESS_PX):
         return f"{found}, but {nearest:.0f} px if {cause}"
     if distance <= HOPELESS_PX:
         return None
@@ -155,11 +155,10 @@ def _other_readings(
                 points,
                 other.truth,
             )
+    as_coco = coco_to_h36m(points)
     readings = {
         "left and right are exchanged": points[:, EXCHANGED],
-        "the joints are COCO's (with layout_name 'coco' in metadata, they are converted)": coco_to_h36m(
-            points
-        ),
+        "the joints are COCO's (layout_name 'coco' in metadata converts them)": as_coco,
         "the coordinates are normalised already, -1 to 1": (points * camera.width + size) / 2,
         "the coordinates are parts of the picture, 0 to 1": points * size,
         "y points up": np.stack([points[..., 0], camera.height - points[..., 1]], axis=-1),
@@ -170,6 +169,6 @@ def _other_readings(
     known = np.isfinite(points) & np.isfinite(truth)
     p, t = np.where(known, points, 0), np.where(known, truth, 0)
     scale = (p * t).sum(axis=(0, 1)) / np.maximum((p * p).sum(axis=(0, 1)), 1e-9)
-    if (0.01 < scale).all() and (scale < 100).all():  # else it is one of the above
+    if (scale > 0.01).all() and (scale < 100).all():  # else it is one of the above
         told = " × ".join(f"{x:.0f}" for x in size / scale)
         yield f"the picture had {told} pixels", points * scale, truth
