@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from common.arguments import evaluation_recipe, network_config, parse_arguments, training_recipe
 from common.augmentation import AugmentedWindows
+from common.data_check import check_data
 from common.evaluation import evaluate, mean_pose_mpjpe_mm
 from common.files.console import InputError, never_fail_to_print, run_script, split_names
 from common.files.output import atomic_output, check_output
@@ -118,10 +119,11 @@ def loss_of(
 def train(arguments: argparse.Namespace, world: World) -> None:
     """Train from the beginning, or go on from a checkpoint."""
     checkpoint = checkpoint_to_resume(arguments, world)
+    initial = checkpoint or checkpoint_to_start_from(arguments)
     recipe = training_recipe(arguments, checkpoint)
     precision = resolve_precision(recipe.precision, world.device)
-    train_set, test_set = load_training_data(arguments, recipe)
-    config = network_config(arguments, recipe, train_set, checkpoint)
+    train_set, test_set = load_training_data(arguments, recipe, world)
+    config = network_config(arguments, recipe, train_set, initial)
     windows = training_windows(train_set, config, recipe, world)
     LearningRates(recipe, math.ceil(len(windows) / recipe.batch_size))  # refuses a long warm-up
     noise_std = recipe.std * pixels_to_normalized(train_set[0].subject, train_set[0].camera)
@@ -129,7 +131,9 @@ def train(arguments: argparse.Namespace, world: World) -> None:
 
     torch.manual_seed(recipe.seed)
     model = PoseFormerV2(config).to(world.device)
-    if recipe.init == "mean_pose":
+    if initial:
+        initial.load_into(model)
+    elif recipe.init == "mean_pose":
         init_at_mean_pose(model, mean_pose)
     optimizer = build_optimizer(model, recipe, precision)
     state = TrainingState()
@@ -212,6 +216,14 @@ def checkpoint_to_resume(arguments: argparse.Namespace, world: World) -> Checkpo
     return Checkpoint.load(path, arguments.number_of_frames)
 
 
+def checkpoint_to_start_from(arguments: argparse.Namespace) -> Checkpoint | None:
+    """Load the checkpoint that --init-from names, for its weights alone."""
+    if not arguments.init_from:
+        return None
+    path = find_checkpoint(arguments.init_from, arguments.checkpoint)
+    return Checkpoint.load(path, arguments.number_of_frames)
+
+
 def training_windows(
     train_set: list[Sequence2d3d], config: PoseFormerConfig, recipe: Recipe, world: World
 ) -> WindowGenerator:
@@ -236,28 +248,31 @@ def training_windows(
 
 
 def load_training_data(
-    arguments: argparse.Namespace, recipe: Recipe
+    arguments: argparse.Namespace, recipe: Recipe, world: World
 ) -> tuple[list[Sequence2d3d], list[Sequence2d3d]]:
     """Return the training and, unless --no-eval, the validation sequences."""
     train_subjects = parse_subjects(recipe.subjects_train)
     test_subjects = () if arguments.no_eval else parse_subjects(recipe.subjects_test)
-    sequences = load_data(arguments, recipe, list(dict.fromkeys(train_subjects + test_subjects)))
+    subjects = list(dict.fromkeys(train_subjects + test_subjects))
+    sequences = load_data(arguments, recipe, subjects, world)
     train_set = [s for s in sequences if s.subject in train_subjects]
     test_set = [s for s in sequences if s.subject in test_subjects]
     return subset(train_set, recipe.subset, recipe.seed), noisy(test_set, recipe)
 
 
 def load_data(
-    arguments: argparse.Namespace, recipe: Recipe, subjects: list[str]
+    arguments: argparse.Namespace, recipe: Recipe, subjects: list[str], world: World
 ) -> list[Sequence2d3d]:
-    """Return the sequences of these subjects, as the data flags choose them."""
+    """Return the sequences of these subjects, as the data flags choose them, checked."""
     data_dir, dataset = arguments.data_dir, arguments.dataset
+    names = estimator_names(recipe.keypoints)
     sequences = load_sequences(
         positions_3d_path(data_dir, dataset),
-        [keypoints_path(data_dir, dataset, n) for n in estimator_names(recipe.keypoints)],
+        [keypoints_path(data_dir, dataset, n) for n in names],
         subjects,
         None if recipe.actions == "*" else split_names(recipe.actions),
     )
+    check_data(sequences, names, arguments.trust_data, quiet=not world.is_main)
     return downsample(sequences, recipe.downsample)
 
 
@@ -327,7 +342,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     path = find_checkpoint(arguments.evaluate, arguments.checkpoint)
     checkpoint = Checkpoint.load(path, arguments.number_of_frames)
     recipe = evaluation_recipe(arguments, checkpoint)
-    sequences = load_data(arguments, recipe, list(parse_subjects(recipe.subjects_test)))
+    sequences = load_data(arguments, recipe, list(parse_subjects(recipe.subjects_test)), world)
     network_config(arguments, recipe, sequences, checkpoint)  # refuses what contradicts it
     sequences = noisy(sequences, recipe)
     precision = resolve_precision(recipe.precision, world.device)

@@ -36,6 +36,7 @@ _FLAGS = {
     "data": (
         ("-d --dataset", str, "h36m", "NAME", "read data_3d_NAME.npz"),
         ("--data-dir", Path, DATA_DIR, "DIR", "folder of npz files (default: the repository's)"),
+        ("--trust-data", bool, False, None, "go on with 2D that does not fit the 3D"),
     ),
     "run": (
         (
@@ -51,6 +52,10 @@ _FLAGS = {
     ),
     "run of a training": (
         ("-r --resume", str, None, "FILE", "go on from this checkpoint"),
+        (
+            *("--init-from", str, None, "FILE"),
+            "start a new training from this checkpoint's weights, with the flags' recipe",
+        ),
         ("--overwrite", bool, False, None, "replace an earlier run in the checkpoint folder"),
         ("--no-eval", bool, False, None, "do not validate after each epoch"),
         (
@@ -170,11 +175,12 @@ def _check(parser: ArgumentParser, given: dict[str, Any]) -> None:
     """
     if given.get("dataset") == "custom":
         raise InputError(f"-d custom: {_BY_LIFT}")
-    for name in ("evaluate", "resume"):
+    for name in ("evaluate", "resume", "init_from"):
         if given.get(name) == "":
-            raise InputError(f"--{name} '': give the checkpoint's file")
-    for one, other in (("resume", "evaluate"), ("resume", "overwrite")):
-        if one in given and other in given:
+            raise InputError(f"--{name.replace('_', '-')} '': give the checkpoint's file")
+    pairs = ("resume", "evaluate"), ("resume", "overwrite"), ("resume", "init-from")
+    for one, other in pairs:
+        if one in given and other.replace("-", "_") in given:
             raise InputError(f"--{one} and --{other} exclude each other; give one of them")
     unread, reason = ("evaluation",), "goes with --evaluate"
     if "evaluate" in given:

@@ -23,9 +23,9 @@ from common.files import console
 from common.files.console import DATA_DIR, InputError, listing, progress, warn
 from common.files.npz import Positions2d, read_positions_3d, write_positions_2d
 from common.files.output import find_folder
-from common.footage.layouts import LAYOUTS, to_h36m
+from common.footage.layouts import LAYOUTS, POINT_PARENTS, to_h36m
 from common.footage.people import best_of_each_frame, read_people
-from common.footage.tracks import Piece, hold_gaps
+from common.footage.tracks import Piece, Track, hold_gaps, interpolate_gaps
 from common.h36m_dataset import (
     CORRUPT_SEQUENCE,
     SUBJECTS_FLAG,
@@ -208,19 +208,38 @@ def convert_file(path: Path, layout: str | None, keep_conf: bool) -> Piece:
     Raises:
         InputError: if the file is bad, or has no confidences to keep.
     """
-    people = read_people(path, layout, zero_is_missing=False)
+    people = read_people(path, layout)
     rows = best_of_each_frame(people.frames, people.scores)
-    frames, keypoints = people.frames[rows], people.keypoints[rows]
-    is_whole = np.isfinite(keypoints).all(axis=(1, 2))
-    if not is_whole.all():
-        frame = frames[is_whole.argmin()]
-        raise InputError(f"{path}: NaN or infinite coordinates, first in frame {frame}")
+    frames = people.frames[rows]
+    keypoints, filled = fill_points(frames, people.keypoints[rows], people.layout)
     if keep_conf and keypoints.shape[-1] == 2:
         raise InputError(f"{path}: holds no confidences; run without --keep-conf")
     keypoints = keypoints[..., : 3 if keep_conf else 2].astype(np.float32)
-    sequence = hold_gaps(frames, keypoints, people.num_frames)
+    sequence = hold_gaps(frames, keypoints, people.num_frames)._replace(filled_points=filled)
     joints = to_h36m(sequence.keypoints.astype(np.float64), people.layout)
     return sequence._replace(keypoints=np.ascontiguousarray(joints, dtype=np.float32))
+
+
+def fill_points(frames: np.ndarray, keypoints: np.ndarray, layout: str) -> tuple[np.ndarray, int]:
+    """Fill points that were not found, as in own footage: linearly in time.
+
+    Args:
+        frames: (found,), increasing.
+        keypoints: (found, 17, 2 or 3); not found are points that are NaN and those of confidence
+            zero, unless all confidences are.
+        layout: "coco" or "h36m".
+
+    Returns:
+        The keypoints, where the confidence of what was filled is 0; how many points were filled.
+    """
+    confidences = keypoints[..., 2:]
+    if (confidences > 0).any():
+        keypoints = np.where(confidences == 0, np.nan, keypoints)
+    if not np.isnan(keypoints).any():
+        return keypoints, 0
+    track = Track(1, frames, keypoints, room_px=0)
+    [piece] = interpolate_gaps(track, POINT_PARENTS[layout], max_gap=np.inf)
+    return piece.keypoints[frames - frames[0]], piece.filled_points
 
 
 def check_lengths(
@@ -255,6 +274,11 @@ def report_gaps(files: list[RawFile], sequences: list[Piece], max_gap: int) -> N
         f"filled {sum(filled):,} of {frames:,} frames, in {np.count_nonzero(filled)} of "
         f"{len(files)} files; longest gap {max(sequence.longest_gap for sequence in sequences)}"
     )
+    if points := sum(sequence.filled_points for sequence in sequences):
+        warn(
+            f"{points:,} points that the estimator did not find ((0, 0), NaN, or confidence 0), "
+            f"{points / (17 * frames):.1%} of all, were filled from the frames around them"
+        )
 
 
 if __name__ == "__main__":

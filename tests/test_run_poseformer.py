@@ -41,6 +41,24 @@ def test_training_lowers_the_validation_error_and_keeps_the_best(train):
     assert rates == pytest.approx([2e-3 * 0.99**e for e in range(5)])
 
 
+def test_a_new_training_starts_from_the_weights_of_a_checkpoint(train):
+    first, folder = train("-k", "gt", "-e", "1")
+    assert first.status == 0, first.stderr
+    start = folder / "best_epoch.bin"
+    flags = ("--init-from", start, "--schedule", "cosine", "-lr", "1e-9", "--optimizer", "adamw")
+    result, other = train("-k", "gt", "-e", "1", *flags, folder="other")
+    assert result.status == 0, result.stderr
+    theirs, ours = load(start), load(other / "last_epoch.bin")
+    for key, weight in ours["model_pos"].items():
+        torch.testing.assert_close(weight, theirs["model_pos"][key], rtol=0, atol=1e-5)
+    assert (ours["epoch"], ours["recipe"]["schedule"]) == (1, "cosine")
+    [before], [after] = log_figures(folder), log_figures(other)
+    assert after["valid_mpjpe_mm"] == pytest.approx(before["valid_mpjpe_mm"], abs=0.01)
+    for wrong, part in ((("--resume", start), "exclude each other"), (("--depth", "2"), "depth 2")):
+        result, _ = train("--init-from", start, "-e", "1", *wrong, folder="wrong")
+        assert_one_line_error(result, part)
+
+
 def test_every_step_has_the_rate_of_its_schedule(train, monkeypatch):
     rates, plain = [], run_poseformer.set_learning_rate
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from common.files.console import InputError, listing, shown
+from common.files.console import InputError, listing, shown, warn
 from common.files.output import atomic_output
 from common.files.safe_load import read_npz
 from common.skeleton import coco_to_h36m
@@ -23,6 +23,8 @@ KEYPOINTS_METADATA = {
     "num_joints": 17,
     "keypoints_symmetry": [[4, 5, 6, 11, 12, 13], [1, 2, 3, 14, 15, 16]],
 }
+
+COCO_SYMMETRY = [list(range(1, 17, 2)), list(range(2, 17, 2))]
 
 # {subject: {action: [four arrays (frames, 17, 2 or 3), float32, pixels]}}
 Positions2d = dict[str, dict[str, list[np.ndarray]]]
@@ -58,16 +60,23 @@ def read_positions_2d(path: Path | str) -> Positions2d:
 
     Returns:
         {subject: {action: [four arrays (frames, 17, 2 or 3)]}}, float32, pixels, cameras in the
-        order 54138969, 55011271, 58860488, 60457274; the third channel is the confidence.
+        order 54138969, 55011271, 58860488, 60457274; the third channel is the confidence. Of a
+        file whose metadata says COCO's keypoints, they are converted, and a warning says so.
 
     Raises:
-        InputError: if the file is missing, damaged, unsafe, or not of this form.
+        InputError: if the file is missing, damaged, unsafe, or not of this form; if its metadata
+            says another layout, or pairs of joints that are not the layout's.
     """
+    arrays = read_npz(path)
+    is_coco = _is_coco(path, arrays.get("metadata"))
 
     def check(where: str, cameras: Any) -> list[np.ndarray]:
-        return _check_cameras(where, cameras, 17, (2, 3))
+        views = _check_cameras(where, cameras, 17, (2, 3))
+        return list(map(coco_to_h36m, views)) if is_coco else views
 
-    positions = _map_actions(path, _read_member(path, "positions_2d"), check)
+    positions = _map_actions(path, _member(path, arrays, "positions_2d"), check)
+    if is_coco:
+        warn(f"{path}: COCO's keypoints, as its metadata says; converted to Human3.6M's joints")
     views = [v for actions in positions.values() for views in actions.values() for v in views]
     if len({view.shape[-1] for view in views}) > 1:
         raise InputError(f"{path}: some arrays have a confidence channel and others have none")
@@ -89,7 +98,7 @@ def read_positions_3d(path: Path | str) -> Positions3d:
         is_list = isinstance(value, list | tuple)
         return (_check_cameras if is_list else _check_array)(where, value, 32, (3,))
 
-    return _map_actions(path, _read_member(path, "positions_3d"), check)
+    return _map_actions(path, _member(path, read_npz(path), "positions_3d"), check)
 
 
 def write_positions_2d(path: Path | str, positions: Positions2d) -> None:
@@ -185,8 +194,41 @@ def _map_actions(path: Path | str, positions: Any, check: Callable[[str, Any], A
     }
 
 
-def _read_member(path: Path | str, member: str) -> Any:
-    arrays = read_npz(path)
+def _is_coco(path: Path | str, metadata: Any) -> bool:
+    """Tell whether a 2D file's keypoints are COCO's, not Human3.6M's, by what it says of them.
+
+    Raises:
+        InputError: if they are neither, or the metadata contradicts itself.
+    """
+    said = metadata if isinstance(metadata, dict) else {}
+    layout = str(said.get("layout_name", "h36m")).lower()
+    joints = said.get("num_joints", 17)
+    if layout not in ("h36m", "coco") or not _is_between(joints, 17, 17):
+        raise InputError(
+            f"{path}: its metadata says layout {shown(layout)}, {shown(joints)} joints; expected "
+            "h36m or coco with 17. Convert the keypoints to Human3.6M's joints"
+        )
+    is_coco = layout == "coco"
+    expected = COCO_SYMMETRY if is_coco else KEYPOINTS_METADATA["keypoints_symmetry"]
+    if _pairs(said.get("keypoints_symmetry", expected)) != _pairs(expected):
+        raise InputError(
+            f"{path}: its metadata says layout {layout} and left and right joints "
+            f"{shown(said['keypoints_symmetry'])}, but those of {layout} are {expected}; correct "
+            "the metadata (layout_name 'coco' for COCO's keypoints), or exchange the joints"
+        )
+    return is_coco
+
+
+def _pairs(symmetry: Any) -> set[tuple[int, int]]:
+    """Return the pairs (left, right) of [left joints, right joints]; none where it is not so."""
+    try:
+        left, right = symmetry
+        return {(int(a), int(b)) for a, b in zip(left, right, strict=True)}
+    except (TypeError, ValueError, OverflowError):
+        return set()
+
+
+def _member(path: Path | str, arrays: dict[str, Any], member: str) -> Any:
     if member not in arrays:
         raise InputError(f"{path}: holds {listing(sorted(arrays))}, but no array '{member}'")
     return arrays[member]

@@ -185,7 +185,7 @@ class _Array:
 
 
 class _RandomState:
-    """Stands for a random state of NumPy's, which is not used."""
+    """Stands for an object that is not used, such as a random state of NumPy's."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -232,6 +232,7 @@ _TORCH_STAND_INS = {
     **_STAND_INS,
     **{name: _plain_scalar for name, stand_in in _STAND_INS.items() if stand_in is _scalar},
     **{f"numpy.random.{name}": _RandomState for name in _RANDOM_STATES},
+    "argparse.Namespace": _RandomState,  # the flags of people's own scripts, not used either
 }
 
 

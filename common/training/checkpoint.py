@@ -9,7 +9,7 @@ where the training ran on a GPU.
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from common.training.epoch import TrainingState
 from common.training.optimizer import load_optimizer_state
 from common.training.recipe import Recipe
 
-_DATA_PARALLEL_PREFIX = "module."
+# Every network has it; before its name are the prefixes of wrappers: module., _orig_mod., ….
+_ANY_WEIGHT = "Joint_embedding.weight"
 # What a checkpoint keeps of the epoch that is under way: fields of `TrainingState`.
 _PROGRESS = ("step", "samples", "loss_sum", "is_best", "random_state")
 
@@ -52,6 +53,8 @@ class Checkpoint:
     def load(cls, path: Path | str, number_of_frames: int | None = None) -> "Checkpoint":
         """Read one of our or of the published checkpoints, in either of PyTorch's formats.
 
+        Of other people's files the weights are taken, and nothing else.
+
         Args:
             path: the file.
             number_of_frames: the window's length where the file does not tell it. If it is None
@@ -63,9 +66,10 @@ class Checkpoint:
         """
         path = Path(path)
         content = read_torch_file(path)
-        if not isinstance(content, dict) or "model_pos" not in content:
-            raise InputError(f"{path}: no checkpoint of a model: it holds no dict with 'model_pos'")
-        weights = _weights(content.pop("model_pos"), path)
+        if isinstance(content, dict) and "model_pos" in content:
+            weights = _weights(content.pop("model_pos"), path)
+        else:
+            weights, content = _foreign_weights(content, path), {}
         config = _config(content, weights, path, number_of_frames)
         return cls(path, weights, config, _recipe(content, path), content)
 
@@ -145,8 +149,8 @@ class Checkpoint:
             _restore_place(state, self.content)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{self.path}: its training cannot go on ({error}); evaluate it, or resume from "
-                "another checkpoint"
+                f"{self.path}: its training cannot go on ({error}); evaluate it, start a new "
+                "training from its weights with --init-from, or resume from another checkpoint"
             ) from error
         if not is_main:
             state.loss_sum = 0.0
@@ -205,13 +209,49 @@ def find_checkpoint(name: str, checkpoint_dir: Path) -> Path:
 
 
 def _weights(state: Any, path: Path) -> dict[str, Tensor]:
-    """Return a state dict's tensors under the model's own names, without `module.`."""
+    """Return a state dict's tensors under the model's own names, without prefixes, in fp32."""
     is_state = isinstance(state, dict) and state and all(isinstance(key, str) for key in state)
     if not (is_state and all(isinstance(value, Tensor) for value in state.values())):
         raise InputError(f"{path}: its 'model_pos' is not a dict of named tensors")
-    if all(key.startswith(_DATA_PARALLEL_PREFIX) for key in state):
-        return {key.removeprefix(_DATA_PARALLEL_PREFIX): value for key, value in state.items()}
-    return state
+    prefix = next((k.removesuffix(_ANY_WEIGHT) for k in state if k.endswith(_ANY_WEIGHT)), "")
+    if not all(key.startswith(prefix) for key in state):
+        prefix = ""
+    return {key.removeprefix(prefix): _fp32(value) for key, value in state.items()}
+
+
+def _fp32(weight: Tensor) -> Tensor:
+    return weight.float() if weight.is_floating_point() else weight
+
+
+def _foreign_weights(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the weights in a file of people's own scripts, in fp32, wherever they are in it.
+
+    The file is a state dict, or holds one as 'state_dict', 'model', 'ema' or the like, beside
+    other things. An average of the weights (EMA) is taken before the weights themselves.
+    """
+    found = dict(_state_dicts(content))
+    if not found:
+        raise InputError(
+            f"{path}: no checkpoint of a PoseFormerV2: it holds no dict with 'model_pos', and no "
+            f"other dict with {_ANY_WEIGHT}"
+        )
+    where = next((where for where in found if re.search("ema|avg|swa", where.lower())), None)
+    where = where or next(iter(found))
+    if len(found) > 1:
+        warn(f"{path}: holds weights in {listing(found)}; taking those in {where}")
+    return {key: _fp32(value) for key, value in found[where].items()}
+
+
+def _state_dicts(content: Any, where: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield where a state dict of the network is in nested dicts, and its tensors."""
+    if not isinstance(content, dict):
+        return
+    tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    for prefix in [k.removesuffix(_ANY_WEIGHT) for k in tensors if k.endswith(_ANY_WEIGHT)]:
+        of_model = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        yield f"{where}{prefix}" or "the file itself", of_model
+    for key, value in content.items():
+        yield from _state_dicts(value, f"{where}{key}.")
 
 
 def _config(

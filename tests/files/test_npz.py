@@ -8,9 +8,11 @@ from raw_trees import random_keypoints, world_poses
 
 from common.files.console import InputError
 from common.files.npz import (
+    KEYPOINTS_METADATA,
     npz_path,
     read_positions_2d,
     read_positions_3d,
+    write_npz,
     write_positions_2d,
     write_positions_3d,
 )
@@ -99,3 +101,35 @@ def test_an_output_goes_to_the_data_folder_unless_absolute(tmp_path):
     for nothing in ("", ".", "..", "a/.."):
         with pytest.raises(InputError, match="give the name of a file"):
             npz_path(tmp_path, nothing)
+
+
+COCO_PAIRS = [list(range(1, 17, 2)), list(range(2, 17, 2))]
+
+
+def test_an_npz_that_says_coco_is_converted(tmp_path, capsys):
+    metadata = {"layout_name": "coco", "num_joints": 17, "keypoints_symmetry": COCO_PAIRS}
+    write_npz(tmp_path / "a.npz", positions_2d=POSITIONS_2D, metadata=metadata)
+    read, views = read_positions_2d(tmp_path / "a.npz"), POSITIONS_2D["S1"]["Sitting 1"]
+    for found, coco in zip(read["S1"]["Sitting 1"], views):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found[:, 3], coco[:, 16])  # the right foot
+        np.testing.assert_allclose(found[:, 0], (coco[:, 11] + coco[:, 12]) / 2, rtol=1e-5)
+    assert "COCO's keypoints" in capsys.readouterr().err
+
+
+CONTRADICTIONS = {
+    "layout 'mpii', 17 joints": {"layout_name": "mpii"},
+    "layout 'h36m', 16 joints": {"num_joints": 16},
+    "layout coco and left and right joints": {"layout_name": "coco", **KEYPOINTS_METADATA},
+    "layout h36m and left and right joints [": {"keypoints_symmetry": COCO_PAIRS},
+    "layout h36m and left and right joints 5": {"keypoints_symmetry": 5},
+}
+
+
+@pytest.mark.parametrize("message", CONTRADICTIONS)
+def test_metadata_that_contradicts_the_joints_is_refused(tmp_path, message):
+    path = tmp_path / "a.npz"
+    write_npz(path, positions_2d=POSITIONS_2D, metadata=CONTRADICTIONS[message])
+    with pytest.raises(InputError) as error:
+        read_positions_2d(path)
+    assert f"{path}: its metadata says {message}" in str(error.value)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from argparse import Namespace
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -108,6 +109,38 @@ def test_published_checkpoints_load(tmp_path, zip_format, prefix, capsys):
     checkpoint.resume(model, build_optimizer(model, Recipe()), state)
     assert (state.epoch, state.min_loss) == (137, math.inf)
     assert "moments start at zero" in capsys.readouterr().err
+
+
+def prefixed(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+
+OTHER = {key: value + 1 for key, value in make_model(seed=1).state_dict().items()}
+FORMS = {
+    "bare": lambda w: w,
+    "state_dict": lambda w: {"state_dict": w, "epoch": 3, "config": {"a": 1}},
+    "model, and the script's flags": lambda w: {"model": w, "args": Namespace(lr=1e-3)},
+    "torch.compile": lambda w: {"model_pos": prefixed("_orig_mod.", w)},
+    "of two wrappers": lambda w: {"model": prefixed("module._orig_mod.", w)},
+    "Lightning": lambda w: {"state_dict": prefixed("model.", w) | {"loss.w": torch.ones(1)}},
+    "half": lambda w: {"model_pos": {key: value.half() for key, value in w.items()}},
+    "bfloat16, bare": lambda w: {key: value.bfloat16() for key, value in w.items()},
+    "EMA beside the weights": lambda w: {"model": OTHER, "state": {"ema": w}},
+    "EMA by PyTorch": lambda w: prefixed("module.", w) | {"n_averaged": torch.tensor(5)},
+    "EMA in one dict": lambda w: prefixed("online.", OTHER) | prefixed("ema_model.", w),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_load_as_people_save_them(tmp_path, form, capsys):
+    weights = make_model().state_dict()
+    path = write(tmp_path / "p.bin", FORMS[form](weights))
+    loaded = Checkpoint.load(path, number_of_frames=9).build_model("cpu").state_dict()
+    for key, value in weights.items():
+        rounded = {"half": value.half(), "bfloat16, bare": value.bfloat16()}.get(form, value)
+        assert torch.equal(loaded[key], rounded.float()), key
+    told = capsys.readouterr().err
+    assert ("taking those in" in told) == (form in ("EMA beside the weights", "EMA in one dict"))
 
 
 def test_the_architecture_follows_from_golden_shapes(golden_spec, tmp_path):
