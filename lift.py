@@ -38,6 +38,7 @@ from common.footage.sequences import (
     place_in_world,
 )
 from common.h36m_dataset import FPS, keypoints_path
+from common.lifters import LIFTERS
 from common.motion import DEFAULT_CUTOFF_HZ
 from common.training.checkpoint import Checkpoint, find_checkpoint
 from common.training.device import PRECISIONS, choose_device, keep_freed_memory, resolve_precision
@@ -60,7 +61,7 @@ def main() -> None:
     device = choose_device(args.gpu)
     precision = resolve_precision(args.precision, device)
     path = find_checkpoint(args.checkpoint, console.CHECKPOINT_DIR)
-    checkpoint = Checkpoint.load(path, args.number_of_frames)
+    checkpoint = Checkpoint.load(path, args.number_of_frames, args.model)
     own = args.dataset == OWN_FOOTAGE
     footages = own_footage(args, checkpoint) if own else [chosen_sequence(args, checkpoint)]
     outputs = [output_paths(args, f, several=len(footages) > 1) for f in footages]
@@ -182,6 +183,8 @@ def make_parser() -> console.ArgumentParser:
     add = parser.add_argument_group("network").add_argument
     checkpoint = "a file of run_poseformer.py, such as best_epoch.bin, or a published checkpoint"
     add("--checkpoint", required=True, metavar="FILE", help=checkpoint)
+    model = "which lifter the checkpoint is to be (default: the checkpoint says)"
+    add("--model", choices=LIFTERS, help=model)
     frames = "length of its window, for a published checkpoint of other than 27 frames"
     add("-frame", "--number-of-frames", **number, help=frames)
     add("-g", "--gpu", default="0", metavar="N", help="which GPU; cpu for none")

@@ -36,7 +36,7 @@ from common.h36m_dataset import ACTIONS, Sequence2d3d
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2, model_flops
 from common.training.cuda_graph import CapturedStep
 from common.training.device import keep_freed_memory
-from common.training.optimizer import WEIGHT_DECAY, build_optimizer, set_learning_rate
+from common.training.optimizer import build_optimizer, set_learning_rate
 from common.training.processes import World, start_world
 from common.training.recipe import RECIPES, Recipe
 from run_poseformer import compiled, loss_of, training_windows
@@ -186,8 +186,8 @@ class Training:
         torch.manual_seed(0)
         self.model = self.network = PoseFormerV2(config).to(world.device).train()
         if way == "plain":
-            parameters = self.model.parameters()
-            self.optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=WEIGHT_DECAY)
+            options = {"lr": 1e-4, "weight_decay": recipe.weight_decay}
+            self.optimizer = torch.optim.AdamW(self.model.parameters(), **options)
         else:
             self.optimizer = build_optimizer(self.model, recipe, precision)
             set_learning_rate(self.optimizer, 1e-4)

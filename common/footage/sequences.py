@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from common import motion
 from common.camera import (
@@ -19,7 +20,6 @@ from common.files.console import InputError, warn
 from common.files.npz import read_custom_2d
 from common.footage.lifting import lift_normalized, normalize
 from common.h36m_dataset import FPS, Sequence2d3d
-from common.model_poseformer import PoseFormerV2
 
 UPS = ("auto", "level")
 # The azimuth of a camera that looks along the y axis of the world of `orientation_of_camera`.
@@ -83,7 +83,7 @@ def load_own_footage(path: Path, names: Sequence[str] | None = None) -> list[Foo
 
 
 def lift_footage(
-    footage: Footage, model: PoseFormerV2, *, resample: bool, smooth_hz: float | None, **how: Any
+    footage: Footage, model: nn.Module, *, resample: bool, smooth_hz: float | None, **how: Any
 ) -> np.ndarray:
     """Estimate a sequence's poses as `lift` does, and print what can be measured without truth.
 

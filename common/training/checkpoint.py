@@ -1,14 +1,14 @@
 """Checkpoints: reading ours and published ones without running their code, and writing ours.
 
-Ours hold tensors and plain types only: `model_pos` (the state dict), `config` (the fields of
-`PoseFormerConfig`), `recipe`, `epoch`, `optimizer` and where the training stands. Published ones
-hold `epoch`, `lr`, `random_state`, `optimizer`, `model_pos`, `min_loss` and `wandb_id`;
-`random_state` is a pickled NumPy `RandomState`, and every key of `model_pos` starts with `module.`
-where the training ran on a GPU.
+Ours hold tensors and plain types only: `model_pos` (the state dict), `config` (the fields of the
+lifter's configuration), `recipe`, `epoch`, `optimizer` and where the training stands. Published
+ones of PoseFormerV2 hold `epoch`, `lr`, `random_state`, `optimizer`, `model_pos`, `min_loss` and
+`wandb_id`; `random_state` is a pickled NumPy `RandomState`, and every key of `model_pos` starts
+with `module.` where the training ran on a GPU. Those of MotionAGFormer hold `model` in its place.
+Which lifter it is, the names of the weights tell.
 """
 
 import io
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.files.console import CHECKPOINT_DIR, InputError, listing, warn
 from common.files.safe_load import read_torch_file
-from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.lifters import LIFTERS, LifterConfig, build_network, name_of, recognise
 from common.training.epoch import TrainingState
 from common.training.optimizer import load_optimizer_state
 from common.training.recipe import Recipe
@@ -44,38 +44,49 @@ class Checkpoint:
 
     path: Path
     weights: dict[str, Tensor]
-    config: PoseFormerConfig
+    config: LifterConfig
     recipe: dict[str, Any]
     content: dict[str, Any]
 
     @classmethod
-    def load(cls, path: Path | str, number_of_frames: int | None = None) -> "Checkpoint":
+    def load(
+        cls, path: Path | str, number_of_frames: int | None = None, model: str | None = None
+    ) -> "Checkpoint":
         """Read one of our or of the published checkpoints, in either of PyTorch's formats.
 
         Args:
             path: the file.
             number_of_frames: the window's length where the file does not tell it. If it is None
                 there, the default is taken and a warning says so.
+            model: the name of the lifter that it is to be; None for any.
 
         Raises:
-            InputError: if the file is missing, damaged, unsafe, no checkpoint of a PoseFormerV2,
-                or contradicts itself.
+            InputError: if the file is missing, damaged, unsafe, no checkpoint of a lifter or of
+                another one, or contradicts itself.
         """
         path = Path(path)
         content = read_torch_file(path)
-        if not isinstance(content, dict) or "model_pos" not in content:
+        key = "model_pos"
+        if isinstance(content, dict) and key not in content and "model" in content:
+            key = "model"
+        if not isinstance(content, dict) or key not in content:
             raise InputError(f"{path}: no checkpoint of a model: it holds no dict with 'model_pos'")
-        weights = _weights(content.pop("model_pos"), path)
+        weights = _weights(content.pop(key), path)
         config = _config(content, weights, path, number_of_frames)
+        if model not in (None, name_of(config)):
+            raise InputError(
+                f"--model {model}: contradicts {path}, which is a {name_of(config)}; leave the "
+                "flag out or choose another checkpoint"
+            )
         return cls(path, weights, config, _recipe(content, path), content)
 
-    def build_model(self, device: torch.device | str) -> PoseFormerV2:
+    def build_model(self, device: torch.device | str) -> nn.Module:
         """Return its network on a device, in evaluation mode.
 
         Raises:
             InputError: if the weights do not fit the configuration.
         """
-        model = PoseFormerV2(self.config)
+        model = build_network(self.config)
         self.load_into(model)
         return model.to(device).eval()
 
@@ -96,7 +107,7 @@ class Checkpoint:
                     "give as many estimators as it was trained with"
                 )
 
-    def load_into(self, model: PoseFormerV2) -> None:
+    def load_into(self, model: nn.Module) -> None:
         """Copy the weights into a model, every one of them.
 
         Raises:
@@ -118,7 +129,7 @@ class Checkpoint:
 
     def resume(
         self,
-        model: PoseFormerV2,
+        model: nn.Module,
         optimizer: torch.optim.Optimizer,
         state: TrainingState,
         is_main: bool = True,
@@ -153,7 +164,7 @@ class Checkpoint:
 
 
 def checkpoint_bytes(
-    model: PoseFormerV2,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: TrainingState,
     recipe: Recipe,
@@ -219,24 +230,35 @@ def _config(
     weights: Mapping[str, Tensor],
     path: Path,
     number_of_frames: int | None,
-) -> PoseFormerConfig:
+) -> LifterConfig:
     """Return the network that the weights belong to.
 
-    The shapes of the weights tell kept frames and coefficients, channels, width and depth. The
-    window's length is not among it, as the DCT has no parameters: it comes from the configuration
-    in our own files, and otherwise from the user.
+    The shapes of the weights tell channels, width and depth. The window's length is not among it
+    for PoseFormerV2, as the DCT has no parameters: it comes from the configuration in our own
+    files, and otherwise from the user.
     """
-    from_shapes = _config_from_shapes(weights, path)
-    if "config" not in content and number_of_frames is None:
-        number_of_frames = PoseFormerConfig.number_of_frames
+    known = recognise(weights)
+    if known is None:
+        raise InputError(
+            f"{path}: not the weights of a PoseFormerV2 or another of {', '.join(LIFTERS)}, or an "
+            "embedding is missing or has other dimensions; it holds "
+            f"{listing([repr(key) for key in weights])}"
+        )
+    lifter, from_shapes = known
+    is_told = "config" in content or "number_of_frames" in from_shapes
+    if not is_told and number_of_frames is None:
+        number_of_frames = lifter.config.number_of_frames
         warn(
             f"{path}: does not tell its number of frames; taking {number_of_frames} "
             "(if it was trained with another, give --number-of-frames)"
         )
-    stored = content.get("config", from_shapes | {"number_of_frames": number_of_frames})
+    # Two channels for each estimator; a third one of a published network is a confidence.
+    published = {"confidence_chans": from_shapes["in_chans"] % 2}
+    published |= {"number_of_frames": number_of_frames} | from_shapes
+    stored = content.get("config", published)
     try:
-        names = {f.name: type(f.default) for f in fields(PoseFormerConfig)}
-        config = PoseFormerConfig(**{n: names[n](value) for n, value in stored.items()})
+        names = {f.name: type(f.default) for f in fields(lifter.config)}
+        config = lifter.config(**{n: names[n](value) for n, value in stored.items()})
     except KeyError as error:
         raise InputError(f"{path}: its configuration has an unknown field {error}") from error
     except (ValueError, TypeError) as error:
@@ -250,26 +272,6 @@ def _config(
                 f"{getattr(config, name)} and its weights say {value}; create it again"
             )
     return config
-
-
-def _config_from_shapes(weights: Mapping[str, Tensor], path: Path) -> dict[str, int]:
-    """Return the fields of `PoseFormerConfig` that the weights' shapes tell."""
-    blocks = {match[1] for key in weights if (match := re.match(r"Spatial_blocks\.(\d+)\.", key))}
-    try:
-        embed_dim_ratio, in_chans = weights["Joint_embedding.weight"].shape
-        return {
-            "number_of_kept_frames": weights["Temporal_pos_embed"].shape[1],
-            "number_of_kept_coeffs": weights["Temporal_pos_embed_"].shape[1],
-            "in_chans": in_chans,
-            "embed_dim_ratio": embed_dim_ratio,
-            "depth": len(blocks),
-        }
-    except (KeyError, IndexError, ValueError) as error:
-        raise InputError(
-            f"{path}: not the weights of a PoseFormerV2: Joint_embedding.weight, "
-            "Temporal_pos_embed or Temporal_pos_embed_ is missing or has other dimensions; "
-            f"it holds {listing([repr(key) for key in weights])}"
-        ) from error
 
 
 def _recipe(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
