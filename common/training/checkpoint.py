@@ -239,10 +239,10 @@ def _config(
     """
     known = recognise(weights)
     if known is None:
+        names = " or ".join(kind.network.__name__ for kind in LIFTERS.values())
         raise InputError(
-            f"{path}: not the weights of a PoseFormerV2 or another of {', '.join(LIFTERS)}, or an "
-            "embedding is missing or has other dimensions; it holds "
-            f"{listing([repr(key) for key in weights])}"
+            f"{path}: not the weights of a {names}: the embeddings are missing or have other "
+            f"dimensions; it holds {listing([repr(key) for key in weights])}"
         )
     lifter, from_shapes = known
     is_told = "config" in content or "number_of_frames" in from_shapes
