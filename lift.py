@@ -47,6 +47,7 @@ from common.footage.sequences import (
 )
 from common.footage.trajectory import DEFAULT_FOV_DEG, focal_length_px
 from common.h36m_dataset import FPS, keypoints_path
+from common.lifters import LIFTERS
 from common.motion import DEFAULT_CUTOFF_HZ
 from common.training.checkpoint import Checkpoint, find_checkpoint
 from common.training.device import PRECISIONS, choose_device, keep_freed_memory, resolve_precision
@@ -72,7 +73,7 @@ def main() -> None:
     device = choose_device(args.gpu)
     precision = resolve_precision(args.precision, device)
     path = find_checkpoint(args.checkpoint or newest_checkpoint(), console.CHECKPOINT_DIR)
-    checkpoint = Checkpoint.load(path, args.number_of_frames)
+    checkpoint = Checkpoint.load(path, args.number_of_frames, args.model)
     own = args.dataset == OWN_FOOTAGE
     footages = own_footage(args, checkpoint) if own else [chosen_sequence(args, checkpoint)]
     outputs = [output_paths(args, f, several=len(footages) > 1) for f in footages]
@@ -285,6 +286,8 @@ def make_parser() -> console.ArgumentParser:
     checkpoint = "a file of run_poseformer.py, such as best_epoch.bin, or a published checkpoint "
     checkpoint += "(default: the newest in checkpoint/)"
     add("--checkpoint", metavar="FILE", help=checkpoint)
+    model = "which lifter the checkpoint is to be (default: the checkpoint says)"
+    add("--model", choices=LIFTERS, help=model)
     frames = "length of its window, for a published checkpoint of other than 27 frames"
     add("-frame", "--number-of-frames", **number, help=frames)
     add("-g", "--gpu", default="0", metavar="N", help="which GPU; cpu for none")

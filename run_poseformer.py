@@ -1,4 +1,4 @@
-"""Train PoseFormerV2 on a 2D estimator's keypoints; resume; evaluate.
+"""Train a lifter on a 2D estimator's keypoints; resume; evaluate.
 
 python run_poseformer.py --keypoints vitpose -c checkpoint/vitpose
 python run_poseformer.py --keypoints vitpose -c checkpoint/vitpose --resume last_epoch.bin
@@ -43,8 +43,8 @@ from common.h36m_dataset import (
     positions_3d_path,
     subset,
 )
-from common.loss import mpjpe
-from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.lifters import LifterConfig, build_network
+from common.loss import clip_loss, mpjpe
 from common.report import format_report, latex_row, make_report
 from common.training.checkpoint import Checkpoint, checkpoint_bytes, find_checkpoint
 from common.training.cuda_graph import CapturedStep
@@ -53,6 +53,7 @@ from common.training.device import (
     autocast,
     compile_network,
     keep_freed_memory,
+    kept_statistics,
     resolve_precision,
 )
 from common.training.epoch import Epoch, Interruption, TrainingState
@@ -109,11 +110,14 @@ def loss_of(
         precision: "fp32" or "bf16", of matrix products.
         noise_std: of Gaussian noise on the keypoints, normalised units.
     """
-    inputs, targets = windows.gather(batch)  # (B, F, 17, C) normalised; (B, 17, 3) metres
+    # (B, F, 17, C) normalised; (B, 17, 3) metres, or (B, F, 17, 3) where a lifter gives all frames
+    inputs, targets = windows.gather(batch)
     inputs = with_noise(inputs, noise_std, confidences=windows.confidences)
     with autocast(windows.device, precision):
-        predicted = model(inputs).squeeze(1)  # (B, 17, 3)
-    return mpjpe(predicted, targets, weights)
+        predicted = model(inputs)  # (B, 1 or F, 17, 3)
+    if windows.all_frames:
+        return clip_loss(predicted, targets, weights)
+    return mpjpe(predicted.squeeze(1), targets, weights)
 
 
 def train(arguments: argparse.Namespace, world: World) -> None:
@@ -130,7 +134,7 @@ def train(arguments: argparse.Namespace, world: World) -> None:
     mean_pose = average_pose(train_set)
 
     torch.manual_seed(recipe.seed)
-    model = PoseFormerV2(config).to(world.device)
+    model = build_network(config).to(world.device)
     if initial:
         initial.load_into(model)
     elif recipe.init == "mean_pose":
@@ -153,7 +157,9 @@ def train(arguments: argparse.Namespace, world: World) -> None:
 
     if world.device.type == "cuda" and not arguments.no_cuda_graph:
         batch_size = world.local_batch_size(recipe.batch_size)
-        train_step = CapturedStep(train_step, optimizer, batch_size, world.device, world.size > 1)
+        how = (optimizer, batch_size, world.device, world.size > 1)
+        with kept_statistics(model):
+            train_step = CapturedStep(train_step, *how)
 
     def current_checkpoint() -> bytes:
         return checkpoint_bytes(model, optimizer, state, recipe, mean_pose)
@@ -179,24 +185,26 @@ def train(arguments: argparse.Namespace, world: World) -> None:
 
 
 def compiled(
-    model: PoseFormerV2, windows: WindowGenerator, recipe: Recipe, precision: str, world: World
+    model: nn.Module, windows: WindowGenerator, recipe: Recipe, precision: str, world: World
 ) -> nn.Module:
     """Return the network compiled for the batches of a training, on a GPU; on a CPU as it is."""
     if world.device.type == "cpu":
         return model
     batch_size = world.local_batch_size(recipe.batch_size)
     samples = torch.zeros(batch_size, dtype=torch.int64, device=world.device)
-    return compile_network(model.train(), windows.gather(samples)[0], precision)
+    with kept_statistics(model):
+        return compile_network(model.train(), windows.gather(samples)[0], precision)
 
 
 def validate(
-    model: PoseFormerV2,
+    model: nn.Module,
     test_set: list[Sequence2d3d],
     world: World,
     precision: str,
     interruption: Interruption,
 ) -> float | None:
     """Return the MPJPE on the test subjects in mm, over the actions; None without them."""
+    world.share_weights(model)  # the statistics of batch norms differ
     part = test_set[world.rank :: world.size]
     sums = interruption.run_interruptible(
         lambda: evaluate(model, part, world.alone(), precision, all_metrics=False)
@@ -213,7 +221,7 @@ def checkpoint_to_resume(arguments: argparse.Namespace, world: World) -> Checkpo
     if not name:
         return None
     path = find_checkpoint(name, arguments.checkpoint)
-    return Checkpoint.load(path, arguments.number_of_frames)
+    return Checkpoint.load(path, arguments.number_of_frames, arguments.model)
 
 
 def checkpoint_to_start_from(arguments: argparse.Namespace) -> Checkpoint | None:
@@ -221,17 +229,18 @@ def checkpoint_to_start_from(arguments: argparse.Namespace) -> Checkpoint | None
     if not arguments.init_from:
         return None
     path = find_checkpoint(arguments.init_from, arguments.checkpoint)
-    return Checkpoint.load(path, arguments.number_of_frames)
+    return Checkpoint.load(path, arguments.number_of_frames, arguments.model)
 
 
 def training_windows(
-    train_set: list[Sequence2d3d], config: PoseFormerConfig, recipe: Recipe, world: World
+    train_set: list[Sequence2d3d], config: LifterConfig, recipe: Recipe, world: World
 ) -> WindowGenerator:
     """Put the training sequences on the device, cut into windows."""
     options = {
         "device": world.device,
         "augment": not recipe.no_data_augmentation,
         "stride": recipe.stride,
+        "all_frames": config.gives_all_frames,
     }
     if recipe.makes_scenes:
         return AugmentedWindows(
@@ -315,7 +324,7 @@ def start_run(
 
 
 def describe(
-    model: PoseFormerV2,
+    model: nn.Module,
     windows: WindowGenerator,
     test_set: list[Sequence2d3d],
     precision: str,
@@ -340,7 +349,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     if arguments.report:
         check_output(arguments.report, (".json",))
     path = find_checkpoint(arguments.evaluate, arguments.checkpoint)
-    checkpoint = Checkpoint.load(path, arguments.number_of_frames)
+    checkpoint = Checkpoint.load(path, arguments.number_of_frames, arguments.model)
     recipe = evaluation_recipe(arguments, checkpoint)
     sequences = load_data(arguments, recipe, list(parse_subjects(recipe.subjects_test)), world)
     network_config(arguments, recipe, sequences, checkpoint)  # refuses what contradicts it

@@ -68,7 +68,8 @@ def study_recipe(passed: Sequence[str]) -> dict[str, Any]:
     arguments = parse_arguments(list(passed))
     recipe = asdict(training_recipe(arguments, None))
     del recipe["keypoints"], recipe["seed"]
-    network = {name: getattr(arguments, name) for _, name, *_ in NETWORK_FLAGS}
+    names = ["model", "preset", *(name for _, name, *_ in NETWORK_FLAGS)]
+    network = {name: getattr(arguments, name) for name in names}
     data = {"data_dir": str(arguments.data_dir.resolve()), "dataset": arguments.dataset}
     return recipe | network | data
 

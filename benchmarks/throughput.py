@@ -36,7 +36,7 @@ from common.h36m_dataset import ACTIONS, Sequence2d3d
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2, model_flops
 from common.training.cuda_graph import CapturedStep
 from common.training.device import keep_freed_memory
-from common.training.optimizer import WEIGHT_DECAY, build_optimizer, set_learning_rate
+from common.training.optimizer import build_optimizer, set_learning_rate
 from common.training.processes import World, start_world
 from common.training.recipe import RECIPES, Recipe
 from run_poseformer import compiled, loss_of, training_windows
@@ -109,8 +109,9 @@ def measure(config: PoseFormerConfig, precision: str, world: World, sizes: list[
 
     ways = ("ours", "graph", "plain") if device.type == "cuda" else ("ours", "plain")
     rows = [("recipe", "batch", *ways)]
-    others = [replace(recipe, batch_size=n) for n in sizes for recipe in RECIPES.values()]
-    for recipe in (*RECIPES.values(), *others):
+    known = RECIPES["default"], RECIPES["published"]
+    others = [replace(recipe, batch_size=n) for n in sizes for recipe in known]
+    for recipe in (*known, *others):
         cells = [result_of(partial(cell, recipe, way)) for way in ways]
         rows.append((recipe.recipe, f"{recipe.batch_size:,}", *cells))
     print(format_table(rows), flush=True)
@@ -186,8 +187,8 @@ class Training:
         torch.manual_seed(0)
         self.model = self.network = PoseFormerV2(config).to(world.device).train()
         if way == "plain":
-            parameters = self.model.parameters()
-            self.optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=WEIGHT_DECAY)
+            options = {"lr": 1e-4, "weight_decay": recipe.weight_decay}
+            self.optimizer = torch.optim.AdamW(self.model.parameters(), **options)
         else:
             self.optimizer = build_optimizer(self.model, recipe, precision)
             set_learning_rate(self.optimizer, 1e-4)

@@ -17,26 +17,38 @@ from common.files.console import (
     warn,
 )
 from common.h36m_dataset import Sequence2d3d, parse_subjects
-from common.model_poseformer import PoseFormerConfig
+from common.lifters import DEFAULT, LIFTERS, Lifter, LifterConfig, name_of
 from common.training.checkpoint import Checkpoint
 from common.training.recipe import RECIPES, Recipe, one_of
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 
-# (short flag, its field of `PoseFormerConfig`, what stands for its value, help)
+# (short flag, its field of a lifter's configuration, what stands for its value, help)
 NETWORK_FLAGS = (
     ("-frame", "number_of_frames", "F", "receptive field, odd"),
     ("-frame-kept", "number_of_kept_frames", "f", "central frames that enter as they are"),
     ("-coeff-kept", "number_of_kept_coeffs", "n", "lowest DCT coefficients of the whole window"),
-    ("", "depth", "BLOCKS", "blocks of each kind"),
+    ("", "depth", "BLOCKS", "blocks of each kind, or layers"),
     ("", "embed_dim_ratio", "D", "channels a joint"),
+    ("", "dim", "D", "channels a joint, of motionagformer"),
 )
+_PRESETS = tuple(dict.fromkeys(name for lifter in LIFTERS.values() for name in lifter.presets))
 # Of each group: flags, the type of their value, default, what stands for the value, help.
 _FLAGS = {
     "data": (
         ("-d --dataset", str, "h36m", "NAME", "read data_3d_NAME.npz"),
         ("--data-dir", Path, DATA_DIR, "DIR", "folder of npz files (default: the repository's)"),
         ("--trust-data", bool, False, None, "go on with 2D that does not fit the 3D"),
+    ),
+    "model": (
+        (
+            *("--model", one_of(*LIFTERS), None, "|".join(LIFTERS)),
+            f"the lifter (default: {DEFAULT})",
+        ),
+        (
+            *("--preset", one_of(*_PRESETS), None, "|".join(_PRESETS)),
+            "frames, depth and channels of a published motionagformer (default: xs)",
+        ),
     ),
     "run": (
         (
@@ -118,7 +130,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def make_parser() -> ArgumentParser:
     """Return the parser of `run_poseformer.py`, which sets no default."""
     parser = ArgumentParser(
-        description="Train PoseFormerV2 on one 2D estimator's keypoints, resume, evaluate.",
+        description="Train a lifter on one 2D estimator's keypoints, resume, evaluate.",
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.HelpFormatter,
     )
@@ -137,7 +149,8 @@ def make_parser() -> ArgumentParser:
         _add_recipe_flag(groups[f.metadata["group"]], f)
     for short, name, metavar, help in NETWORK_FLAGS:
         flags = [*filter(None, [short]), f"--{name.replace('_', '-')}"]
-        help += f" (default: {getattr(PoseFormerConfig, name)})"
+        default = next(d for x in LIFTERS.values() if (d := getattr(x.config, name, None)))
+        help += f" (default: {default})"
         groups["model"].add_argument(*flags, type=positive_int, metavar=metavar, help=help)
     for title, flags in _FLAGS.items():
         for names, kind, default, metavar, help in flags:
@@ -202,7 +215,8 @@ def training_recipe(arguments: argparse.Namespace, checkpoint: Checkpoint | None
     """
     given = _given(arguments)
     if checkpoint is None:
-        recipe = replace(RECIPES[given.get("recipe", "default")], **given)
+        usual = LIFTERS[arguments.model or DEFAULT].recipe
+        recipe = replace(RECIPES[given.get("recipe", usual)], **given)
         if recipe.schedule != "published" and "lr_decay" in given:
             raise InputError(
                 f"--lr-decay {recipe.lr_decay:g}: goes with --schedule published; the learning "
@@ -252,7 +266,7 @@ def network_config(
     recipe: Recipe,
     sequences: list[Sequence2d3d],
     checkpoint: Checkpoint | None,
-) -> PoseFormerConfig:
+) -> LifterConfig:
     """Return the network that the checkpoint holds, or else the one that the flags describe.
 
     Args:
@@ -264,11 +278,12 @@ def network_config(
     Raises:
         InputError: if the flags describe no network, or contradict the checkpoint.
     """
-    values = vars(arguments)
-    flags = {name: values[name] for _, name, *_ in NETWORK_FLAGS if values[name] is not None}
+    model = name_of(checkpoint.config) if checkpoint else arguments.model or DEFAULT
+    lifter = LIFTERS[model]
+    flags = _network_flags(arguments, model)
     flags["in_chans"] = sequences[0].keypoints.shape[-1]
     flags["confidence_chans"] = sequences[0].confidences
-    rates = {"drop_rate": recipe.dropout, "drop_path_rate": recipe.drop_path}
+    rates = _drop_rates(recipe, lifter, model)
     if checkpoint is not None:
         checkpoint.check_channels(flags["in_chans"], flags["confidence_chans"])
         for name, value in flags.items():
@@ -280,9 +295,32 @@ def network_config(
                 )
         return replace(checkpoint.config, **rates)
     try:
-        return PoseFormerConfig(**flags, **rates)
+        return lifter.config(**flags, **rates)
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def _network_flags(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
+    """Return the fields of the lifter's configuration that the user gave as flags or a preset.
+
+    Raises:
+        InputError: if the lifter has no such field or preset.
+    """
+    lifter, values = LIFTERS[model], vars(arguments)
+    flags = {name: values[name] for _, name, *_ in NETWORK_FLAGS if values[name] is not None}
+    for name in sorted(flags.keys() - lifter.fields):
+        raise InputError(f"--{name.replace('_', '-')}: {model} has none; leave it out")
+    if arguments.preset and arguments.preset not in lifter.presets:
+        raise InputError(f"--preset {arguments.preset}: {model} has no presets; leave it out")
+    return lifter.presets.get(arguments.preset, {}) | flags
+
+
+def _drop_rates(recipe: Recipe, lifter: Lifter, model: str) -> dict[str, float]:
+    """Return the recipe's dropout as fields of the lifter's configuration, which may have none."""
+    rates = {"drop_rate": recipe.dropout, "drop_path_rate": recipe.drop_path}
+    if any(rates[name] for name in rates.keys() - lifter.fields):
+        raise InputError(f"--dropout, --drop-path: {model} has none; leave it out")
+    return {name: rate for name, rate in rates.items() if name in lifter.fields}
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class AugmentedWindows(WindowGenerator):
         return order
 
     def cut(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return samples (B,) as new scenes, (B, F, 17, C), and middle frames' poses (B, 17, 3)."""
+        """Return samples (B,) as new scenes, (B, F, 17, C), and their targets (B, …, 17, 3)."""
         windows = indices % len(self._windows)
         numbers = self.frame_numbers(windows, self.number_of_frames)  # (B, F)
         middles, _, _, sequences = self._windows[windows].unbind(1)
@@ -100,6 +100,8 @@ class AugmentedWindows(WindowGenerator):
         projected = project(points.view(motion.shape), intrinsics[:, None, None])
         coordinates = inputs.shape[-1] - self.confidences
         inputs[..., :coordinates] += projected.repeat(1, 1, 1, coordinates // 2)
+        if self.all_frames:
+            return inputs, motion @ turn[:, None]
         return inputs, motion[:, self.number_of_frames // 2] @ turn
 
     def _chosen_joints(self, indices: Tensor) -> Tensor:

@@ -5,29 +5,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.generators import WindowGenerator, flip_keypoints, flip_poses
 from common.h36m_dataset import Sequence2d3d
 from common.loss import MetricSums
-from common.model_poseformer import PoseFormerV2
-from common.skeleton import NUM_JOINTS
+from common.skeleton import NUM_JOINTS, ROOT
 from common.training.device import autocast
 from common.training.processes import World
 
 BATCH_TOKENS = {"cpu": 3072, "cuda": 49152}  # tokens of the mixed blocks at a time
 
 
-def predict(
-    model: PoseFormerV2, keypoints: Sequence[np.ndarray], **options: Any
-) -> list[np.ndarray]:
+def predict(model: nn.Module, keypoints: Sequence[np.ndarray], **options: Any) -> list[np.ndarray]:
     """Return the poses of `predict_on_device`, which has the same arguments, as NumPy arrays."""
     return [poses.cpu().numpy() for poses in predict_on_device(model, keypoints, **options)]
 
 
 @torch.no_grad()
 def predict_on_device(
-    model: PoseFormerV2,
+    model: nn.Module,
     keypoints: Sequence[np.ndarray],
     *,
     device: torch.device | str,
@@ -37,8 +34,9 @@ def predict_on_device(
 ) -> list[Tensor]:
     """Estimate the pose of every frame of every sequence.
 
-    A frame's spatial features are computed once and serve all windows that keep the frame. Only the
-    result grows with the length of a sequence.
+    Of PoseFormerV2, a frame's spatial features are computed once and serve all windows that keep
+    the frame. Only the result grows with the length of a sequence. A lifter that gives the poses of
+    all frames is fed with the clips of `clips_of`.
 
     Args:
         model: on the device, in evaluation mode.
@@ -54,6 +52,8 @@ def predict_on_device(
         all joints as the network gives them, the hip included.
     """
     device = torch.device(device)
+    if model.config.gives_all_frames:
+        return _predict_clips(model, keypoints, device, precision, flip, batch_size)
     kept = model.config.number_of_kept_frames
     generator = WindowGenerator(keypoints, None, model.config.number_of_frames, device=device)
     total, confidences = len(generator), model.config.confidence_chans
@@ -80,13 +80,69 @@ def predict_on_device(
     return list(poses.split([len(sequence) for sequence in keypoints]))
 
 
+def clips_of(frames: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the clips of a sequence, and from which clip, and where in it, a frame is read.
+
+    As few clips as cover the sequence overlap by equal parts; a frame is read from the clip in
+    which it lies most central, the earlier one of two. The one clip of a sequence that is shorter
+    repeats its first and its last frame.
+
+    Args:
+        frames: of the sequence, at least 1.
+        length: of a clip.
+
+    Returns:
+        (clips, length), numbers of the sequence's frames; (frames, 2), a clip's number and a place.
+
+    Raises:
+        ValueError: if there is no frame.
+    """
+    if frames < 1:
+        raise ValueError("there is no frame in the sequence")
+    starts = [(frames - length) // 2]
+    if frames > length:
+        starts = np.linspace(0, frames - length, -(-frames // length)).round().astype(np.int64)
+    places = np.arange(frames)[:, None] - np.array(starts)  # (frames, clips)
+    clip = np.abs(places - length // 2).argmin(axis=1)
+    numbers = np.array(starts)[:, None] + np.arange(length)
+    place = places[np.arange(frames), clip]
+    return numbers.clip(0, frames - 1), np.stack([clip, place], axis=1)
+
+
+def _predict_clips(
+    model: nn.Module,
+    keypoints: Sequence[np.ndarray],
+    device: torch.device,
+    precision: str,
+    flip: bool,
+    batch_size: int | None,
+) -> list[Tensor]:
+    """Return what `predict_on_device` does, from the poses of clips; the hip is zero."""
+    length, confidences = model.config.number_of_frames, model.config.confidence_chans
+    at_once = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+    parts = [clips_of(len(sequence), length) for sequence in keypoints]
+    clips = np.concatenate([k[numbers] for k, (numbers, _) in zip(keypoints, parts)])
+    poses = []
+    with autocast(device, precision):
+        # A frame of a clip costs about as much as four tokens.
+        for batch in torch.from_numpy(clips).split(batch_size or max(1, at_once // (4 * length))):
+            views = _views(batch.to(device), flip, confidences)
+            poses.append(_merge_views(model(views.flatten(0, 1)).float(), flip))
+    result = []
+    for own, (_, read) in zip(torch.cat(poses).split([len(n) for n, _ in parts]), parts):
+        clip, place = torch.from_numpy(read).to(device).unbind(dim=1)
+        result.append(own[clip, place])
+        result[-1][:, ROOT] = 0
+    return result
+
+
 def _views(keypoints: Tensor, flip: bool, confidences: int) -> Tensor:
     """Stack keypoints, or their DCT coefficients, (..., 17, C), with their mirror image."""
     return torch.stack([keypoints, flip_keypoints(keypoints, confidences)] if flip else [keypoints])
 
 
 def _merge_views(poses: Tensor, flip: bool) -> Tensor:
-    """Average poses (2 B, 17, 3) of both views, the second mirrored back, to (B, 17, 3)."""
+    """Average poses (2 B, …, 17, 3) of both views, the second mirrored back: (B, …, 17, 3)."""
     if not flip:
         return poses
     original, mirrored = poses.chunk(2)
@@ -94,7 +150,7 @@ def _merge_views(poses: Tensor, flip: bool) -> Tensor:
 
 
 def evaluate(
-    model: PoseFormerV2,
+    model: nn.Module,
     sequences: Sequence[Sequence2d3d],
     world: World,
     precision: str,

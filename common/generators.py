@@ -64,6 +64,8 @@ class WindowGenerator:
         number_of_frames: F, frames in a window; odd.
         device: where the data lives and the batches are made.
         confidences: how many of the channels are confidences.
+        all_frames: whether the targets are the poses of all of a window's frames, (B, F, 17, 3), in
+            place of the middle one's, (B, 17, 3).
 
     Raises:
         ValueError: if there is no frame, or if the arrays do not fit each other.
@@ -79,6 +81,7 @@ class WindowGenerator:
         augment: bool = False,
         stride: int = 1,
         confidences: int = 0,
+        all_frames: bool = False,
     ) -> None:
         lengths = [len(sequence) for sequence in keypoints]
         if sum(lengths) == 0:
@@ -88,6 +91,7 @@ class WindowGenerator:
         self.device = torch.device(device)
         self.augment = augment
         self.confidences = confidences
+        self.all_frames = all_frames
         self._keypoints = pack(keypoints, self.device)  # (all frames, 17, C)
         self._poses = None if poses is None else pack(poses, self.device)  # (all frames, 17, 3)
 
@@ -132,21 +136,27 @@ class WindowGenerator:
         return rows(self._keypoints, numbers)
 
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return windows (B, F, 17, C) of samples (B,), and middle poses (B, 17, 3) or None."""
+        """Return windows (B, F, 17, C) of samples (B,), and their targets (B, …, 17, 3) or None."""
         inputs, targets = self.cut(indices)
         if self.augment:
-            mirrored = (indices >= len(self._windows))[:, None, None]
+            mirrored = (indices >= len(self._windows))[:, None, None, None]
             flipped = flip_keypoints(inputs, self.confidences)
-            inputs = torch.where(mirrored[..., None], flipped, inputs)
+            inputs = torch.where(mirrored, flipped, inputs)
             if targets is not None:
+                mirrored = mirrored.view(-1, *[1] * (targets.ndim - 1))
                 targets = torch.where(mirrored, flip_poses(targets), targets)
         return inputs, targets
 
     def cut(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return what `gather` returns, before samples are mirrored."""
         windows = indices % len(self._windows)
-        inputs = self.frames(self.frame_numbers(windows, self.number_of_frames))
-        return inputs, None if self._poses is None else self._poses[self._windows[windows, 0]]
+        numbers = self.frame_numbers(windows, self.number_of_frames)
+        inputs = self.frames(numbers)
+        if self._poses is None:
+            return inputs, None
+        if self.all_frames:
+            return inputs, rows(self._poses, numbers)
+        return inputs, self._poses[self._windows[windows, 0]]
 
 
 def rows(packed: Tensor, numbers: Tensor) -> Tensor:

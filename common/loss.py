@@ -43,6 +43,19 @@ def mpjpe(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> T
     return errors.mean() if weights is None else errors.mean(dim=-1) @ weights
 
 
+def clip_loss(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """MPJPE + 0.5 N-MPJPE + 20 MPJVE of clips (B, F, 17, 3), F above 1, a scalar in metres.
+
+    The training loss of MotionAGFormer (Mehraban, Adeli, Taati, WACV 2024). `weights` (B,) are of
+    each clip in a sum, as in `mpjpe`.
+    """
+    scaled = align_scale(predicted, target).to(torch.promote_types(predicted.dtype, torch.float32))
+    position = joint_errors(predicted, target) + 0.5 * joint_errors(scaled, target)
+    velocity = joint_velocity_errors(predicted.transpose(0, 1), target.transpose(0, 1))
+    losses = position.mean(dim=(1, 2)) + 20 * velocity.mean(dim=(0, 2))  # (B,)
+    return losses.mean() if weights is None else losses @ weights
+
+
 def p_mpjpe(predicted: Tensor, target: Tensor) -> Tensor:
     """MPJPE in metres after `align_procrustes` of each pose, "protocol 2"; float64."""
     return joint_errors(align_procrustes(predicted, target), target.double()).mean()

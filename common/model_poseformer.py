@@ -6,7 +6,10 @@ ones, so that published checkpoints load.
 """
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +36,13 @@ class PoseFormerConfig:
         drop_path_rate: stochastic depth of the last block; earlier ones have linearly less.
         confidence_chans: how many of the channels, the last ones, are confidences; mirroring
             leaves them alone.
+        gives_all_frames: the network answers the middle frame's pose alone.
 
     Raises:
         ValueError: if the values describe no network.
     """
 
+    gives_all_frames: ClassVar[bool] = False
     number_of_frames: int = 27
     number_of_kept_frames: int = 3
     number_of_kept_coeffs: int = 3
@@ -80,6 +85,23 @@ class PoseFormerConfig:
     def token_dim(self) -> int:
         """Width of a frame's or a coefficient's token."""
         return NUM_JOINTS * self.embed_dim_ratio
+
+    @staticmethod
+    def fields_in(weights: Mapping[str, Tensor]) -> dict[str, int]:
+        """Return the fields that the shapes of a network's weights tell: all but the frames.
+
+        Raises:
+            KeyError, IndexError or ValueError: if they are another network's.
+        """
+        blocks = {m[1] for key in weights if (m := re.match(r"Spatial_blocks\.(\d+)\.", key))}
+        embed_dim_ratio, in_chans = weights["Joint_embedding.weight"].shape
+        return {
+            "number_of_kept_frames": weights["Temporal_pos_embed"].shape[1],
+            "number_of_kept_coeffs": weights["Temporal_pos_embed_"].shape[1],
+            "in_chans": in_chans,
+            "embed_dim_ratio": embed_dim_ratio,
+            "depth": len(blocks),
+        }
 
 
 def dct_matrix(size: int) -> Tensor:
@@ -242,6 +264,8 @@ def _in_float32(layer: nn.Module, x: Tensor) -> Tensor:
 
 class PoseFormerV2(nn.Module):
     """The whole network: normalised 2D keypoints to a root-relative 3D pose in metres."""
+
+    matrices = "blocks"  # what the names of the modules hold whose matrices Muon moves
 
     def __init__(self, config: PoseFormerConfig) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from common.camera import normalize_screen_coordinates
 from common.evaluation import predict
@@ -19,18 +20,17 @@ from common.footage.layouts import to_h36m
 from common.footage.missing import fill, found_points, one_person
 from common.generators import flip_keypoints, flip_poses
 from common.h36m_dataset import FPS
-from common.model_poseformer import PoseFormerV2
 from common.motion import resample
 from common.skeleton import ROOT
 from common.training.checkpoint import Checkpoint
 from common.training.device import autocast
 
-_CAUSAL_BATCH = 64
+_CAUSAL_FRAMES = 1728  # of the windows that are computed at a time: 64 of 27 frames
 
 
 def load_lifter(
     path: Path | str, number_of_frames: int | None = None, device: torch.device | str = "cpu"
-) -> PoseFormerV2:
+) -> nn.Module:
     """Return the network of a checkpoint, of ours or published, that takes one estimator's 2D.
 
     `number_of_frames` is the window's length where the file does not tell it.
@@ -42,7 +42,7 @@ def load_lifter(
 
 def lift(
     keypoints: np.ndarray,
-    checkpoint: Path | str | PoseFormerV2,
+    checkpoint: Path | str | nn.Module,
     *,
     size: tuple[int, int],
     fps: float = FPS,
@@ -74,7 +74,7 @@ def lift(
         InputError: if the checkpoint is bad.
         ValueError: if the keypoints are not of the layout or not in pixels, or nobody is there.
     """
-    is_model = isinstance(checkpoint, PoseFormerV2)
+    is_model = isinstance(checkpoint, nn.Module)
     model = checkpoint if is_model else load_lifter(checkpoint, device=device)
     how = {"flip": flip, "device": device, "precision": precision}
     keypoints = fill(found_points(keypoints), causal)
@@ -82,15 +82,16 @@ def lift(
 
 
 def lift_normalized(
-    inputs: np.ndarray, model: PoseFormerV2, *, fps: float, causal: bool, **how: Any
+    inputs: np.ndarray, model: nn.Module, *, fps: float, causal: bool, **how: Any
 ) -> np.ndarray:
     """Estimate as `lift` does, from normalised keypoints (frames, 17, C), float32.
 
     `how` is device, precision and flip, as in `predict`.
     """
     if causal:
-        frames, starts = np.arange(len(inputs)), range(0, len(inputs), _CAUSAL_BATCH)
-        batches = (frames[start : start + _CAUSAL_BATCH] for start in starts)
+        at_once = max(1, _CAUSAL_FRAMES // model.config.number_of_frames)
+        frames, starts = np.arange(len(inputs)), range(0, len(inputs), at_once)
+        batches = (frames[start : start + at_once] for start in starts)
         poses = np.concatenate([_lift_causally(model, inputs, b, fps, **how) for b in batches])
     else:
         (poses,) = predict(model, [resample(inputs, fps, FPS)], **how)
@@ -103,14 +104,15 @@ class StreamingLifter:
     """Lifts one frame after another, from that frame and those before it.
 
     The window's second half, which is not known yet, repeats the newest frame; before the first
-    frame, that one is repeated. So the estimates are those of `lift(…, causal=True)`, which has the
-    same arguments; `fps` is the rate at which frames will come. Without `flip` it takes half the
-    time.
+    frame, that one is repeated. A lifter that gives the poses of all frames gets the newest frame
+    as the window's last one, whose pose is taken. So the estimates are those of
+    `lift(…, causal=True)`, which has the same arguments; `fps` is the rate at which frames will
+    come. Without `flip` it takes half the time.
     """
 
     def __init__(
         self,
-        checkpoint: Path | str | PoseFormerV2,
+        checkpoint: Path | str | nn.Module,
         *,
         size: tuple[int, int],
         fps: float = FPS,
@@ -119,12 +121,12 @@ class StreamingLifter:
         device: torch.device | str = "cpu",
         precision: str = "fp32",
     ) -> None:
-        is_model = isinstance(checkpoint, PoseFormerV2)
+        is_model = isinstance(checkpoint, nn.Module)
         self._model = checkpoint if is_model else load_lifter(checkpoint, device=device)
         self._size, self._fps, self._layout = size, fps, layout
         self._how = {"flip": flip, "device": device, "precision": precision}
-        half = self._model.config.number_of_frames // 2
-        self._past: deque[np.ndarray] = deque(maxlen=int(np.ceil(half * fps / FPS)) + 1)
+        before = _newest(self._model)
+        self._past: deque[np.ndarray] = deque(maxlen=int(np.ceil(before * fps / FPS)) + 1)
         self._last: np.ndarray | None = None  # (points, 2), pixels, what was not found held
         self._missed = 0  # frames without anybody in succession
 
@@ -166,9 +168,15 @@ def normalize(keypoints: np.ndarray, size: tuple[int, int], layout: str = "h36m"
     return normalize_screen_coordinates(joints, *size).astype(np.float32)
 
 
+def _newest(model: nn.Module) -> int:
+    """Return where in a causal window the newest frame stands: last, or where the pose is."""
+    length = model.config.number_of_frames
+    return length - 1 if model.config.gives_all_frames else length // 2
+
+
 @torch.no_grad()
 def _lift_causally(
-    model: PoseFormerV2,
+    model: nn.Module,
     inputs: np.ndarray,
     frames: np.ndarray,
     fps: float,
@@ -179,11 +187,11 @@ def _lift_causally(
 ) -> np.ndarray:
     """Return the poses (len(frames), 17, 3) of some frames of inputs (frames, 17, C) at `fps`.
 
-    The windows are at 50 Hz and have the frames in their middle, which is repeated to the end. What
+    The windows are at 50 Hz; what follows the newest frame, where anything does, repeats it. What
     lies between two frames is interpolated linearly.
     """
     length, device = model.config.number_of_frames, torch.device(device)
-    steps = np.minimum(np.arange(length) - length // 2, 0) * fps / FPS
+    steps = np.minimum(np.arange(length) - _newest(model), 0) * fps / FPS
     positions = np.maximum(frames[:, None] + steps, 0)
     before = np.floor(positions + 1e-9).astype(np.int64)
     part = np.maximum(positions - before, 0)[..., None, None].astype(inputs.dtype)
@@ -193,7 +201,7 @@ def _lift_causally(
     if flip:
         windows = torch.cat([windows, flip_keypoints(windows, model.config.confidence_chans)])
     with autocast(device, precision):
-        poses = model(windows)[:, 0].float()
+        poses = model(windows)[:, -1].float()
     if flip:
         original, mirrored = poses.chunk(2)
         poses = (original + flip_poses(mirrored)) / 2

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from common import motion
 from common.camera import (
@@ -20,7 +21,6 @@ from common.files.npz import read_custom_2d
 from common.footage.lifting import lift_normalized, normalize
 from common.footage.trajectory import hip_path
 from common.h36m_dataset import FPS, Sequence2d3d
-from common.model_poseformer import PoseFormerV2
 from common.motion import place_on_floor
 from common.skeleton import ROOT
 
@@ -104,7 +104,7 @@ def load_own_footage(
 
 
 def lift_footage(
-    footage: Footage, model: PoseFormerV2, *, resample: bool, smooth_hz: float | None, **how: Any
+    footage: Footage, model: nn.Module, *, resample: bool, smooth_hz: float | None, **how: Any
 ) -> np.ndarray:
     """Estimate a sequence's poses as `lift` does, and print what can be measured without truth.
 

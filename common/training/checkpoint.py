@@ -1,32 +1,33 @@
 """Checkpoints: reading ours and published ones without running their code, and writing ours.
 
-Ours hold tensors and plain types only: `model_pos` (the state dict), `config` (the fields of
-`PoseFormerConfig`), `recipe`, `epoch`, `optimizer` and where the training stands. Published ones
-hold `epoch`, `lr`, `random_state`, `optimizer`, `model_pos`, `min_loss` and `wandb_id`;
-`random_state` is a pickled NumPy `RandomState`, and every key of `model_pos` starts with `module.`
-where the training ran on a GPU.
+Ours hold tensors and plain types only: `model_pos` (the state dict), `config` (the fields of the
+lifter's configuration), `recipe`, `epoch`, `optimizer` and where the training stands. Published
+ones of PoseFormerV2 hold `epoch`, `lr`, `random_state`, `optimizer`, `model_pos`, `min_loss` and
+`wandb_id`; `random_state` is a pickled NumPy `RandomState`, and every key of `model_pos` starts
+with `module.` where the training ran on a GPU. Those of MotionAGFormer hold `model` in its place.
+Which lifter it is, the names of the weights tell.
 """
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.files.console import CHECKPOINT_DIR, InputError, listing, warn
 from common.files.safe_load import read_torch_file
-from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.lifters import LIFTERS, LifterConfig, build_network, name_of, recognise
 from common.training.epoch import TrainingState
 from common.training.optimizer import load_optimizer_state
 from common.training.recipe import Recipe
 
 # Every network has it; before its name are the prefixes of wrappers: module., _orig_mod., ….
-_ANY_WEIGHT = "Joint_embedding.weight"
+_ANY_WEIGHTS = ("Joint_embedding.weight", "joints_embed.weight")  # one of each lifter
 # What a checkpoint keeps of the epoch that is under way: fields of `TrainingState`.
 _PROGRESS = ("step", "samples", "loss_sum", "is_best", "random_state")
 
@@ -45,12 +46,14 @@ class Checkpoint:
 
     path: Path
     weights: dict[str, Tensor]
-    config: PoseFormerConfig
+    config: LifterConfig
     recipe: dict[str, Any]
     content: dict[str, Any]
 
     @classmethod
-    def load(cls, path: Path | str, number_of_frames: int | None = None) -> "Checkpoint":
+    def load(
+        cls, path: Path | str, number_of_frames: int | None = None, model: str | None = None
+    ) -> "Checkpoint":
         """Read one of our or of the published checkpoints, in either of PyTorch's formats.
 
         Of other people's files the weights are taken, and nothing else.
@@ -59,10 +62,11 @@ class Checkpoint:
             path: the file.
             number_of_frames: the window's length where the file does not tell it. If it is None
                 there, the default is taken and a warning says so.
+            model: the name of the lifter that it is to be; None for any.
 
         Raises:
-            InputError: if the file is missing, damaged, unsafe, no checkpoint of a PoseFormerV2,
-                or contradicts itself.
+            InputError: if the file is missing, damaged, unsafe, no checkpoint of a lifter or of
+                another one, or contradicts itself.
         """
         path = Path(path)
         content = read_torch_file(path)
@@ -71,15 +75,20 @@ class Checkpoint:
         else:
             weights, content = _foreign_weights(content, path), {}
         config = _config(content, weights, path, number_of_frames)
+        if model not in (None, name_of(config)):
+            raise InputError(
+                f"--model {model}: contradicts {path}, which is a {name_of(config)}; leave the "
+                "flag out or choose another checkpoint"
+            )
         return cls(path, weights, config, _recipe(content, path), content)
 
-    def build_model(self, device: torch.device | str) -> PoseFormerV2:
+    def build_model(self, device: torch.device | str) -> nn.Module:
         """Return its network on a device, in evaluation mode.
 
         Raises:
             InputError: if the weights do not fit the configuration.
         """
-        model = PoseFormerV2(self.config)
+        model = build_network(self.config)
         self.load_into(model)
         return model.to(device).eval()
 
@@ -100,7 +109,7 @@ class Checkpoint:
                     "give as many estimators as it was trained with"
                 )
 
-    def load_into(self, model: PoseFormerV2) -> None:
+    def load_into(self, model: nn.Module) -> None:
         """Copy the weights into a model, every one of them.
 
         Raises:
@@ -122,7 +131,7 @@ class Checkpoint:
 
     def resume(
         self,
-        model: PoseFormerV2,
+        model: nn.Module,
         optimizer: torch.optim.Optimizer,
         state: TrainingState,
         is_main: bool = True,
@@ -157,7 +166,7 @@ class Checkpoint:
 
 
 def checkpoint_bytes(
-    model: PoseFormerV2,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: TrainingState,
     recipe: Recipe,
@@ -213,7 +222,7 @@ def _weights(state: Any, path: Path) -> dict[str, Tensor]:
     is_state = isinstance(state, dict) and state and all(isinstance(key, str) for key in state)
     if not (is_state and all(isinstance(value, Tensor) for value in state.values())):
         raise InputError(f"{path}: its 'model_pos' is not a dict of named tensors")
-    prefix = next((k.removesuffix(_ANY_WEIGHT) for k in state if k.endswith(_ANY_WEIGHT)), "")
+    prefix = next(iter(_prefixes(state)), "")
     if not all(key.startswith(prefix) for key in state):
         prefix = ""
     return {key.removeprefix(prefix): _fp32(value) for key, value in state.items()}
@@ -232,8 +241,8 @@ def _foreign_weights(content: Any, path: Path) -> dict[str, Tensor]:
     found = dict(_state_dicts(content))
     if not found:
         raise InputError(
-            f"{path}: no checkpoint of a PoseFormerV2: it holds no dict with 'model_pos', and no "
-            f"other dict with {_ANY_WEIGHT}"
+            f"{path}: no checkpoint of a lifter: it holds no dict with 'model_pos', and no other "
+            f"dict with {' or '.join(_ANY_WEIGHTS)}"
         )
     where = next((where for where in found if re.search("ema|avg|swa", where.lower())), None)
     where = where or next(iter(found))
@@ -242,12 +251,17 @@ def _foreign_weights(content: Any, path: Path) -> dict[str, Tensor]:
     return {key: _fp32(value) for key, value in found[where].items()}
 
 
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """Return what stands before the names of a lifter's weights, such as "module."."""
+    return [k.removesuffix(w) for w in _ANY_WEIGHTS for k in names if k.endswith(w)]
+
+
 def _state_dicts(content: Any, where: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield where a state dict of the network is in nested dicts, and its tensors."""
     if not isinstance(content, dict):
         return
     tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    for prefix in [k.removesuffix(_ANY_WEIGHT) for k in tensors if k.endswith(_ANY_WEIGHT)]:
+    for prefix in _prefixes(tensors):
         of_model = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         yield f"{where}{prefix}" or "the file itself", of_model
     for key, value in content.items():
@@ -259,24 +273,35 @@ def _config(
     weights: Mapping[str, Tensor],
     path: Path,
     number_of_frames: int | None,
-) -> PoseFormerConfig:
+) -> LifterConfig:
     """Return the network that the weights belong to.
 
-    The shapes of the weights tell kept frames and coefficients, channels, width and depth. The
-    window's length is not among it, as the DCT has no parameters: it comes from the configuration
-    in our own files, and otherwise from the user.
+    The shapes of the weights tell channels, width and depth. The window's length is not among it
+    for PoseFormerV2, as the DCT has no parameters: it comes from the configuration in our own
+    files, and otherwise from the user.
     """
-    from_shapes = _config_from_shapes(weights, path)
-    if "config" not in content and number_of_frames is None:
-        number_of_frames = PoseFormerConfig.number_of_frames
+    known = recognise(weights)
+    if known is None:
+        names = " or ".join(kind.network.__name__ for kind in LIFTERS.values())
+        raise InputError(
+            f"{path}: not the weights of a {names}: the embeddings are missing or have other "
+            f"dimensions; it holds {listing([repr(key) for key in weights])}"
+        )
+    lifter, from_shapes = known
+    is_told = "config" in content or "number_of_frames" in from_shapes
+    if not is_told and number_of_frames is None:
+        number_of_frames = lifter.config.number_of_frames
         warn(
             f"{path}: does not tell its number of frames; taking {number_of_frames} "
             "(if it was trained with another, give --number-of-frames)"
         )
-    stored = content.get("config", from_shapes | {"number_of_frames": number_of_frames})
+    # Two channels for each estimator; a third one of a published network is a confidence.
+    published = {"confidence_chans": from_shapes["in_chans"] % 2}
+    published |= {"number_of_frames": number_of_frames} | from_shapes
+    stored = content.get("config", published)
     try:
-        names = {f.name: type(f.default) for f in fields(PoseFormerConfig)}
-        config = PoseFormerConfig(**{n: names[n](value) for n, value in stored.items()})
+        names = {f.name: type(f.default) for f in fields(lifter.config)}
+        config = lifter.config(**{n: names[n](value) for n, value in stored.items()})
     except KeyError as error:
         raise InputError(f"{path}: its configuration has an unknown field {error}") from error
     except (ValueError, TypeError) as error:
@@ -290,26 +315,6 @@ def _config(
                 f"{getattr(config, name)} and its weights say {value}; create it again"
             )
     return config
-
-
-def _config_from_shapes(weights: Mapping[str, Tensor], path: Path) -> dict[str, int]:
-    """Return the fields of `PoseFormerConfig` that the weights' shapes tell."""
-    blocks = {match[1] for key in weights if (match := re.match(r"Spatial_blocks\.(\d+)\.", key))}
-    try:
-        embed_dim_ratio, in_chans = weights["Joint_embedding.weight"].shape
-        return {
-            "number_of_kept_frames": weights["Temporal_pos_embed"].shape[1],
-            "number_of_kept_coeffs": weights["Temporal_pos_embed_"].shape[1],
-            "in_chans": in_chans,
-            "embed_dim_ratio": embed_dim_ratio,
-            "depth": len(blocks),
-        }
-    except (KeyError, IndexError, ValueError) as error:
-        raise InputError(
-            f"{path}: not the weights of a PoseFormerV2: Joint_embedding.weight, "
-            "Temporal_pos_embed or Temporal_pos_embed_ is missing or has other dimensions; "
-            f"it holds {listing([repr(key) for key in weights])}"
-        ) from error
 
 
 def _recipe(content: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Where to compute, and in which precision."""
 
+import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from common.files.console import InputError
-from common.model_poseformer import PoseFormerV2
 
 PRECISIONS = ("auto", "fp32", "bf16")
 # |a - b| / |b| between the compiled network and the plain one, of output and of gradients.
@@ -68,7 +69,7 @@ def allow_tf32(device: torch.device, quiet: bool = False) -> None:
         print("The GPU computes products of fp32 in TF32.")
 
 
-def compile_network(model: PoseFormerV2, inputs: Tensor, precision: str) -> nn.Module:
+def compile_network(model: nn.Module, inputs: Tensor, precision: str) -> nn.Module:
     """Return the network compiled for training; the network itself if that fails.
 
     The compiled network is run once. Its output and gradients must be those of the plain network,
@@ -91,7 +92,7 @@ def compile_network(model: PoseFormerV2, inputs: Tensor, precision: str) -> nn.M
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     else:
         difference = max(float((a - b).norm() / b.norm()) for a, b in zip(ours, plain))
-        is_random = model.config.drop_rate > 0 or model.config.drop_path_rate > 0
+        is_random = any(getattr(model.config, n, 0) for n in ("drop_rate", "drop_path_rate"))
         if is_random or difference < COMPILED_TOLERANCES[precision]:
             return compiled
         reason = f"its output or gradients differ by {difference:.2g} of their size"
@@ -111,6 +112,15 @@ def _output_and_gradients(
     poses.square().mean().backward()
     gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
     return poses.detach().flatten(), torch.cat(gradients)
+
+
+@contextlib.contextmanager
+def kept_statistics(model: nn.Module) -> Iterator[None]:
+    """Undo what trial steps in the block do to the statistics of batch norms."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    yield
+    for buffer, old in zip(model.buffers(), before):
+        buffer.copy_(old)
 
 
 def keep_freed_memory() -> None:

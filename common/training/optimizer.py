@@ -16,10 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.files.console import InputError
-from common.model_poseformer import PoseFormerV2
 from common.training.recipe import Recipe
 
-WEIGHT_DECAY = 0.1  # of the paper's supplement
 MOMENTUM = 0.95
 _ROOT_MEAN_SQUARE = 0.2  # of a step's entries, in learning rates: about that of AdamW
 _BLOCK = 136  # rows that are whitened together; the rest is matrix products
@@ -114,10 +112,11 @@ def build_optimizer(model: nn.Module, recipe: Recipe, precision: str = "fp32") -
     """
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
     is_muon = recipe.optimizer == "muon"
-    matrices = [n for n, p in parameters.items() if is_muon and "blocks" in n and p.ndim == 2]
+    where = getattr(model, "matrices", "blocks")
+    matrices = [n for n, p in parameters.items() if is_muon and where in n and p.ndim == 2]
     if is_muon and not matrices:
         raise InputError(
-            "--optimizer muon: no module of the network whose name holds 'blocks' has a matrix; "
+            f"--optimizer muon: no module of the network whose name holds '{where}' has a matrix; "
             "choose --optimizer adamw"
         )
     others = [p for n, p in parameters.items() if n not in matrices]
@@ -126,7 +125,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe, precision: str = "fp32") -
     options = {
         "lr": torch.zeros((), device=device) if on_gpu else 0.0,
         "betas": (0.9, recipe.beta2),
-        "weight_decay": WEIGHT_DECAY,
+        "weight_decay": recipe.weight_decay,
         "fused": True,
         "capturable": on_gpu,
     }
@@ -143,19 +142,20 @@ def build_optimizer(model: nn.Module, recipe: Recipe, precision: str = "fp32") -
 
 
 @torch.no_grad()
-def init_at_mean_pose(model: PoseFormerV2, pose: np.ndarray) -> None:
+def init_at_mean_pose(model: nn.Module, pose: np.ndarray) -> None:
     """Make a new network answer nearly the same pose, whatever it sees.
 
     The head's bias becomes the pose and its weights a tenth. PyTorch's own weights answer a body
-    of noise, and the first steps are spent on forgetting it.
+    of noise, and the first steps are spent on forgetting it. A head that serves each joint alike
+    answers the mean of the joints.
 
     Args:
         model: just built.
         pose: (17, 3), metres: the training data's mean.
     """
-    *_, last = model.head
+    last = model.head[-1] if isinstance(model.head, nn.Sequential) else model.head
     last.weight.mul_(0.1)
-    last.bias.copy_(torch.from_numpy(pose).flatten())
+    last.bias.copy_(torch.from_numpy(pose).reshape(-1, len(last.bias)).mean(dim=0))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

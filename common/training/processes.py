@@ -50,10 +50,10 @@ class World:
         return self.rank == 0
 
     def share_weights(self, model: nn.Module) -> None:
-        """Give the main process's weights to every process."""
+        """Give the main process's weights, and batch norms' statistics, to every process."""
         if self.size > 1:
-            for parameter in model.parameters():
-                dist.broadcast(parameter.detach(), src=0)
+            for value in model.state_dict().values():
+                dist.broadcast(value, src=0)
 
     def average_gradients(self, model: nn.Module) -> None:
         """Replace every gradient by its mean over the processes, in one message for all of them.

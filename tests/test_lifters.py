@@ -1,0 +1,288 @@
+"""A lifter that gives the poses of all frames: clips, loss, training, evaluation, streaming."""
+
+import os
+import signal
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from raw_trees import call
+from small_training import (  # noqa: F401
+    CPU,
+    assert_same_training,
+    data_dir,
+    evaluate,
+    load,
+    log_figures,
+    train,
+)
+from test_augmentation import FRAMES, generators
+from test_generators import brute_force, mirror, sequences
+
+import lift as lift_script
+import run_poseformer
+from common.evaluation import clips_of, predict
+from common.files.console import InputError
+from common.footage.lifting import StreamingLifter, lift
+from common.generators import WindowGenerator, flip_keypoints, flip_poses
+from common.lifters import LIFTERS
+from common.loss import clip_loss
+from common.model_motionagformer import MotionAGFormer, MotionAGFormerConfig
+from common.training.checkpoint import Checkpoint
+from common.training.device import kept_statistics
+from common.training.optimizer import build_optimizer
+from common.training.recipe import RECIPES, Recipe
+
+CONFIG = MotionAGFormerConfig(9, 1, 16)
+LAST = "last_epoch.bin"
+MODEL = ("--model", "motionagformer")
+TINY = (*MODEL, "-frame", "5", "--depth", "1", "--dim", "8", "-str", "S1,S5", "-ste", "S9")
+TINY += ("-a", "Walking")
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = MotionAGFormer(CONFIG).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+# Clips -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frames", [1, 8, 9, 10, 18, 19, 40])
+def test_as_few_clips_as_cover_a_sequence_and_the_most_central_one_of_a_frame(frames):
+    numbers, read = clips_of(frames, 9)
+    assert numbers.shape == (-(-frames // 9), 9)
+    if frames >= 9:
+        assert (np.diff(numbers) == 1).all() and numbers.min() == 0 and numbers.max() == frames - 1
+        starts = np.diff(numbers[:, 0])
+        assert len(starts) == 0 or starts.max() - starts.min() <= 1
+    for frame, (clip, place) in enumerate(read):
+        # To the middle of each clip that holds the frame; a short clip's repeated frames aside.
+        places = [abs(frame - (row[0] + 4)) if frames >= 9 else 0 for row in numbers]
+        assert numbers[clip, place] == frame
+        assert places[clip] == min(places)
+    with pytest.raises(ValueError, match="no frame"):
+        clips_of(0, 9)
+
+
+@torch.no_grad()
+def clip_by_clip(model, sequence):
+    """Every frame's pose, from every clip of the sequence that there is to choose from."""
+    half, n = 4, len(sequence)
+    count = -(-n // 9)
+    starts = [(n - 9) // 2] if n <= 9 else [round(i * (n - 9) / (count - 1)) for i in range(count)]
+    poses = []
+    for t in range(n):
+        start = min(starts, key=lambda s: abs(t - s - half))
+        clip = np.stack([sequence[min(max(start + k, 0), n - 1)] for k in range(9)])
+        clip = torch.from_numpy(clip)[None]
+        pose = (model(clip) + flip_poses(model(flip_keypoints(clip)))) / 2
+        poses.append(pose[0, t - start].numpy())
+    poses = np.stack(poses)
+    poses[:, 0] = 0
+    return poses
+
+
+def test_prediction_is_that_of_clip_by_clip(model):
+    keypoints, _ = sequences([30, 1, 9, 5])
+    poses = predict(model, keypoints, device="cpu", batch_size=3)
+    for sequence, predicted in zip(keypoints, poses, strict=True):
+        assert predicted.dtype == np.float32
+        np.testing.assert_allclose(predicted, clip_by_clip(model, sequence), atol=1e-5)
+
+
+def test_targets_are_the_poses_of_all_frames_and_their_mirror_images():
+    keypoints, poses = sequences([5, 1, 12])
+    options = {"device": "cpu", "augment": True, "stride": 2, "all_frames": True}
+    generator = WindowGenerator(keypoints, poses, 9, **options)
+    clips = [clip for clip, _ in brute_force(poses, poses, 9, 2)]
+    expected = np.stack([*clips, *(mirror(clip, [0]) for clip in clips)])
+    _, targets = generator.gather(torch.arange(len(generator)))
+    np.testing.assert_array_equal(targets, expected)
+
+
+def test_all_targets_of_a_turned_window_are_turned_as_its_middle_is():
+    """A rotation and a size about the hip take the plain clip to the turned one."""
+    _, _, middle = generators(180, 0.1)
+    _, plain, _ = generators(0, 0)
+    data, _, turned = generators(180, 0.1, all_frames=True)
+    plain = WindowGenerator(
+        *([getattr(s, name) for s in data] for name in ("keypoints", "poses")),
+        FRAMES,
+        device="cpu",
+        augment=True,
+        all_frames=True,
+    )
+    samples = turned.start_epoch(1, 1)
+    assert torch.equal(samples, middle.start_epoch(1, 1))
+    inputs, targets = turned.gather(samples)
+    middle_inputs, middle_targets = middle.gather(samples)
+    assert torch.equal(inputs, middle_inputs)
+    torch.testing.assert_close(targets[:, FRAMES // 2], middle_targets)
+    original = plain.gather(samples)[1]
+    for before, after in zip(original.double(), targets.double()):
+        before, after = before.flatten(0, 1), after.flatten(0, 1)
+        map_ = torch.linalg.lstsq(before, after).solution  # of all joints of all frames
+        torch.testing.assert_close(before @ map_, after, atol=1e-5, rtol=0)
+
+
+def test_the_loss_of_clips_is_its_formula():
+    random = np.random.default_rng(0)
+    predicted, target = random.normal(0, 0.3, (2, 4, 6, 17, 3))
+    expected = []
+    for p, t in zip(predicted, target):
+        scale = (p * t).sum((1, 2)) / (p * p).sum((1, 2))
+        position, scaled = p - t, scale[:, None, None] * p - t
+        velocity = (p[1:] - p[:-1]) - (t[1:] - t[:-1])
+        terms = [np.sqrt((x**2).sum(-1)).mean() for x in (position, scaled, velocity)]
+        expected.append(terms[0] + 0.5 * terms[1] + 20 * terms[2])
+    tensors = torch.from_numpy(predicted), torch.from_numpy(target)
+    assert float(clip_loss(*tensors)) == pytest.approx(np.mean(expected), rel=1e-12)
+    weights = torch.tensor([0.5, 0.5, 0, 0], dtype=torch.float64)
+    assert float(clip_loss(*tensors, weights)) == pytest.approx(np.mean(expected[:2]), rel=1e-12)
+    exact = tensors[1].clone().requires_grad_()
+    clip_loss(exact, tensors[1]).backward()
+    assert exact.grad.isfinite().all()
+
+
+# Training and evaluation -------------------------------------------------------------------------
+
+
+def training(data_dir, folder, *arguments):
+    fixed = ("--data-dir", data_dir, "-c", folder, "--wandb-mode", "disabled", *CPU)
+    result = call(run_poseformer.main, *TINY, *fixed, *arguments)
+    return result, folder
+
+
+def test_a_tiny_training_lowers_the_error_and_its_checkpoint_tells_the_lifter(
+    data_dir, evaluate, tmp_path
+):
+    result, folder = training(data_dir, tmp_path / "run", "-e", "5", "-s", "4", "-lr", "0.02")
+    assert result.status == 0, result.stderr
+    first, *_, last = (figures["valid_mpjpe_mm"] for figures in log_figures(folder))
+    assert last < 0.6 * first
+    recipe = load(folder / LAST)["recipe"]
+    names = ("recipe", "weight_decay", "stride")
+    assert [recipe[name] for name in names] == ["motionagformer", 0.01, 4]
+    result, report = evaluate(folder / LAST, "-a", "Walking")  # without --model
+    assert result.status == 0, result.stderr
+    assert report["average_over_actions"]["mpjpe_mm"] == pytest.approx(last, rel=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["motionagformer", "default"])
+def test_a_stopped_training_goes_on_to_the_bit(data_dir, tmp_path, monkeypatch, recipe):
+    flags = ("-e", "2", "--recipe", recipe, "-b", "32", "-s", "4")
+    _, whole = training(data_dir, tmp_path / "whole", *flags)
+    plain, steps = run_poseformer.loss_of, iter(range(1, 1000))
+
+    def stopped(*arguments):
+        if next(steps) == 5:  # of 3 an epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_poseformer, "loss_of", stopped)
+        result, folder = training(data_dir, tmp_path / "run", *flags)
+    assert result.status == 128 + signal.SIGTERM
+    result, _ = training(data_dir, folder, "--resume", LAST)
+    assert result.status == 0, result.stderr
+    assert_same_training(load(folder / LAST), load(whole / LAST))
+    assert log_figures(folder) == log_figures(whole)
+
+
+REFUSED = {
+    "the other's width": ("--embed-dim-ratio 8", "--embed-dim-ratio: motionagformer has none"),
+    "dropout": ("-drop 0.1", "--dropout, --drop-path: motionagformer has none"),
+    "even": ("-frame 10", "number_of_frames must be odd"),
+    "heads": ("--dim 12", "dim must be a multiple of the 8 attention heads"),
+    "of the first lifter": ("--model poseformerv2", "--dim: poseformerv2 has none"),
+    "nobody": ("--model nobody", "'nobody' is not one of poseformerv2, motionagformer"),
+}
+
+
+@pytest.mark.parametrize(("flags", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_a_lifter_does_not_have_is_refused_in_a_line(data_dir, tmp_path, flags, message):
+    result, folder = training(data_dir, tmp_path / "run", *flags.split())
+    assert (result.status, len(result.stderr.splitlines())) == (2, 1)
+    assert message in result.stderr
+    assert not folder.exists()
+
+
+def test_trial_steps_leave_no_statistics_behind(model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with kept_statistics(model):
+        model.train()(torch.rand(2, 9, 17, 2))
+        assert not all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    assert all(torch.equal(v, before[n]) for n, v in model.eval().state_dict().items())
+
+
+def save(model, path):
+    torch.save({"model_pos": model.state_dict(), "config": asdict(model.config)}, path)
+    return path
+
+
+def test_a_checkpoint_of_one_lifter_is_refused_as_the_others(model, data_dir, tmp_path):
+    ours = save(model, tmp_path / "ag.bin")
+    theirs = save(LIFTERS["poseformerv2"].network(LIFTERS["poseformerv2"].config()), tmp_path / "p")
+    for flag in ("--evaluate", "--resume"):
+        flags = (flag, ours, "--data-dir", data_dir, "--model", "poseformerv2", *CPU)
+        result = call(run_poseformer.main, *flags)
+        assert result.stderr == (
+            f"error: --model poseformerv2: contradicts {ours}, which is a motionagformer; leave "
+            "the flag out or choose another checkpoint\n"
+        )
+    result = call(lift_script.main, "--checkpoint", theirs, *MODEL, "-k", "x", "-g", "cpu")
+    assert result.status == 2 and "which is a poseformerv2" in result.stderr
+
+
+def test_weights_of_a_published_file_load(model, tmp_path):
+    config = MotionAGFormerConfig(9, 1, 16, in_chans=3, confidence_chans=1)
+    network = MotionAGFormer(config)
+    weights = {f"module.{name}": value for name, value in network.state_dict().items()}
+    path = tmp_path / "published.bin"
+    torch.save({"epoch": 59, "model": weights}, path)
+    checkpoint = Checkpoint.load(path, model="motionagformer")
+    assert checkpoint.config == config
+    clip = torch.rand(1, 9, 17, 3)
+    assert torch.equal(checkpoint.build_model("cpu")(clip), network.eval()(clip))
+    weights.popitem()
+    torch.save({"model": weights}, path)
+    with pytest.raises(InputError, match=r"published\.bin: does not fit .*head\.bias"):
+        Checkpoint.load(path).build_model("cpu")
+
+
+def test_the_recipe_is_the_published_one_and_muon_takes_the_layers(model):
+    recipe = RECIPES["motionagformer"]
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (60, 16, 5e-4)
+    assert (recipe.optimizer, recipe.weight_decay) == ("adamw", 0.01)
+    assert (recipe.schedule, recipe.lr_decay) == ("published", 0.99)
+    optimizer = build_optimizer(model, recipe)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.01}
+    matrices, _ = build_optimizer(model, Recipe()).param_groups
+    # Of each block the MLP's two; qkv and proj of attention, U and V of a graph; and the fusion.
+    assert len(matrices["params"]) == 4 * 4 + 1
+
+
+# Streaming ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fps", "flip"), [(50, True), (24, False)])
+@torch.no_grad()
+def test_a_stream_takes_the_last_pose_of_the_clip_that_ends_now(model, fps, flip):
+    keypoints = np.cumsum(np.random.default_rng(0).normal(300, 5, (12, 17, 2)), axis=0) / 12
+    stream = StreamingLifter(model, size=(640, 480), fps=fps, flip=flip)
+    poses = np.stack([stream.push(frame) for frame in keypoints])
+    causal = lift(keypoints, model, size=(640, 480), fps=fps, flip=flip, causal=True)
+    np.testing.assert_allclose(poses, causal, atol=1e-5)
+    if fps == 50:
+        inputs = torch.from_numpy((keypoints / 320 - [1, 0.75]).astype(np.float32))
+        for t in (0, 5, 11):
+            clip = inputs[[max(0, t + k) for k in range(-8, 1)]][None]
+            pose = (model(clip) + flip_poses(model(flip_keypoints(clip))))[0, -1] / 2
+            np.testing.assert_allclose(poses[t, 1:], pose[1:], atol=1e-5)
