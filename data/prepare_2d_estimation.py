@@ -25,7 +25,7 @@ from common.files.npz import Positions2d, read_positions_3d, write_positions_2d
 from common.files.output import find_folder
 from common.footage.layouts import LAYOUTS, POINT_PARENTS, to_h36m
 from common.footage.people import best_of_each_frame, read_people
-from common.footage.tracks import Piece, Track, hold_gaps, interpolate_gaps
+from common.footage.tracks import Piece, Track, fill_gaps, hold_gaps
 from common.h36m_dataset import (
     CORRUPT_SEQUENCE,
     SUBJECTS_FLAG,
@@ -238,7 +238,7 @@ def fill_points(frames: np.ndarray, keypoints: np.ndarray, layout: str) -> tuple
     if not np.isnan(keypoints).any():
         return keypoints, 0
     track = Track(1, frames, keypoints, room_px=0)
-    [piece] = interpolate_gaps(track, POINT_PARENTS[layout], max_gap=np.inf)
+    piece = fill_gaps(track, POINT_PARENTS[layout])
     return piece.keypoints[frames - frames[0]], piece.filled_points
 
 
