@@ -226,7 +226,7 @@ def test_what_a_file_says_of_its_video(tmp_path, capsys):
     footage = read()
     assert (footage.fps, footage.first_frame) == (50, 0)
     assert "does not tell its frame rate" in capsys.readouterr().err
-    wrong = {"layout": "coco", "first frame": -5, "frame rate": "30", "width": None}
+    wrong = {"layout": "posetrack18", "first frame": -5, "frame rate": "30", "width": None}
     names = {"first frame": "first_frame", "frame rate": "fps", "width": "w"}
     for says, value in wrong.items():
         with pytest.raises(InputError, match=rf"old\.npz.*{says}"):

@@ -255,7 +255,7 @@ def report(name: str, piece: Piece, layout: str, repaired: list[str]) -> None:
     if piece.filled_frames:
         told += f", filled {piece.filled_frames} of them, longest gap {piece.longest_gap}"
     if piece.filled_points:
-        told += f", and {piece.filled_points:,} points in the others"
+        told += f", filled {piece.filled_points:,} points in the others"
     print("; ".join([told, *repaired]))
     if piece.never_found:
         listed = ", ".join(KEYPOINT_NAMES[layout][point] for point in piece.never_found)

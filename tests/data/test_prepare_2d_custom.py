@@ -193,7 +193,7 @@ def test_points_that_were_not_found_are_interpolated_and_none_is_left_at_zero(pr
     expected[3, 6] = (expected[2, 6] + expected[4, 6]) / 2
     expected[:, 15:] = expected[:, 14:15]  # where the right shoulder is
     np.testing.assert_allclose(positions["dance"], expected, atol=1e-4)
-    assert "and 61 points in the others" in result.stdout
+    assert "filled 61 points in the others" in result.stdout
     assert "never found: right_elbow, right_wrist" in result.stderr
 
 
