@@ -19,7 +19,8 @@ def choose_device(gpu: str, quiet: bool = False) -> torch.device:
     """Return the device that `-g` names; the CPU, and say so, where there is no GPU.
 
     Raises:
-        InputError: if `gpu` is no number, or there are GPUs but not this one.
+        InputError: if `gpu` is no number, there are GPUs but not this one, or PyTorch has no
+            kernels for it.
     """
     if gpu == "cpu":
         return torch.device("cpu")
@@ -29,14 +30,37 @@ def choose_device(gpu: str, quiet: bool = False) -> torch.device:
             "torchrun --nproc_per_node=N run_poseformer.py …"
         )
     if not torch.cuda.is_available():
+        cuda = torch.version.cuda
+        why = f"it is built for CUDA {cuda}; is the driver missing or too old?" if cuda else ""
+        why = why or "it is built without CUDA"
         if not quiet:
-            print("There is no GPU that PyTorch can use; this run uses the CPU.")
+            print(f"There is no GPU that PyTorch can use ({why}); this run uses the CPU.")
         return torch.device("cpu")
     if int(gpu) >= torch.cuda.device_count():
         raise InputError(
             f"--gpu {gpu}: there are {torch.cuda.device_count()} GPUs, numbered from 0"
         )
-    return torch.device("cuda", int(gpu))
+    device = torch.device("cuda", int(gpu))
+    _try_a_kernel(device)
+    return device
+
+
+def _try_a_kernel(device: torch.device) -> None:
+    """Refuse a GPU for which this PyTorch has no kernels: they fail at the first use, not before.
+
+    Raises:
+        InputError: naming the GPU's compute capability and what PyTorch was built for.
+    """
+    try:
+        torch.ones(2, device=device).sum().item()
+    except RuntimeError as error:
+        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        raise InputError(
+            f"{torch.cuda.get_device_name(device)}: {str(error).splitlines()[0]}. Its compute "
+            f"capability is {capability}, this PyTorch is built for "
+            f"{', '.join(torch.cuda.get_arch_list())}; install a build that has it "
+            "(pytorch.org/get-started/previous-versions), or take -g cpu"
+        ) from error
 
 
 def resolve_precision(choice: str, device: torch.device) -> str:
