@@ -68,15 +68,15 @@ def predict_on_device(
             windows = torch.arange(start, min(start + batch_size, total), device=device)
             low, high = max(0, start - kept // 2), min(total, start + len(windows) + kept // 2)
             new = generator.frames(torch.arange(known, high, device=device))
-            new = _views(new, flip, confidences)
+            new = both_views(new, flip, confidences)
             new = model.frame_features(new.flatten(0, 1)).unflatten(0, new.shape[:2])
             features = new if features is None else torch.cat([features[:, low - first :], new], 1)
             first, known = low, high
             numbers = generator.frame_numbers(windows, kept) - first
             coefficients = model.coefficients(generator.gather(windows)[0])
-            views = _views(coefficients.unflatten(-1, (NUM_JOINTS, -1)), flip, confidences)
+            views = both_views(coefficients.unflatten(-1, (NUM_JOINTS, -1)), flip, confidences)
             lifted = model.lift(features[:, numbers].flatten(0, 1), views.flatten(0, 1).flatten(2))
-            poses[start : start + len(windows)] = _merge_views(lifted, flip)
+            poses[start : start + len(windows)] = average_views(lifted, flip)
     return list(poses.split([len(sequence) for sequence in keypoints]))
 
 
@@ -126,8 +126,8 @@ def _predict_clips(
     with autocast(device, precision):
         # A frame of a clip costs about as much as four tokens.
         for batch in torch.from_numpy(clips).split(batch_size or max(1, at_once // (4 * length))):
-            views = _views(batch.to(device), flip, confidences)
-            poses.append(_merge_views(model(views.flatten(0, 1)).float(), flip))
+            views = both_views(batch.to(device), flip, confidences)
+            poses.append(average_views(model(views.flatten(0, 1)).float(), flip))
     result = []
     for own, (_, read) in zip(torch.cat(poses).split([len(n) for n, _ in parts]), parts):
         clip, place = torch.from_numpy(read).to(device).unbind(dim=1)
@@ -136,12 +136,12 @@ def _predict_clips(
     return result
 
 
-def _views(keypoints: Tensor, flip: bool, confidences: int) -> Tensor:
+def both_views(keypoints: Tensor, flip: bool, confidences: int) -> Tensor:
     """Stack keypoints, or their DCT coefficients, (..., 17, C), with their mirror image."""
     return torch.stack([keypoints, flip_keypoints(keypoints, confidences)] if flip else [keypoints])
 
 
-def _merge_views(poses: Tensor, flip: bool) -> Tensor:
+def average_views(poses: Tensor, flip: bool) -> Tensor:
     """Average poses (2 B, …, 17, 3) of both views, the second mirrored back: (B, …, 17, 3)."""
     if not flip:
         return poses

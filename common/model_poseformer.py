@@ -6,7 +6,6 @@ ones, so that published checkpoints load.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -93,7 +92,7 @@ class PoseFormerConfig:
         Raises:
             KeyError, IndexError or ValueError: if they are another network's.
         """
-        blocks = {m[1] for key in weights if (m := re.match(r"Spatial_blocks\.(\d+)\.", key))}
+        blocks = {key.split(".")[1] for key in weights if key.startswith("Spatial_blocks.")}
         embed_dim_ratio, in_chans = weights["Joint_embedding.weight"].shape
         return {
             "number_of_kept_frames": weights["Temporal_pos_embed"].shape[1],

@@ -16,7 +16,7 @@ from common.files.console import InputError
 from common.files.npz import write_custom_2d, write_npz
 from common.files.video import count_frames, write_video
 from common.footage.lifting import lift, lift_normalized
-from common.footage.sequences import footage_of_dataset, load_own_footage, place_in_world
+from common.footage.sequences import footage_of_dataset, load_own_footage, place_together
 from common.h36m_dataset import load_sequences
 from common.motion import lowpass, place_on_floor
 
@@ -80,7 +80,7 @@ def test_what_is_exported_is_the_lifted_pose_upright_on_the_floor(run_lift, mode
     assert re.search(rf"dance: 30 frames at 50 fps; {measures}", result.stdout)
     poses = lift(upright(FRAMES).astype(np.float32), model, size=SIZE)
     (footage,) = load_own_footage(folder / "data_2d_custom_dance.npz")
-    expected, _, _ = place_in_world(poses, footage)
+    [expected], _, _ = place_together([poses], [footage])
     np.testing.assert_allclose(arrays["positions_m"], expected, atol=1e-5)
     assert arrays["fps"] == 50 and arrays["axes"] == "z up"
     assert arrays["frames"].tolist() == list(range(FRAMES))
@@ -181,7 +181,7 @@ def test_own_footage_and_the_dataset_give_the_same_poses(model, folder):
     how = {"fps": 50, "causal": False, "device": "cpu"}
     poses = lift_normalized(of_dataset.inputs, model, **how)
     np.testing.assert_allclose(poses, own, atol=1e-5)
-    in_world, _, _ = place_in_world(poses, of_dataset)
+    [in_world], _, _ = place_together([poses], [of_dataset])
     seen = world_to_camera(in_world, camera.orientation, camera.translation_m)
     np.testing.assert_allclose(seen - seen[:, :1], own, atol=1e-5)
 

@@ -15,10 +15,9 @@ import torch
 from torch import nn
 
 from common.camera import normalize_screen_coordinates
-from common.evaluation import predict
+from common.evaluation import average_views, both_views, predict
 from common.footage.layouts import to_h36m
 from common.footage.missing import fill, found_points, one_person
-from common.generators import flip_keypoints, flip_poses
 from common.h36m_dataset import FPS
 from common.motion import resample
 from common.skeleton import ROOT
@@ -198,11 +197,7 @@ def _lift_causally(
     after = np.minimum(before + 1, len(inputs) - 1)
     windows = (1 - part) * inputs[before] + part * inputs[after]  # (len(frames), F, 17, C)
     windows = torch.from_numpy(windows).to(device)
-    if flip:
-        windows = torch.cat([windows, flip_keypoints(windows, model.config.confidence_chans)])
+    views = both_views(windows, flip, model.config.confidence_chans).flatten(0, 1)
     with autocast(device, precision):
-        poses = model(windows)[:, -1].float()
-    if flip:
-        original, mirrored = poses.chunk(2)
-        poses = (original + flip_poses(mirrored)) / 2
-    return poses.cpu().numpy()
+        poses = model(views)[:, -1].float()
+    return average_views(poses, flip).cpu().numpy()

@@ -171,14 +171,6 @@ def through_the_room(
     return poses_m + hip[:, None].astype(poses_m.dtype)
 
 
-def place_in_world(
-    poses_m: np.ndarray, footage: Footage, up: str | None = None, like: Camera | None = None
-) -> tuple[np.ndarray, float, str]:
-    """Place one person in a world with z up, as `place_together` does."""
-    placed, *rest = place_together([poses_m], [footage], up, like)
-    return placed[0], *rest
-
-
 def place_together(
     poses_m: Sequence[np.ndarray],
     footages: Sequence[Footage],

@@ -19,7 +19,6 @@ _PERSON = ("person", "person_id", "id", "track_id", "track", "identity", "idx")
 _CHANNELS = {"x": "x", "y": "y", "z": "z"} | dict.fromkeys(
     ("c", "conf", "confidence", "score", "visibility", "vis", "v", "likelihood", "p", "prob"), "c"
 )
-_POINT = ("keypoint", "kp", "kpt", "point", "landmark", "joint")
 _NO_POINT = ("bbox", "box", "center", "centre")
 _UNITS = ("px", "pixel", "pixels", "m", "mm", "norm", "normalized", "normalised")
 
