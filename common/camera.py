@@ -92,6 +92,37 @@ def project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     return focal * (xy * (radial + tangential) + p * r2) + center
 
 
+def follow_person(rays: np.ndarray, window: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """See a person through a virtual camera that turns after them, as if in the picture's middle.
+
+    So a network need not know where in the picture somebody is, and whatever the focal length does
+    there. The camera looks at the mean of all joints over the frames of a window; it pans, then
+    tilts, and does not roll.
+
+    Args:
+        rays: (…, frames, joints, 2), x / z and y / z of what a real camera sees, in its coordinates.
+        window: about each frame, odd, the ends repeated; None: all frames have one camera.
+
+    Returns:
+        The same in the virtual camera's coordinates; the rotations (…, frames, 3, 3) that turn the
+        real one's coordinates to them.
+    """
+    centre = rays.mean(axis=-2)  # (…, frames, 2)
+    if window is None:
+        centre = np.broadcast_to(centre.mean(axis=-2, keepdims=True), centre.shape)
+    else:
+        ends = [(0, 0)] * (centre.ndim - 2) + [(window // 2, window // 2), (0, 0)]
+        padded = np.pad(centre, ends, mode="edge")
+        centre = np.lib.stride_tricks.sliding_window_view(padded, window, axis=-2).mean(axis=-1)
+    x, y = np.moveaxis(centre, -1, 0)
+    pan, tilt = np.arctan(x), np.arctan2(y, np.hypot(x, 1))
+    (sp, st), (cp, ct), zero = np.sin([pan, tilt]), np.cos([pan, tilt]), np.zeros_like(x)
+    rows = (cp, zero, -sp, -st * sp, ct, -st * cp, ct * sp, st, ct * cp)
+    turns = np.stack(rows, axis=-1).reshape(*x.shape, 3, 3)
+    seen = np.concatenate([rays, np.ones_like(rays[..., :1])], axis=-1) @ np.swapaxes(turns, -1, -2)
+    return seen[..., :2] / seen[..., 2:].clip(0.1), turns
+
+
 # Human3.6M's cameras ------------------------------------------------------------------------------
 
 CAMERA_IDS = ("54138969", "55011271", "58860488", "60457274")

@@ -27,10 +27,19 @@ _ARM_MM = (
     *((0, 0, 0), (60, 0, -80), (0, 0, -100), (0, 0, 0)),
 )
 _FACE_MM = ((105, 0, -10), (80, 32, 25), (80, -32, 25), (0, 75, 0), (0, -75, 0))
+# Where people's own joints are, as estimators mark them: Human3.6M's hips are 266 mm apart and its
+# shoulders low and narrow. Rows as below, of a leg, the trunk and an arm (Drillis and Contini, 1966,
+# in Winter's "Biomechanics and motor control of human movement").
+_ANATOMY_MM = (
+    {0: (0, 88, 0), 1: (0, 0, -428), 2: (0, 0, -425)},
+    {1: (0, 0, 250), 2: (0, 0, 274)},
+    {0: (0, 0, 274), 1: (-10, 172, -15), 2: (0, 0, -300), 3: (0, 0, -260)},
+)
 # What varies together between people: legs, trunk and head, arms, the widths of hips and shoulders.
 _LEGS, _TRUNK, _ARMS, _WIDTHS = range(4)
 _LEG_PARTS, _ARM_PARTS = (_WIDTHS, *[_LEGS] * 4), (_TRUNK, _WIDTHS, *[_ARMS] * 6)
 _PARTS = (_TRUNK, *2 * _LEG_PARTS, *[_TRUNK] * 5, *2 * _ARM_PARTS, *[_TRUNK] * 5)
+_LEFT_AS_RIGHT = [*range(6), *range(1, 6), *range(11, 24), *range(16, 24), *range(32, 37)]
 
 # How high a joint lies above what touches the floor, metres.
 _LEG_ABOVE, _ARM_ABOVE = (0.09, 0.05, 0.073, 0.012, 0), (0.08, 0.07, 0.04, 0.03, 0.03, 0, 0, 0)
@@ -52,6 +61,15 @@ _LIMITS = {
     "shoulder": ((-55, 175), (-15, 130), (-90, 90)),
     "elbow": ((0, 148), (-1, 1), (-1, 1)),
 }
+# Angles of a walking leg at every tenth of the gait cycle, from one heel strike to the next, in
+# degrees, after the normal gait of clinical textbooks.
+_GAIT = np.radians(
+    [
+        [23, 19, 10, -1, -11, -17, -12, 4, 18, 24],  # thigh, forward
+        [4, 15, 14, 8, 5, 12, 36, 62, 54, 20],  # knee
+        [0, -3, 4, 9, 14, 10, -10, -3, 3, 3],  # ankle, toes up
+    ]
+)
 # The joints that turn whatever hangs on them, the pelvis the whole body; and their rows.
 SITES = (
     *("pelvis", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle"),
@@ -86,18 +104,27 @@ SITTING = pose(STANDING, pelvis=(-8,), hip=(80, 8, 5), knee=(90,), ankle=(2,), w
 ON_THE_FLOOR = pose(STANDING, pelvis=(-20,), hip=(95, 14), knee=(110,), ankle=(-5,), waist=(36,))
 
 
-def make_bodies(random: Generator, statures_m: np.ndarray) -> np.ndarray:
+def make_bodies(
+    random: Generator, statures_m: np.ndarray, *, anatomical: bool = False, spread: float = 0.0
+) -> np.ndarray:
     """Return for people of these heights (people,) where each joint is from its parent.
 
-    That is (people, 37, 3), metres, upright, with the proportions of Human3.6M, varied a little.
+    That is (people, 37, 3), metres, upright, with the proportions of Human3.6M, or of the human
+    body, varied a little; with a `spread` each bone, on both sides alike, by this part more.
     """
     mirrored = np.array([1, -1, 1])
-    leg, arm = np.array(_LEG_MM), np.array(_ARM_MM)
-    limbs = [_TRUNK_MM, arm, arm * mirrored, _FACE_MM]
+    leg, trunk, arm = (np.array(part, float) for part in (_LEG_MM, _TRUNK_MM, _ARM_MM))
+    if anatomical:
+        for part, rows in zip((leg, trunk, arm), _ANATOMY_MM):
+            part[list(rows)] = list(rows.values())
+    limbs = [trunk, arm, arm * mirrored, _FACE_MM]
     offsets = np.concatenate([np.zeros((1, 3)), leg * mirrored, leg, *limbs]) / 1000
     scales = 1 + 0.025 * random.standard_normal((len(statures_m), 4)).clip(-2, 2)
-    scales *= statures_m[:, None] / _STATURE_M
-    return offsets * scales[:, _PARTS, None]
+    scales = (scales * statures_m[:, None] / _STATURE_M)[:, _PARTS]
+    if spread:
+        own = random.standard_normal(scales.shape).clip(-2.5, 2.5)
+        scales *= 1 + spread * own[:, _LEFT_AS_RIGHT]
+    return offsets * scales[..., None]
 
 
 def hold(
@@ -133,6 +160,32 @@ def roam(random: Generator, base: np.ndarray, reach: np.ndarray, fastest_hz: flo
     share = ((base - low) / (high - low)).clip(0.01, 0.99)
     odds = share / (1 - share) * np.exp(reach * curves)
     return low + (high - low) * odds / (1 + odds)
+
+
+def at(angles: np.ndarray, site: str) -> np.ndarray:
+    """Return the angles (frames, 3) at one of `SITES`, to be changed in place."""
+    return angles[:, SITES.index(site)]
+
+
+def walk(angles: np.ndarray, phase: np.ndarray, walks: np.ndarray) -> None:
+    """Let the legs go through the gait cycle, as far as the body `walks`, (frames,), 0 to 1.
+
+    `phase` (frames,) is 0 at the right heel's strike and grows by 2 π until the next one.
+    """
+    # The hip goes forward and up with its leg, the shoulders go against it.
+    tilt, turn = np.radians(4) * walks * np.sin(phase), np.radians(6) * walks * np.cos(phase)
+    for site, tilts, turns in (("pelvis", -1, 1), ("waist", 0.8, -1.2), ("chest", 0.2, -1)):
+        at(angles, site)[..., 1:] += np.stack([tilts * tilt, turns * turn], axis=-1)
+    harmonics = np.fft.rfft(_GAIT)[:, :5] / 10 * [1, 2, 2, 2, 2]
+    for side, outward, own_phase in (("right", -1, phase), ("left", 1, phase + np.pi)):
+        leg = (np.exp(1j * own_phase[..., None] * np.arange(5)) @ harmonics.T).real
+        for i, name in enumerate(("hip", "knee", "ankle")):
+            bend = at(angles, f"{side}_{name}")[..., 0]
+            bend += walks * (leg[..., i] - bend)
+        # Legs stay upright and go straight on; feet come down close to the line of the walk.
+        inward = np.radians(3) * walks
+        at(angles, f"{side}_hip")[..., 1] += outward * tilt - inward
+        at(angles, f"{side}_hip")[..., 2] -= outward * turn
 
 
 def place_joints(body: np.ndarray, angles: np.ndarray) -> np.ndarray:

@@ -11,8 +11,17 @@ from numpy.random import Generator
 
 from common.camera import Camera, project, world_to_camera
 from common.h36m_dataset import FPS
-from data.synthetic import bodies
-from data.synthetic.bodies import BOWING, CROUCHING, ON_THE_FLOOR, SITES, SITTING, STANDING
+from common.synthetic import bodies
+from common.synthetic.bodies import (
+    BOWING,
+    CROUCHING,
+    ON_THE_FLOOR,
+    SITES,
+    SITTING,
+    STANDING,
+    at,
+    walk,
+)
 
 
 class Arm(NamedTuple):
@@ -68,15 +77,6 @@ ACTIONS = {
     "WalkTogether": Act((HANG, *_TALKING), (HANG,), walks=(0.85, 0.75)),
 }
 
-# Angles of a walking leg at every tenth of the gait cycle, from one heel strike to the next, in
-# degrees, after the normal gait of clinical textbooks.
-_GAIT = np.radians(
-    [
-        [23, 19, 10, -1, -11, -17, -12, 4, 18, 24],  # thigh, forward
-        [4, 15, 14, 8, 5, 12, 36, 62, 54, 20],  # knee
-        [0, -3, 4, 9, 14, 10, -10, -3, 3, 3],  # ankle, toes up
-    ]
-)
 # How far joints roam, see `bodies.roam`: a planted leg hardly, the trunk a little, arms more.
 _REACHES = {"pelvis": 0.01, "hip": 0.02, "ankle": 0.02, "neck": 0.5, "head": 0.5}
 _REACHES |= {"waist": 0.15, "chest": 0.15, "shoulder": 0.2, "elbow": 0.2}
@@ -97,9 +97,9 @@ def perform(
     phase = 2 * np.pi * (cycles + random.uniform(0, 1))
     angles = bodies.hold(random, np.array(act.body), frames, 3.5, move_s=1.5)
     # Between standing and sitting the trunk bends forward, over the feet.
-    seated = ((_at(angles, "right_knee")[..., 0] - np.radians(20)) / np.radians(70)).clip(0, 1)
-    _at(angles, "waist")[..., 0] += np.radians(30) * 4 * seated * (1 - seated)
-    _walk(angles, phase, walks)
+    seated = ((at(angles, "right_knee")[..., 0] - np.radians(20)) / np.radians(70)).clip(0, 1)
+    at(angles, "waist")[..., 0] += np.radians(30) * 4 * seated * (1 - seated)
+    walk(angles, phase, walks)
     _move_arms(random, act, angles, phase, walks)
     joints = bodies.place_joints(body, bodies.roam(random, angles, _REACH[:, None], 0.7))
     # In standing the feet stay in one place, whatever the knees do.
@@ -109,32 +109,6 @@ def perform(
     # A step is as long as the foot's way backward, seen from the hip.
     backward = -np.gradient(joints[:, [4, 9], 0], axis=0).min(axis=-1)
     return _place_in_room(random, joints, np.cumsum(np.where(walks > 0, backward, 0)), cameras)
-
-
-def _at(angles: np.ndarray, site: str) -> np.ndarray:
-    """Return the angles (frames, 3) at one of `SITES`, to be changed in place."""
-    return angles[:, SITES.index(site)]
-
-
-def _walk(angles: np.ndarray, phase: np.ndarray, walks: np.ndarray) -> None:
-    """Let the legs go through the gait cycle, as far as the body `walks`, (frames,), 0 to 1.
-
-    `phase` (frames,) is 0 at the right heel's strike and grows by 2 π until the next one.
-    """
-    # The hip goes forward and up with its leg, the shoulders go against it.
-    tilt, turn = np.radians(4) * walks * np.sin(phase), np.radians(6) * walks * np.cos(phase)
-    for site, tilts, turns in (("pelvis", -1, 1), ("waist", 0.8, -1.2), ("chest", 0.2, -1)):
-        _at(angles, site)[..., 1:] += np.stack([tilts * tilt, turns * turn], axis=-1)
-    harmonics = np.fft.rfft(_GAIT)[:, :5] / 10 * [1, 2, 2, 2, 2]
-    for side, outward, own_phase in (("right", -1, phase), ("left", 1, phase + np.pi)):
-        leg = (np.exp(1j * own_phase[..., None] * np.arange(5)) @ harmonics.T).real
-        for i, name in enumerate(("hip", "knee", "ankle")):
-            bend = _at(angles, f"{side}_{name}")[..., 0]
-            bend += walks * (leg[..., i] - bend)
-        # Legs stay upright and go straight on; feet come down close to the line of the walk.
-        inward = np.radians(3) * walks
-        _at(angles, f"{side}_hip")[..., 1] += outward * tilt - inward
-        _at(angles, f"{side}_hip")[..., 2] -= outward * turn
 
 
 def _move_arms(
@@ -152,9 +126,9 @@ def _move_arms(
         swing = swing * walks
         bend = bend - 24 * swing * np.cos(own_phase)
         elbow = elbow + 12 * swing * (1 - np.cos(own_phase)) + 25 * wave * waving
-        _at(angles, f"{side}_shoulder")[:] = np.radians(np.stack([bend, spread, twist], axis=-1))
-        _at(angles, f"{side}_elbow")[..., 0] = np.radians(elbow)
-        _at(angles, f"{side}_collar")[..., 1] = np.radians(0.2 * spread)
+        at(angles, f"{side}_shoulder")[:] = np.radians(np.stack([bend, spread, twist], axis=-1))
+        at(angles, f"{side}_elbow")[..., 0] = np.radians(elbow)
+        at(angles, f"{side}_collar")[..., 1] = np.radians(0.2 * spread)
 
 
 def _place_in_room(

@@ -20,7 +20,7 @@ _OCCLUDERS = (
     *((0, 0, 0.14), (0, 12, 0.14), (12, 12, 0.15), (12, 13, 0.16), (14, 15, 0.09)),
     *((6, 7, 0.08), (7, 7, 0.06), (7, 8, 0.06), (1, 2, 0.08), (2, 2, 0.06), (2, 3, 0.06)),
 )
-_HEIGHT_M = 1.6  # of a person in the picture, of which errors are shares
+HEIGHT_M = 1.6  # of a person in the picture, of which errors are shares
 # All estimators find the same pictures ambiguous: the share of the variance that they share.
 _COMMON_SHARE = 0.35
 _ERROR_AUTOCORRELATION = 0.85
@@ -58,18 +58,19 @@ def look(
     truth = [project(p[:, COCO_JOINTS], c.intrinsics) for p, c in zip(in_camera, cameras)]
     truth, in_camera = np.stack(truth), np.stack(in_camera)
     focal = np.array([camera.intrinsics[1] for camera in cameras])[:, None, None, None]
-    size = _HEIGHT_M * focal / in_camera[:, :, :1, 2:]
-    hidden = _hidden_by_body(in_camera)
-    common, *noises = _correlated_noise(random, (1 + len(ESTIMATORS), *truth.shape))
+    size = HEIGHT_M * focal / in_camera[:, :, :1, 2:]
+    hidden = hidden_by_body(in_camera)
+    common, *noises = correlated_noise(random, (1 + len(ESTIMATORS), *truth.shape))
     found = {}
     for estimator, own in zip(ESTIMATORS, noises):
         noise = np.sqrt(_COMMON_SHARE) * common + np.sqrt(1 - _COMMON_SHARE) * own
-        poses = _estimate_keypoints(random, estimator, truth, size, hidden, noise)
+        bias = np.random.default_rng(ESTIMATORS.index(estimator)).uniform(-0.6, 0.6, (17, 2))
+        poses = estimate_keypoints(random, estimator, truth, size, hidden, noise, bias)
         found[estimator.name] = _as_published(random, estimator, poses)
     return found
 
 
-def _hidden_by_body(in_camera: np.ndarray) -> np.ndarray:
+def hidden_by_body(in_camera: np.ndarray) -> np.ndarray:
     """Return how far keypoints are hidden, (..., 17), given joints (..., 37, 3), metres.
 
     A keypoint is hidden where a sphere of trunk, head or legs crosses its line of sight.
@@ -86,7 +87,7 @@ def _hidden_by_body(in_camera: np.ndarray) -> np.ndarray:
     return hidden
 
 
-def _correlated_noise(random: Generator, shape: tuple[int, ...]) -> np.ndarray:
+def correlated_noise(random: Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Return noise (sources, cameras, frames, 17, 2) of unit variance, AR(1) over the frames."""
     noise = random.standard_normal(shape)
     noise[:, :, 1:] *= np.sqrt(1 - _ERROR_AUTOCORRELATION**2)
@@ -95,13 +96,14 @@ def _correlated_noise(random: Generator, shape: tuple[int, ...]) -> np.ndarray:
     return noise
 
 
-def _estimate_keypoints(
+def estimate_keypoints(
     random: Generator,
     estimator: Estimator,
     truth: np.ndarray,
     size: np.ndarray,
     hidden: np.ndarray,
     noise: np.ndarray,
+    own_bias: np.ndarray,
 ) -> np.ndarray:
     """Return where an estimator sees the keypoints, in pixels, and its confidences.
 
@@ -112,23 +114,23 @@ def _estimate_keypoints(
 
     `truth` (cameras, frames, 17, 2) and the person's `size`, its height, (cameras, frames, 1, 1),
     are in pixels; `hidden` (cameras, frames, 17) says how far the body hides a keypoint, 0 to 1;
-    `noise` is of unit variance. Returns (cameras, frames, 17, 3), float32.
+    `noise` is of unit variance, of which `own_bias` (17, 2) is a share too. Returns (cameras,
+    frames, 17, 3), float32.
     """
     shape = truth.shape
     speed = np.gradient(truth / size, axis=1) * FPS  # heights a second
     scale = estimator.error * _DIFFICULTY * (1 + (estimator.hidden - 1) * hidden)
     scale *= 1 + 0.6 * np.tanh(np.linalg.norm(speed, axis=-1))
-    own = np.random.default_rng(ESTIMATORS.index(estimator)).uniform(-0.6, 0.6, (17, 2))
-    bias = own + 0.4 * random.standard_normal((shape[0], 1, *shape[2:])).clip(-2, 2)
+    bias = own_bias + 0.4 * random.standard_normal((shape[0], 1, *shape[2:])).clip(-2, 2)
     error = (noise + bias + 0.25 * random.standard_normal(shape)) * scale[..., None]
 
-    jumps = _episodes(random, shape[:3], estimator.jump * (1 + 4 * hidden), 4)
+    jumps = episodes(random, shape[:3], estimator.jump * (1 + 4 * hidden), 4)
     jump = random.uniform(-0.3, 0.3, (shape[0], 1, *shape[2:]))  # in heights of the person
     error += np.where(jumps[..., None], jump, 0)
     keypoints = truth + size * error
 
     swapped = keypoints[:, :, _COCO_MIRROR]
-    swaps = _episodes(random, (*shape[:2], len(_LIMBS)), estimator.swap, 8)
+    swaps = episodes(random, (*shape[:2], len(_LIMBS)), estimator.swap, 8)
     for limbs, now in zip(_LIMBS, np.moveaxis(swaps, -1, 0)):
         keypoints[now, limbs] = swapped[now, limbs]
 
@@ -141,7 +143,7 @@ def _estimate_keypoints(
 
 def _as_published(random: Generator, estimator: Estimator, poses: np.ndarray) -> list[np.ndarray]:
     """Return poses (cameras, frames, 17, 3) as an estimator's authors publish them, by camera."""
-    found = ~_episodes(random, poses.shape[:2], estimator.missing, 6)
+    found = ~episodes(random, poses.shape[:2], estimator.missing, 6)
     # A list of people does not tell how long the video is unless its last frame has somebody.
     found[:, -2:] = True
     # The first camera's videos are a frame longer than the motion capture.
@@ -170,7 +172,7 @@ def _list_people(random: Generator, poses: np.ndarray, found: list[np.ndarray]) 
     low, high = poses[..., :2].min(axis=-2) - 20, poses[..., :2].max(axis=-2) + 20
     boxes = np.concatenate([low, high, score[..., None]], axis=-1).astype(np.float32)
     # Who is listed, in this order: the subject, 0, and sometimes the other one.
-    orders = _episodes(random, shape, 0.006, 20) * random.integers(1, 3, shape)
+    orders = episodes(random, shape, 0.006, 20) * random.integers(1, 3, shape)
     videos = []
     for i, frames in enumerate(map(np.flatnonzero, found)):
         people = [
@@ -182,7 +184,7 @@ def _list_people(random: Generator, poses: np.ndarray, found: list[np.ndarray]) 
     return videos
 
 
-def _episodes(
+def episodes(
     random: Generator, shape: tuple[int, ...], rate: np.ndarray | float, longest: int
 ) -> np.ndarray:
     """Return a mask of `shape`, time second: something begins at random, lasts 1 to `longest`."""
