@@ -162,7 +162,8 @@ class View:
         # (frames, 3), the point in the world that the eye looks at.
         self.targets_m = poses_m[-1][:, ROOT].astype(np.float64)
         self.radius_m, hips = _FLOOR_RADIUS_M, people[-1][:, ROOT]
-        if len(people[-1]) != len(poses_m[-1]) or poses_m[-1].shape[1] > NUM_JOINTS:
+        follows = poses_m[-1].shape == people[-1].shape  # one person, who is always there
+        if not follows:
             self.targets_m[:] = (hips.min(axis=0) + hips.max(axis=0)) / 2
             reach = np.linalg.norm((hips - self.targets_m[0])[:, :2], axis=-1).max()
             self.radius_m += _FLOOR_CELL_M * np.ceil(reach / _FLOOR_CELL_M)
@@ -170,10 +171,11 @@ class View:
             self.targets_m = gaussian_filter(self.targets_m, follow_frames, mode="edge")
         self.targets_m[:, 2] = self.floor_m + _TARGET_HEIGHT_M
         self._rotation = _view_rotation(azimuth)
-        seen = [self.project(p, self.targets_m[:, None])[0].reshape(-1, 2) for p in poses_m]
+        targets = self.targets_m[:, None] if follows else self.targets_m[0]
+        seen = [self.project(p, targets)[0].reshape(-1, 2) for p in people]
         # In a narrow panel the floor may be cut at the sides, so that the person stays large.
         seen = np.concatenate([*seen, self.floor_disc() * (0.7, 1)])
-        (left, bottom), (right, top) = np.nanmin(seen, axis=0), np.nanmax(seen, axis=0)
+        (left, bottom), (right, top) = seen.min(axis=0), seen.max(axis=0)
         margin = 0.03 * (top - bottom)  # of what is visible, in metres at the person's distance
         self.limits = (left - margin, right + margin, bottom - margin, top + margin)
 
