@@ -26,7 +26,7 @@ import torch
 
 from common import h36m_dataset
 from common.camera import Camera, camera_index, load_cameras
-from common.drawing.films import Film, choose_frames, render_film, save_strip
+from common.drawing.films import Film, choose_frames, render_film, save_strip, together
 from common.drawing.pose_files import POSE_SUFFIXES, export_poses
 from common.drawing.viewer import write_viewer
 from common.files import console
@@ -76,23 +76,26 @@ def main() -> None:
     checkpoint = Checkpoint.load(path, args.number_of_frames, args.model)
     own = args.dataset == OWN_FOOTAGE
     footages = own_footage(args, checkpoint) if own else [chosen_sequence(args, checkpoint)]
-    outputs = [output_paths(args, f, several=len(footages) > 1) for f in footages]
-    check_distinct(chain(*outputs), [args.video] if args.video else [])
-    which = args.skip, args.downsample, args.limit
-    chosen = [choose_frames(len(footage.inputs), *which) for footage in footages]
+    videos = [list(people) for _, people in groupby(footages, key=lambda f: f.video)]
+    chosen = [choose(args, people) for people in videos]
+    footages = [footage for people, _ in chosen for footage in people]
+    exports = {f.name: named(args.export, f.name, len(footages) > 1) for f in footages}
+    films = [film_paths(args, people, len(videos) > 1) for people, _ in chosen]
+    check_distinct(chain(*exports.values(), *films), [args.video] if args.video else [])
     model = checkpoint.build_model(device)
     how = {"causal": args.causal, "device": device, "precision": precision}
     how |= {"resample": not args.no_resample, "smooth_hz": args.smooth}
-    films = []
+    drawn = []
     try:
-        poses = [lift_footage(footage, model, **how) for footage in footages]
+        poses = {footage.name: lift_footage(footage, model, **how) for footage in footages}
     except torch.OutOfMemoryError as error:
         raise InputError("the GPU's memory is full; choose another one, or -g cpu") from error
-    for footage, *what in zip(footages, place(args, footages, poses), chosen, outputs):
-        films.append(write(args, footage, *what))
+    for (people, numbers), paths in zip(chosen, films):
+        placed = place(args, people, [poses[footage.name] for footage in people])
+        drawn += write(args, people, placed, numbers, exports, paths)
     if is_viewer(args.output):
-        write_viewer(args.output, films, footages[0].fps, args.video)
-        print(f"wrote {args.output} ({len(films)} sequence{'s' * (len(films) > 1)})")
+        write_viewer(args.output, drawn, footages[0].fps, args.video)
+        print(f"wrote {args.output} ({len(drawn)} sequence{'s' * (len(drawn) > 1)})")
 
 
 def newest_checkpoint() -> str:
@@ -151,67 +154,92 @@ def chosen_sequence(args: argparse.Namespace, checkpoint: Checkpoint) -> Footage
     return footage_of_dataset(take, estimators)
 
 
-def output_paths(args: argparse.Namespace, footage: Footage, several: bool) -> list[Path]:
-    """Return the files of one sequence; where there are several, their names end in its name."""
-    named = args.export + ([args.output] if args.output and not is_viewer(args.output) else [])
-    named = [p.with_stem(f"{p.stem}_{footage.name}") if several else p for p in named]
+def choose(args: argparse.Namespace, people: Sequence[Footage]) -> tuple[list[Footage], np.ndarray]:
+    """Return who of a video's people is in the frames that are drawn, and these frames' numbers."""
+    first = min(footage.first_frame for footage in people)
+    end = max(footage.first_frame + len(footage.inputs) for footage in people)
+    numbers = first + np.array(choose_frames(end - first, args.skip, args.downsample, args.limit))
+    there = [footage for footage in people if len(footage.rows(numbers))]
+    if not there:
+        raise InputError(f"--skip {args.skip}: nobody is in the frames that are left")
+    return there, numbers
+
+
+def named(paths: Sequence[Path], name: str, several: bool) -> list[Path]:
+    """Return the paths, with a name at their ends if there are several of that kind."""
+    return [p.with_stem(f"{p.stem}_{name}") if several else p for p in paths]
+
+
+def film_paths(args: argparse.Namespace, people: Sequence[Footage], several: bool) -> list[Path]:
+    """Return the file of a video's film or picture, if there is to be one."""
+    name = people[0].name if len(people) == 1 else people[0].video
     if args.film:
-        named.append(Path(footage.name + ("_3d.mp4" if args.dataset == OWN_FOOTAGE else ".mp4")))
-    return named
+        return [Path(name + ("_3d.mp4" if args.dataset == OWN_FOOTAGE else ".mp4"))]
+    return named([args.output] if args.output and not is_viewer(args.output) else [], name, several)
 
 
-def place(args: argparse.Namespace, footages: list[Footage], poses_m: list) -> list[tuple]:
-    """Return each sequence's poses in the world, and what `place_together` says of them."""
+def place(
+    args: argparse.Namespace, people: Sequence[Footage], poses_m: Sequence[np.ndarray]
+) -> tuple[list[np.ndarray], float, str]:
+    """Return what `place_together` says of the poses of a video's people."""
     if args.dataset == OWN_FOOTAGE and not args.in_place:
         fov = args.fov or DEFAULT_FOV_DEG
-        focals = [args.focal or focal_length_px(f.size, fov) for f in footages]
+        focals = [args.focal or focal_length_px(f.size, fov) for f in people]
         is_guess = not (args.focal or args.fov)
-        poses_m = [through_the_room(p, *f, is_guess) for p, *f in zip(poses_m, footages, focals)]
-    placed = []
-    for _, group in groupby(zip(poses_m, footages), key=lambda pair: pair[1].video):
-        together, *about = place_together(*zip(*group), args.up, args.as_camera)
-        placed += [(poses, *about) for poses in together]
-    return placed
+        poses_m = [through_the_room(p, *f, is_guess) for p, *f in zip(poses_m, people, focals)]
+    return place_together(poses_m, people, args.up, args.as_camera)
 
 
 def write(
-    args: argparse.Namespace, footage: Footage, placed: tuple, frames: range, paths: list
-) -> Film:
-    """Draw and export some frames of a sequence's poses, as `place` gives them, to these files.
+    args: argparse.Namespace,
+    people: Sequence[Footage],
+    placed: tuple[list[np.ndarray], float, str],
+    numbers: np.ndarray,
+    exports: dict[str, list[Path]],
+    paths: list[Path],
+) -> list[Film]:
+    """Export the poses of each of a video's people, as `place` gives them, and draw all of them.
+
+    `numbers` are those of the frames, `exports` {a sequence's name: its pose files}, `paths` what
+    shows all people together.
 
     Returns:
-        The film of these frames.
+        A film of each.
     """
-    placed_m, azimuth, frame_of_reference = placed
-    film = Film(
-        footage.title,
-        footage.keypoints_px,
-        footage.size,
-        azimuth,
-        frame_numbers=footage.first_frame + np.arange(len(placed_m)),
-        fps=footage.fps / args.downsample,
-        predicted_m=placed_m,
-        truth_m=None if args.no_ground_truth else footage.truth_m,
-    ).at(frames)
-    # The numbers of own footage's frames count the video's own frames, whatever its rate.
-    recorded_fps = None if args.dataset == OWN_FOOTAGE else footage.fps
-    even_fps = footage.fps if footage.even_times else None
-    for path in paths:
-        if path.suffix.lower() in POSE_SUFFIXES:
+    films, (placed_m, azimuth, frame_of_reference) = [], placed
+    for footage, poses_m in zip(people, placed_m):
+        film = Film(
+            footage.title,
+            footage.keypoints_px,
+            footage.size,
+            azimuth,
+            frame_numbers=footage.first_frame + np.arange(len(poses_m)),
+            fps=footage.fps / args.downsample,
+            predicted_m=poses_m,
+            truth_m=None if args.no_ground_truth else footage.truth_m,
+            people=[footage.person],
+        ).at(footage.rows(numbers))
+        films.append(film)
+        for path in exports[footage.name]:
             where = film.predicted_m, frame_of_reference
             export_poses(path, *where, footage.fps, film.frame_numbers)
-        elif path.suffix.lower() == ".png":
-            save_strip(path, film)
+            print(f"wrote {path} ({len(film.frame_numbers)} frames)")
+    scene = films[0] if len(films) == 1 else together(films, people[0].video, numbers)
+    for path in paths:
+        if path.suffix.lower() == ".png":
+            save_strip(path, scene)
         else:
-            look = {"size": args.size, "bitrate_kbit": args.bitrate}
-            look |= {"recorded_fps": recorded_fps, "even_fps": even_fps}
-            render_film(path, film, **look, video=args.video)
-        print(f"wrote {path} ({len(frames)} frames)")
-    return film
+            look = {"size": args.size, "bitrate_kbit": args.bitrate, "video": args.video}
+            # The numbers of own footage's frames count the video's own frames, whatever its rate.
+            look["recorded_fps"] = None if args.dataset == OWN_FOOTAGE else people[0].fps
+            look["even_fps"] = people[0].fps if people[0].even_times else None
+            render_film(path, scene, **look)
+        print(f"wrote {path} ({len(scene.frame_numbers)} frames)")
+    return films
 
 
 def is_viewer(output: Path | None) -> bool:
-    """Tell whether the output is a page with all sequences, not a film of each."""
+    """Tell whether the output is a page that can be turned, not a film or a picture."""
     return output is not None and output.suffix.lower() == VIEWER_SUFFIX
 
 

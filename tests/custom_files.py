@@ -5,6 +5,7 @@ person who is not in a frame, and the picture's size; it returns the path.
 """
 
 import json
+import pickle
 from functools import partial
 
 import numpy as np
@@ -344,6 +345,30 @@ def mediapipe_script(folder, keypoints, size):
     return dump(folder / "script.json", {"fps": 30, "frames": content})
 
 
+def pickled(folder, keypoints, size):
+    """Dump MMPose 0's results as people's own scripts do."""
+
+    def describe(person, corners, number):
+        return {"bbox": np.array([*corners, 0.9]), "keypoints": person, "track_id": number}
+
+    (folder / "mmpose0.pkl").write_bytes(pickle.dumps(by_frame(keypoints, describe)))
+    return folder / "mmpose0.pkl"
+
+
+def own_json(folder, keypoints, size):
+    """Write what many scripts do: the number of each frame in which somebody is, and the people."""
+    frames = enumerate(by_frame(keypoints, lambda person, *_: {"keypoints": person}))
+    return dump(folder / "own.json", [{"frame": i, "people": people} for i, people in frames])
+
+
+def easy_vitpose(folder, keypoints, size):
+    frames = [{} for _ in keypoints]
+    for frame, number, person, _ in each_person(keypoints):
+        frames[frame][str(number)] = np.insert(person[:, [1, 0, 2]], 5, 0, axis=0)
+    names = dict(enumerate([*COCO[:5], "neck", *COCO[5:]]))
+    return dump(folder / "easy.json", {"keypoints": frames, "skeleton": names})
+
+
 def tensorflow_script(folder, keypoints, size):
     def describe(person, corners, number):
         points = [dict(zip(("x", "y", "score"), row)) for row in person.tolist()]
@@ -392,6 +417,9 @@ FORMATS = {
     "MediaPipe, tasks": mediapipe_tasks,
     "MediaPipe, JavaScript": mediapipe_script,
     "TensorFlow.js": tensorflow_script,
+    "MMPose 0, pickled": pickled,
+    "people of numbered frames": own_json,
+    "easy_ViTPose": easy_vitpose,
 }
 ONE_PERSON = {"MediaPipe", "MediaPipe, array", "poses by frame", "plain", "VideoPose3D"}
 ONE_PERSON |= {"MediaPipe, JavaScript"}

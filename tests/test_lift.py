@@ -45,8 +45,9 @@ def folder(model, data):
     for name, fps, starts in (("dance", 50, {"dance": 0}), ("pair", 30, pair)):
         keypoints = {s: upright(FRAMES, seed).astype(np.float32) for seed, s in enumerate(starts)}
         positions = {sequence: {"custom": [pixels]} for sequence, pixels in keypoints.items()}
-        info = {"w": SIZE[0], "h": SIZE[1], "fps": fps, "person": 1}
-        metadata = {sequence: {**info, "first_frame": f} for sequence, f in starts.items()}
+        info = {"w": SIZE[0], "h": SIZE[1], "fps": fps}
+        people = enumerate(starts.items(), 1)
+        metadata = {s: {**info, "person": n, "first_frame": f} for n, (s, f) in people}
         write_custom_2d(folder / f"data_2d_custom_{name}.npz", positions, metadata)
     return folder
 
@@ -116,14 +117,14 @@ def test_causal_and_smoothed(run_lift, model):
     assert "smoothed at 6 Hz" in exported(run_lift, "--smooth")[1].stdout
 
 
-def test_every_sequence_gets_a_film_and_every_file(run_lift, tmp_path):
+def test_everybody_gets_every_pose_file_and_all_of_them_one_film(run_lift, tmp_path):
     files = ("--output", "film.mp4", "--export", "poses.json", "--export", "poses.bvh")
     result = run_lift("-k", "pair", *files, "--downsample", "10", "--size", "640x240")
     assert result.status == 0, result.stderr
-    for person, first in (("person1", 0), ("person2", 4)):
-        assert count_frames(tmp_path / f"film_pair_{person}.mp4") == 3
+    assert count_frames(tmp_path / "film.mp4") == 4
+    for person, frames in (("person1", [0, 10, 20]), ("person2", [10, 20, 30])):
         content = json.loads((tmp_path / f"poses_pair_{person}.json").read_text())
-        assert content["frames"] == [first, first + 10, first + 20]
+        assert content["frames"] == frames
         assert (tmp_path / f"poses_pair_{person}.bvh").read_text().startswith("HIERARCHY")
     result = run_lift("-k", "pair", "--sequences", "pair_person2", "--limit", "2")
     assert result.stdout.count("bones vary") == 1 and "pair_person2:" in result.stdout

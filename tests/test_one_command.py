@@ -12,6 +12,7 @@ from test_lifting import SIZE, moving, random_model, save
 
 import lift as script
 from common.files import console
+from common.files.npz import read_custom_2d
 from common.files.video import count_frames, read_video, write_video
 from common.footage import detection
 from data import prepare_2d_custom
@@ -97,6 +98,20 @@ def test_what_another_program_found_with_and_without_the_video(run, recording):
     size = ("--size", f"{SIZE[0]}x{SIZE[1]}")
     assert run(*found, *size, "--fps", FPS, "--export", "b.npz", *html).status == 0
     np.testing.assert_array_equal(exported("a.npz"), exported("b.npz"))
+
+
+def test_confidences_are_kept_and_weight_where_the_hip_is(run, recording):
+    confidences = np.random.default_rng(0).uniform(0.2, 1, (FRAMES, 17, 1))
+    np.save("sure.npy", np.concatenate([moving(FRAMES), confidences], axis=-1))
+    for name, channels in (("sure.npy", 3), (recording / "found.npy", 2)):
+        assert run(recording / "my dance.mp4", "-k", name, "--export", "a.npz").status == 0
+        (keypoints,), _ = map(dict.values, read_custom_2d("data/data_2d_custom_my_dance.npz"))
+        assert keypoints.shape == (FRAMES, 17, channels)
+        Path("a.npz").rename(f"{channels}.npz")
+    poses = exported("3.npz"), exported("2.npz")
+    relative, other = (p - p[:, :1] for p in poses)
+    np.testing.assert_allclose(relative, other, atol=1e-5)
+    assert np.abs(poses[0] - poses[1]).max() > 0.01
 
 
 def read_page(path):

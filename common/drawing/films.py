@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from common.drawing.figures import INK, PAPER, save_figure
+from common.drawing.figures import COLORS, INK, PAPER, save_figure
 from common.drawing.panels import (
     FRAME,
     SIDE_COLORS,
@@ -24,11 +24,11 @@ from common.drawing.panels import (
     WorldPanel,
     equal_scales,
     image_limits,
-    side_colors,
+    joint_colors,
 )
 from common.files.console import InputError
 from common.files.video import probe_video, read_video, write_video
-from common.skeleton import SIDES
+from common.skeleton import NUM_JOINTS, ROOT, SIDES
 
 PANEL_WIDTH_PX, PICTURE_HEIGHT_PX = 560, 400
 STRIP_COLUMNS = 6
@@ -37,6 +37,7 @@ _ALPHABET = "0123456789. abcdefghijklmnopqrstuvwxyzMPJE"
 # By how much a video's width / height, and its frame rate, may differ from the recording's: the
 # cameras of Human3.6M have 1000 and 1002 rows, and 29.97 frames a second are often called 30.
 _SAME_SHAPE, _SAME_RATE = 0.02, 0.01
+_APART_M = 1.2  # between people whose place in the room is not known
 
 Panel = ImagePanel | WorldPanel
 
@@ -46,6 +47,7 @@ class Film:
     """What is drawn of one sequence in one camera; all arrays hold the same frames.
 
     The MPJPE above the predicted pose is its mean distance from the true one, at the true root.
+    Several people's joints stand one after another, NaN where a person is not there.
     """
 
     title: str
@@ -57,6 +59,7 @@ class Film:
     predicted_m: np.ndarray | None = None  # (frames, 17, 3), metres, world (z up)
     truth_m: np.ndarray | None = None  # (frames, 17, 3), metres, world
     truth_px: np.ndarray | None = None  # (frames, 17, 2), pixels
+    people: Sequence[str] = ("1",)  # whose joints these are
 
     def panels(self) -> list[Panel]:
         """Return estimates of 2D over the truth, the true 2D, and the same of 3D, where given."""
@@ -79,6 +82,46 @@ class Film:
         arrays = {name: a if a is None else a[frames] for name, a in arrays.items()}
         arrays["keypoints_px"] = {name: px[frames] for name, px in self.keypoints_px.items()}
         return replace(self, frame_numbers=np.asarray(self.frame_numbers)[frames], **arrays)
+
+
+def together(films: Sequence[Film], title: str, frame_numbers: np.ndarray) -> Film:
+    """Return one film, of these frames, of all people of a video.
+
+    Args:
+        films: of one person each, with one estimator's keypoints; who appears again has several.
+        title: of the film.
+        frame_numbers: increasing, among them those of the films.
+    """
+    people = list(dict.fromkeys(film.people[0] for film in films))
+    shape = len(frame_numbers), len(people), NUM_JOINTS
+    pixels, poses = (np.full((*shape, axes), np.nan, np.float32) for axes in (2, 3))
+    for film, shift in zip(films, side_by_side(films)):
+        rows, person = np.searchsorted(frame_numbers, film.frame_numbers), film.people[0]
+        pixels[rows, people.index(person)] = next(iter(film.keypoints_px.values()))
+        poses[rows, people.index(person)] = film.predicted_m + shift
+    name = next(iter(films[0].keypoints_px))
+    return replace(
+        films[0],
+        title=title,
+        keypoints_px={name: pixels.reshape(len(pixels), -1, 2)},
+        predicted_m=poses.reshape(len(poses), -1, 3),
+        frame_numbers=frame_numbers,
+        people=people,
+    )
+
+
+def side_by_side(films: Sequence[Film]) -> np.ndarray:
+    """Return by how much to move each film's poses, (films, 3), metres.
+
+    People who all stand above the origin come to stand beside each other; others stay.
+    """
+    people = list(dict.fromkeys(film.people[0] for film in films))
+    shifts = np.zeros((len(films), 3))
+    hips = np.concatenate([film.predicted_m[:, ROOT, :2] for film in films])
+    if np.abs(hips).max() < 1e-3:
+        places = [people.index(film.people[0]) for film in films]
+        shifts[:, 0] = _APART_M * (np.array(places) - (len(people) - 1) / 2)
+    return shifts
 
 
 def choose_frames(length: int, skip: int, downsample: int = 1, limit: int | None = None) -> range:
@@ -123,7 +166,7 @@ class Scene:
             axes.tick_params(labelleft=False)
         style = {"size": 10.5, "weight": "bold", "color": INK, "parse_math": False}
         figure.text(16 / width, 1 - 24 / height, film.title, **style)
-        _add_legend(figure, film.truth_m is not None, (1 - 120 / width, 1 - 20 / height))
+        _add_legend(figure, film, (1 - 120 / width, 1 - 20 / height))
         canvas.draw()
         # Top left and bottom right of what the 2D panels show of the camera's picture, in its px.
         corners = np.stack([self._axes[0].get_xlim(), self._axes[0].get_ylim()[::-1]], axis=-1)
@@ -208,14 +251,17 @@ def _attach(panel: Panel, axes: Any, animated: bool) -> Any:
     return lines
 
 
-def _add_legend(figure: Any, truth: bool, position: tuple[float, float]) -> None:
+def _add_legend(figure: Any, film: Film, position: tuple[float, float]) -> None:
     """Explain the colours in one line that ends at `position`."""
     from matplotlib.lines import Line2D
 
     style = {"linewidth": 3, "solid_capstyle": "round"}
-    handles = [Line2D([], [], color=c, label=side, **style) for side, c in SIDE_COLORS.items()]
-    if truth:
-        pale = side_colors([SIDES.index("middle")], TRUTH_STRENGTH)[0]
+    names = SIDE_COLORS
+    if len(film.people) > 1:
+        names = {f"person {person}": color for person, color in zip(film.people, COLORS)}
+    handles = [Line2D([], [], color=c, label=name, **style) for name, c in names.items()]
+    if film.truth_m is not None:
+        pale = joint_colors(NUM_JOINTS, TRUTH_STRENGTH)[SIDES.index("middle")]
         handles.append(Line2D([], [], color=pale, label="ground truth", linewidth=5))
     place = {"loc": "center right", "bbox_to_anchor": position, "ncols": len(handles)}
     look = {"fontsize": 8.5, "labelcolor": INK, "frameon": False, "borderaxespad": 0}
@@ -293,14 +339,15 @@ def _read_pictures(
 def save_strip(output: Path | str, film: Film) -> None:
     """Write a picture with a column for each of some frames: input 2D, predicted 3D, true 3D.
 
-    There are six frames of the film at even distances; of several estimators' keypoints, the first
-    are drawn.
+    There are six frames of the film at even distances, of those in which somebody is there; of
+    several estimators' keypoints, the first are drawn.
     """
     from matplotlib.figure import Figure
 
-    evenly = np.linspace(0, len(film.frame_numbers) - 1, STRIP_COLUMNS)
-    chosen = np.unique(evenly.round().astype(int))
     first = next(iter(film.keypoints_px.values()))
+    there = np.flatnonzero(np.isfinite(first).any(axis=(1, 2)))
+    evenly = np.linspace(0, len(there) - 1, STRIP_COLUMNS)
+    chosen = there[np.unique(evenly.round().astype(int))]
     still = replace(film.at(chosen), keypoints_px={"Input 2D": first[chosen]}, fps=0)
     rows = len(still.panels())
     height = 1.91 * rows + 0.37
@@ -317,15 +364,15 @@ def save_strip(output: Path | str, film: Film) -> None:
             axes.set(xticks=[], yticks=[])
             if column == 0:
                 axes.set_ylabel(panel.title, size=9, color=INK)
-    _add_legend(figure, film.truth_m is not None, (0.99, 1 - 0.09 / height))
+    _add_legend(figure, film, (0.99, 1 - 0.09 / height))
     top, bottom = 1 - 0.366 / height, 0.061 / height
     figure.subplots_adjust(left=0.035, right=0.99, top=top, bottom=bottom, wspace=0.05, hspace=0.12)
     save_figure(figure, output)
 
 
 def _centred_limits(poses_px: np.ndarray, frame: int) -> Limits:
-    """Return limits around one frame's person, of the same extent for every frame."""
-    low, high = poses_px.min(axis=1), poses_px.max(axis=1)
+    """Return limits around one frame's people, of the same extent for every frame."""
+    low, high = np.nanmin(poses_px, axis=1), np.nanmax(poses_px, axis=1)
     half = 0.58 * (high - low).max()
     x, y = (low[frame] + high[frame]) / 2
     return x - half, x + half, y + half, y - half

@@ -3,9 +3,13 @@
 A panel has a `title`, `limits` (what must be visible), and `strokes`, which `update(frame)`
 overwrites in place, in one array that is drawn in one call. `decorate(axes)` draws once what does
 not move; `reading(frame)` is a figure of the frame to write beside it, or "".
+
+Poses of several people are one array (frames, 17 people, …), NaN in the frames where one is not
+there: what has a NaN is not painted.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -26,9 +30,6 @@ _ELEVATION = 15.0  # degrees above the horizon, as in this field's other drawing
 _VIEW_DISTANCE_M = 7.0
 _TARGET_HEIGHT_M = 0.9
 _FLOOR_RADIUS_M, _FLOOR_CELL_M = 1.0, 0.5
-_GRID_LINES = int(2 * _FLOOR_RADIUS_M / _FLOOR_CELL_M)
-
-_BONES = np.array(BONES)  # (16, 2): child, parent
 
 # (left, right, bottom, top) of what must be visible; in a picture, bottom > top.
 Limits = tuple[float, float, float, float]
@@ -53,10 +54,20 @@ class Strokes:
         return self.segments[self.slices[group]]
 
 
-def side_colors(joints: Iterable[int], strength: float = 1.0) -> np.ndarray:
-    """Return (joints, 4): the colours of the joints' sides, mixed with white below strength 1."""
-    colors = _rgba([SIDE_COLORS[SIDES[joint]] for joint in joints])
-    return 1 - strength * (1 - colors) if strength < 1 else colors
+def bones_of(points: int) -> np.ndarray:
+    """Return (16 people, 2): the joints, child and parent, of the bones of 17 points a person."""
+    return np.concatenate([np.add(BONES, first) for first in range(0, points, NUM_JOINTS)])
+
+
+def joint_colors(points: int, strength: float = 1.0) -> np.ndarray:
+    """Return (points, 4): the colours of one person's sides, or each one's own of several.
+
+    They are mixed with white below strength 1.
+    """
+    names = [SIDE_COLORS[side] for side in SIDES]
+    if points > NUM_JOINTS:
+        names = np.repeat(list(islice(cycle(COLORS), points // NUM_JOINTS)), NUM_JOINTS)
+    return 1 - strength * (1 - _rgba(names)) if strength < 1 else _rgba(names)
 
 
 def _rgba(colors: Sequence[str]) -> np.ndarray:
@@ -75,13 +86,14 @@ def _dots(points: np.ndarray, limits: Limits) -> np.ndarray:
 def _truth_group(truth: np.ndarray | None) -> dict[str, tuple[float, np.ndarray]]:
     if truth is None:
         return {}
-    return {"truth": (_TRUTH, side_colors(_BONES[:, 0], TRUTH_STRENGTH))}
+    points = truth.shape[1]
+    return {"truth": (_TRUTH, joint_colors(points, TRUTH_STRENGTH)[bones_of(points)[:, 0]])}
 
 
 class ImagePanel:
     """2D keypoints in a camera's picture, over the paler true ones where these are given.
 
-    Keypoints are (frames, 17, 2), pixels; `image_size` is (width, height) of the picture.
+    Keypoints are (frames, points, 2), pixels; `image_size` is (width, height) of the picture.
     """
 
     def __init__(
@@ -94,11 +106,13 @@ class ImagePanel:
     ) -> None:
         self.title, self.limits, self.image_size = title, limits, image_size
         self._keypoints, self._truth = keypoints_px, truth_px
+        colors = joint_colors(keypoints_px.shape[1])
+        self._bones = bones_of(len(colors))
         self.strokes = Strokes(
             **_truth_group(truth_px),
-            halos=(_HALO, _rgba([PAPER] * len(BONES))),
-            bones=(_BONE, side_colors(_BONES[:, 0])),
-            joints=(_JOINT, side_colors(range(NUM_JOINTS))),
+            halos=(_HALO, _rgba([PAPER] * len(self._bones))),
+            bones=(_BONE, colors[self._bones[:, 0]]),
+            joints=(_JOINT, colors),
         )
 
     def reading(self, frame: int) -> str:
@@ -121,8 +135,8 @@ class ImagePanel:
         """Move the strokes to a frame."""
         pose = self._keypoints[frame]
         if self._truth is not None:
-            self.strokes["truth"][:] = self._truth[frame][_BONES]
-        self.strokes["halos"][:] = self.strokes["bones"][:] = pose[_BONES]
+            self.strokes["truth"][:] = self._truth[frame][self._bones]
+        self.strokes["halos"][:] = self.strokes["bones"][:] = pose[self._bones]
         self.strokes["joints"][:] = _dots(pose, self.limits)
 
 
@@ -130,25 +144,35 @@ class View:
     """The eye of the 3D panels: at a camera's azimuth, slightly above, following the person.
 
     The scale is one for the whole sequence, and the eye moves smoothly and horizontally only, so
-    nothing jumps. Perspective is mild.
+    nothing jumps. Several people, or one who is not there all the time, are seen by an eye that
+    stands still, on a floor that is large enough for them. Perspective is mild.
 
     Args:
-        poses_m: all that will be drawn, (frames, 17, 3) each, metres, world; the hip of the last
-            is followed.
+        poses_m: all that will be drawn, (frames, points, 3) each, metres, world; the hip of the
+            last is followed.
         azimuth: direction in degrees from which the eye looks, as in `Camera`.
         follow_frames: standard deviation of the Gaussian that smooths the hip's path; 0 for none.
     """
 
     def __init__(self, poses_m: Sequence[np.ndarray], azimuth: float, follow_frames: float) -> None:
+        people = [p.reshape(-1, NUM_JOINTS, 3) for p in poses_m]
+        people = [p[np.isfinite(p[:, ROOT, 0])] for p in people]
         # The floor is where the lowest joint of the sequence stands.
-        self.floor_m = min(float(np.percentile(p[..., 2].min(axis=1), 1)) for p in poses_m)
+        self.floor_m = min(float(np.percentile(p[..., 2].min(axis=1), 1)) for p in people)
         # (frames, 3), the point in the world that the eye looks at.
         self.targets_m = poses_m[-1][:, ROOT].astype(np.float64)
-        if follow_frames:
+        self.radius_m, hips = _FLOOR_RADIUS_M, people[-1][:, ROOT]
+        follows = poses_m[-1].shape == people[-1].shape  # one person, who is always there
+        if not follows:
+            self.targets_m[:] = (hips.min(axis=0) + hips.max(axis=0)) / 2
+            reach = np.linalg.norm((hips - self.targets_m[0])[:, :2], axis=-1).max()
+            self.radius_m += _FLOOR_CELL_M * np.ceil(reach / _FLOOR_CELL_M)
+        elif follow_frames:
             self.targets_m = gaussian_filter(self.targets_m, follow_frames, mode="edge")
         self.targets_m[:, 2] = self.floor_m + _TARGET_HEIGHT_M
         self._rotation = _view_rotation(azimuth)
-        seen = [self.project(p, self.targets_m[:, None])[0].reshape(-1, 2) for p in poses_m]
+        targets = self.targets_m[:, None] if follows else self.targets_m[0]
+        seen = [self.project(p, targets)[0].reshape(-1, 2) for p in people]
         # In a narrow panel the floor may be cut at the sides, so that the person stays large.
         seen = np.concatenate([*seen, self.floor_disc() * (0.7, 1)])
         (left, bottom), (right, top) = seen.min(axis=0), seen.max(axis=0)
@@ -162,7 +186,8 @@ class View:
             (..., 2), to the right and up, in metres at the target's distance; (...), nearness.
         """
         local = (points_m - target_m) @ self._rotation.T
-        scale = _VIEW_DISTANCE_M / (_VIEW_DISTANCE_M - local[..., 2:])
+        distance_m = _VIEW_DISTANCE_M * self.radius_m
+        scale = distance_m / (distance_m - local[..., 2:])
         return local[..., :2] * scale, local[..., 2]
 
     def drop(self, points_m: np.ndarray) -> np.ndarray:
@@ -173,16 +198,17 @@ class View:
     def floor_disc(self) -> np.ndarray:
         """Return (corners, 2): the outline of the round floor, which follows the eye."""
         angles = np.linspace(0, 2 * np.pi, 120)
-        outline = _FLOOR_RADIUS_M * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        outline = self.radius_m * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
         return self.project(self.drop(self.targets_m[0, :2] + outline), self.targets_m[0])[0]
 
     def floor_grid(self, target_m: np.ndarray) -> np.ndarray:
         """Return (lines, 2, 2): lines that stand still in the world, on the floor."""
-        lines = np.full((2, _GRID_LINES, 2, 3), self.floor_m)
+        count = int(2 * self.radius_m / _FLOOR_CELL_M)
+        lines = np.full((2, count, 2, 3), self.floor_m)
         for axis, center in enumerate(target_m[:2]):
-            first = np.ceil((center - _FLOOR_RADIUS_M) / _FLOOR_CELL_M) * _FLOOR_CELL_M
-            offset = first - center + _FLOOR_CELL_M * np.arange(_GRID_LINES)
-            half = np.sqrt(np.maximum(_FLOOR_RADIUS_M**2 - offset**2, 0))
+            first = np.ceil((center - self.radius_m) / _FLOOR_CELL_M) * _FLOOR_CELL_M
+            offset = first - center + _FLOOR_CELL_M * np.arange(count)
+            half = np.sqrt(np.maximum(self.radius_m**2 - offset**2, 0))
             lines[axis, :, :, axis] = (center + offset)[:, None]
             lines[axis, :, :, 1 - axis] = target_m[1 - axis] + np.stack([-half, half], axis=-1)
         return self.project(lines.reshape(-1, 2, 3), target_m)[0]
@@ -197,9 +223,10 @@ def _view_rotation(azimuth: float) -> np.ndarray:
 
 
 class WorldPanel:
-    """A 3D pose on a floor, over the paler true one where that is given.
+    """3D poses on a floor, over the paler true ones where these are given.
 
-    Poses are (frames, 17, 3), metres, world; limits are in metres at the distance of the person.
+    Poses are (frames, points, 3), metres, world; limits are in metres at the distance of the eye's
+    target.
     """
 
     def __init__(
@@ -207,14 +234,16 @@ class WorldPanel:
     ) -> None:
         self.title, self.limits = title, view.limits
         self._poses, self._truth, self._view = poses_m, truth_m, view
-        self._bone_colors = side_colors(_BONES[:, 0])
+        colors = joint_colors(poses_m.shape[1])
+        self._bones = bones_of(len(colors))
+        self._bone_colors, count = colors[self._bones[:, 0]], len(self._bones)
         self.strokes = Strokes(
-            grid=(_GRID_LINE, _rgba([_GRID] * 2 * _GRID_LINES)),
-            shadows=(_SHADOW_BONE, _rgba([_SHADOW] * len(BONES))),
+            grid=(_GRID_LINE, _rgba([_GRID] * len(view.floor_grid(view.targets_m[0])))),
+            shadows=(_SHADOW_BONE, _rgba([_SHADOW] * count)),
             **_truth_group(truth_m),
             # A halo, a bone, the next halo, …: a near limb stands out from the one behind it.
-            limbs=(np.tile([_HALO, _BONE], len(BONES)), _rgba([PAPER] * 2 * len(BONES))),
-            joints=(_JOINT, side_colors(range(NUM_JOINTS))),
+            limbs=(np.tile([_HALO, _BONE], count), _rgba([PAPER] * 2 * count)),
+            joints=(_JOINT, colors),
         )
         self._limb_colors = self.strokes.colors[self.strokes.slices["limbs"]]
 
@@ -236,14 +265,15 @@ class WorldPanel:
     def update(self, frame: int) -> None:
         """Move the strokes to a frame, the farthest bones first."""
         view, target, pose = self._view, self._view.targets_m[frame], self._poses[frame]
+        bones = self._bones
         self.strokes["grid"][:] = view.floor_grid(target)
-        self.strokes["shadows"][:] = view.project(view.drop(pose), target)[0][_BONES]
+        self.strokes["shadows"][:] = view.project(view.drop(pose), target)[0][bones]
         if self._truth is not None:
-            self.strokes["truth"][:] = view.project(self._truth[frame], target)[0][_BONES]
+            self.strokes["truth"][:] = view.project(self._truth[frame], target)[0][bones]
         points, nearness = view.project(pose, target)
-        order = np.argsort(nearness[_BONES].sum(axis=1))
-        limbs = self.strokes["limbs"].reshape(len(BONES), 2, 2, 2)
-        limbs[:] = points[_BONES[order]][:, None]
+        order = np.argsort(nearness[bones].sum(axis=1))
+        limbs = self.strokes["limbs"].reshape(len(bones), 2, 2, 2)
+        limbs[:] = points[bones[order]][:, None]
         self._limb_colors[1::2] = self._bone_colors[order]
         self.strokes["joints"][:] = _dots(points, self.limits)
 
@@ -251,9 +281,9 @@ class WorldPanel:
 def image_limits(poses_px: Iterable[np.ndarray]) -> Limits:
     """Return what must be visible of the camera's picture, with a margin, y downwards.
 
-    Of poses (frames, 17, 2), pixels; a stray keypoint in a few frames does not widen the view.
+    Of poses (frames, points, 2), pixels; a stray keypoint in a few frames does not widen the view.
     """
-    extremes = [np.percentile(p.reshape(-1, 2), (0.2, 99.8), axis=0) for p in poses_px]
+    extremes = [np.nanpercentile(p.reshape(-1, 2), (0.2, 99.8), axis=0) for p in poses_px]
     low, high = np.min(extremes, axis=(0, 1)), np.max(extremes, axis=(0, 1))
     margin = 0.07 * (high - low).max() + 1
     (left, top), (right, bottom) = low - margin, high + margin

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from common.drawing.films import Film
+from common.drawing.films import Film, side_by_side
 from common.drawing.panels import SIDE_COLORS
 from common.files.output import atomic_output
 from common.files.video import small_mp4
-from common.skeleton import BONES, ROOT, SIDES
+from common.skeleton import BONES, SIDES
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 _PLACEHOLDER = "/*DATA*/null"
-_APART_M = 1.2  # between people whose place in the room is not known
 
 
 def write_viewer(path: Path, films: Sequence[Film], fps: float, video: Path | None = None) -> None:
@@ -35,7 +34,8 @@ def write_viewer(path: Path, films: Sequence[Film], fps: float, video: Path | No
     """
     first = int(min(film.frame_numbers[0] for film in films))
     last = int(max(film.frame_numbers[-1] for film in films))
-    people = [_person(film, film.predicted_m + shift) for film, shift in zip(films, _shifts(films))]
+    shifts = side_by_side(films)
+    people = [_person(film, film.predicted_m + shift) for film, shift in zip(films, shifts)]
     truths = [film for film in films if film.truth_m is not None]
     people += [_person(film, film.truth_m) | {"pale": True} for film in truths]
     data = {
@@ -63,15 +63,6 @@ def _person(film: Film, poses_m: np.ndarray) -> dict[str, Any]:
         "step": int(numbers[1] - numbers[0]) if len(numbers) > 1 else 1,
         "poses_mm": np.rint(1000 * poses_m).astype(int).reshape(len(poses_m), -1).tolist(),
     }
-
-
-def _shifts(films: Sequence[Film]) -> np.ndarray:
-    """Return (people, 3), metres: side by side for those who all stand above the origin."""
-    shifts = np.zeros((len(films), 3))
-    hips = np.concatenate([film.predicted_m[:, ROOT, :2] for film in films])
-    if np.abs(hips).max() < 1e-3:
-        shifts[:, 0] = _APART_M * (np.arange(len(films)) - (len(films) - 1) / 2)
-    return shifts
 
 
 def _base64(content: bytes) -> str:

@@ -41,6 +41,13 @@ def read_npy(path: Path | str) -> Any:
         return _read_array(file)
 
 
+def read_pickle(path: Path | str) -> Any:
+    """Read what `pickle.dump` wrote, without a header around it; raises what `read_npy` does."""
+    path = Path(path)
+    with _readable(path, "file of arrays and plain containers"), path.open("rb") as file:
+        return _plain(_Unpickler(file, encoding="latin1").load())
+
+
 def read_npz(path: Path | str) -> dict[str, Any]:
     """Read {name: what `read_npy` gives} from an npz file; raises what `read_npy` does."""
     path = Path(path)

@@ -26,7 +26,7 @@ def default_min_confidence(source: str) -> float:
 
 
 def without_unsure(people: People, threshold: float) -> People:
-    """Return people with NaN for points of less confidence.
+    """Return people with NaN in the place of x and y of points of less confidence.
 
     People without any other point are left out.
 
@@ -37,7 +37,7 @@ def without_unsure(people: People, threshold: float) -> People:
     if keypoints.shape[-1] == 2:
         return people
     is_unsure = keypoints[..., 2] < threshold
-    keypoints[is_unsure] = np.nan
+    keypoints[is_unsure, :2] = np.nan
     changed = is_unsure.any(axis=1)
     xy = keypoints[changed, :, :2]
     boxes[changed] = np.concatenate([np.fmin.reduce(xy, axis=1), np.fmax.reduce(xy, axis=1)], 1)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from common.files.console import InputError, shown
-from common.files.safe_load import read_npy, read_npz
+from common.files.safe_load import read_npy, read_npz, read_pickle
 from common.footage import detections
 from common.footage.detections import Detections, consecutive, picture_numbers
 from common.footage.formats import from_arrays, from_frames
@@ -68,6 +68,8 @@ def _read_content(path: Path) -> Any:
         start = file.read(6)
     if start == b"\x93NUMPY":
         return read_npy(path)
+    if start.startswith(b"\x80"):
+        return read_pickle(path)
     if start.startswith(b"PK"):
         arrays = read_npz(path)
         is_bare = len(arrays) == 1 and "reconstruction" not in arrays

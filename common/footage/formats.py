@@ -127,9 +127,10 @@ def mmpose_tested(batches: list) -> Detections:
 def openpose(content: Any) -> Detections:
     """OpenPose's files of a frame each, AlphaPose's in its form, or a list of what they hold."""
     frames = defaultdict(list)
-    for number, frame in enumerate([content] if isinstance(content, dict) else content):
+    for index, frame in enumerate([content] if isinstance(content, dict) else content):
+        number = whole_number(frame.get("frame", index))
         for person in first_of(frame, "people", "bodies"):
-            flat = first_of(person, "pose_keypoints_2d", "pose_keypoints", "joints")
+            flat = first_of(person, "pose_keypoints_2d", "pose_keypoints", "joints", "keypoints")
             if not flat and person.get("pose_keypoints_3d"):
                 raise ValueError(THESE_ARE_3D)
             found = Person(triples(flat or []), identity=person.get("person_id"))
@@ -207,6 +208,20 @@ def _any_person(person: dict) -> Person:
     score = first_of(person, "score", "scores", "confidence")
     score = box[4] if score is None and box is not None and len(box) == 5 else score
     return found._replace(score=score, identity=first_of(person, "track_id", "idx", "id"))
+
+
+@reads("easy_ViTPose", {"keypoints", "skeleton"})
+def easy_vitpose(content: dict) -> Detections:
+    """easy_ViTPose's --save-json: {identity: rows of y, x, score} of each frame; the names."""
+    frames = {
+        number: [
+            Person(as_numbers(rows)[:, [1, 0, 2]], identity=int(identity))
+            for identity, rows in people.items()
+        ]
+        for number, people in enumerate(content["keypoints"])
+    }
+    names = [content["skeleton"][key] for key in sorted(content["skeleton"], key=int)]
+    return Detections(frames, names=names)
 
 
 _IN_METRES = (

@@ -21,6 +21,7 @@ def prepare_recording(
 ) -> Path:
     """Write data_2d_custom_<name>.npz of a video, and return its path.
 
+    Where the keypoints have confidences, they are its third channel.
     Keypoints that were found in the same video before are taken again, and so is a file that
     data/prepare_2d_custom.py wrote under the video's name.
 
@@ -37,6 +38,7 @@ def prepare_recording(
     """
     name = re.sub(r"[^\w.-]+", "_", (video or keypoints).stem)
     how = {"name": name, "video": video, "size": size, "fps": fps, "data_dir": data_dir}
+    how["keep_conf"] = None
     if keypoints:
         return prepare(Preparation(keypoints, source=keypoints.name, **how))
     probe_video(video)

@@ -1,6 +1,6 @@
 """An estimator's keypoints of a video, in any known form, to data_2d_custom_<name>.npz."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ class Preparation:
     min_frames: int = 10
     max_gap: int = 20
     fill_gaps: bool = False
-    keep_conf: bool = False
+    keep_conf: bool | None = False  # None: where there are any, and the name stays as it is
     keep_sides: bool = False
     min_confidence: float | None = None
     first_frame: int = 0
@@ -65,7 +65,8 @@ def prepare(how: Preparation) -> Path:
         f"{how.input}: {people.source}, "
         f"{len(people.frames):,} detections in {people.num_frames:,} frames"
     )
-    people = sure_points(people, how)
+    how = replace(how, min_confidence=least_confidence(people, how))
+    people = without_unsure(people, how.min_confidence)
     size, fps = settle_recording(how, people.size)
     if how.video:
         people = as_shown(people, how.video, size)
@@ -94,7 +95,8 @@ def prepare(how: Preparation) -> Path:
             part, repairs = repair(part, people.layout, how, name)
             piece = fill_gaps(part, POINT_PARENTS[people.layout])
             piece = at_even_times(piece, *uneven) if uneven else piece
-            joints = to_h36m(piece.keypoints, people.layout)[..., : 3 if how.keep_conf else 2]
+            channels = 2 if how.keep_conf is False else 3
+            joints = to_h36m(piece.keypoints, people.layout)[..., :channels]
             positions[name] = {"custom": [np.ascontiguousarray(joints, dtype=np.float32)]}
             metadata[name] = {"w": size[0], "h": size[1], "fps": fps}
             metadata[name] |= {"source": how.source} if how.source else {}
@@ -106,10 +108,10 @@ def prepare(how: Preparation) -> Path:
     return output
 
 
-def sure_points(people: People, how: Preparation) -> People:
-    """Leave out, and count, the points below the least confidence.
+def least_confidence(people: People, how: Preparation) -> float:
+    """Return the confidence below which points are left out.
 
-    The default one does not count where most points are below it.
+    It is -infinity where most points are below the default one.
     """
     threshold, confidences = how.min_confidence, people.keypoints[..., 2:]
     if threshold and not confidences.size:
@@ -119,12 +121,8 @@ def sure_points(people: People, how: Preparation) -> People:
         if confidences.size and np.mean(confidences < threshold) > MAX_BELOW:
             told = f"most confidences are below {threshold:g}; using all points"
             warn(f"{how.input}: {told}, unless --min-confidence is given")
-            return people
-    below = np.count_nonzero(confidences < threshold)
-    if below:
-        share = f"{below:,} of {np.isfinite(confidences).sum():,}"
-        print(f"{how.input}: left out {share} points, of a confidence below {threshold:g}")
-    return without_unsure(people, threshold)
+            return -np.inf
+    return threshold
 
 
 def settle_recording(
@@ -228,7 +226,14 @@ def without_fragments(parts: list[Track], min_frames: int) -> list[Track]:
 
 
 def repair(part: Track, layout: str, how: Preparation, name: str) -> tuple[Track, list[str]]:
-    """Exchange left and right back, leave out points that jump; return what was done in words."""
+    """Exchange left and right back, leave out points that jump.
+
+    Returns:
+        The part; what was done, in words, also before: unsure points are NaN with a confidence.
+    """
+    unsure = (np.isnan(part.keypoints[..., :1]) & np.isfinite(part.keypoints[..., 2:])).sum()
+    told = f"left out {unsure:,} points of a confidence below {how.min_confidence:g}"
+    told = [told] if unsure else []
     found = find_exchanges(part.frames, part.keypoints, layout)
     kinds = {"the whole body": found.whole, "the arms": found.arms, "the legs": found.legs}
     listed = ", ".join(f"{kind} {count}" for kind, count in kinds.items() if count)
@@ -236,11 +241,12 @@ def repair(part: Track, layout: str, how: Preparation, name: str) -> tuple[Track
     exchanged = f"{name}: left and right are exchanged between {listed} and the others"
     if found.is_open:
         warn(f"{exchanged}; left as they are, because which of them are right is not clear")
-        return part, []
+        return part, told
     keypoints = reorder(part.keypoints, found.order)
     is_jump = jumps(part.frames, keypoints) & (how.min_confidence != 0)
     keypoints[is_jump] = np.nan
-    told = [f"left out {is_jump.sum():,} points that jump and come back"] if is_jump.any() else []
+    if is_jump.any():
+        told.append(f"left out {is_jump.sum():,} points that jump and come back")
     if any(kinds.values()) and how.keep_sides:
         warn(f"{exchanged}; left as they are (--keep-sides)")
     elif any(kinds.values()):

@@ -46,12 +46,18 @@ class Footage:
     size: tuple[int, int]  # width and height of the picture in pixels
     fps: float
     first_frame: int = 0  # number of the first of the frames in the video
-    video: str = ""  # where sequences name the same one, they stand in one scene
+    video: str = ""  # where sequences name the same one, they stand in one scene, in one film
+    person: str = "1"  # who of the video's people it is
     even_times: bool = False  # frames are not the video's own, whose rate varies, but at `fps`
     confidences: np.ndarray | None = None  # (frames, 17), where the file has them
     camera: Camera | None = None
     hip_m: np.ndarray | None = None  # (frames, 3), metres, camera coordinates
     truth_m: np.ndarray | None = None  # (frames, 17, 3), metres, world
+
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Return where frames of the video, those that it has, stand in its arrays."""
+        rows = numbers - self.first_frame
+        return rows[(rows >= 0) & (rows < len(self.inputs))]
 
 
 def footage_of_dataset(sequence: Sequence2d3d, estimators: Sequence[str]) -> Footage:
@@ -97,7 +103,8 @@ def load_own_footage(
         what = normalize(pixels, size), {"Keypoints": pixels}, size, about.get("fps", FPS), start
         sure = positions[name][..., 2] if positions[name].shape[-1] > 2 else None
         # Another program's file, whose sequences are no persons, may hold several videos.
-        more = {"video": "" if "person" in about else name, "confidences": sure}
+        video = path.stem.removeprefix("data_2d_custom_") if "person" in about else name
+        more = {"video": video, "person": person_of[name], "confidences": sure}
         more["even_times"] = about.get("even_times") is True
         sequences.append(Footage(name, name, *what, **more))
     return sequences

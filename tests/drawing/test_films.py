@@ -9,7 +9,8 @@ from test_motion import BODY
 from test_video import decode, decode_gif
 
 from common.camera import load_cameras, project, world_to_camera
-from common.drawing.films import Film, Scene, render_film, save_strip
+from common.drawing.figures import COLORS
+from common.drawing.films import Film, Scene, render_film, save_strip, together
 from common.drawing.panels import SIDE_COLORS, View, equal_scales, image_limits
 from common.files.console import InputError
 from common.files.video import write_video
@@ -19,10 +20,13 @@ from data.visualize import save_errors
 
 CAMERA = load_cameras()["S9"][1]
 IMAGE_SIZE = (CAMERA.width, CAMERA.height)
-RGB = {
-    side: np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
-    for side, color in SIDE_COLORS.items()
-}
+
+
+def rgb(color):
+    return np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
+
+
+RGB = {side: rgb(color) for side, color in SIDE_COLORS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +100,41 @@ def test_joints_of_each_side_lie_where_the_keypoints_are(walk, tmp_path, suffix)
             for joint, point in enumerate(points):
                 side, distance = nearest_side(frames[frame], *expected_pixel(point, *place))
                 assert (side, distance < 70) == (SIDES[joint], True), JOINT_NAMES[joint]
+
+
+def test_people_of_one_film_are_drawn_in_their_colours_where_and_while_they_are_there(walk):
+    (world, pixels), numbers = walk, np.arange(30)
+    there = {"1": [range(10), range(20, 30)], "2": [range(5, 15)]}  # the first comes back
+    shift_m, shift_px = {"1": 0, "2": (1.5, 0, 0)}, {"1": 0, "2": (120, 0)}
+    films = [
+        replace(
+            film_of((world, pixels + shift_px[who]), truth_m=None, frame_numbers=frames),
+            predicted_m=world[: len(frames)] + shift_m[who],
+            people=[who],
+        ).at(range(len(frames)))
+        for who, parts in there.items()
+        for frames in parts
+    ]
+    film = together(films, "Two", numbers)
+    scene = Scene(film)
+    boxes = panels_of(scene._background[..., :3].astype(int))
+    view = View([film.predicted_m], CAMERA.azimuth, 0)
+    limits = image_limits(film.keypoints_px.values())
+    for frame in (2, 7, 12, 16, 25):
+        picture = scene.draw(frame, f"frame {frame}")[boxes[0][1] :, :, :3].astype(int)
+        for (who, parts), color in zip(there.items(), COLORS):
+            drawn = np.linalg.norm(picture - rgb(color), axis=-1) < 30
+            (row,) = [part.index(frame) for part in parts if frame in part] or [None]
+            assert drawn.any() == (row is not None)
+            if row is not None:
+                in_3d, _ = view.project(world[row] + shift_m[who], view.targets_m[frame])
+                feet = expected_pixel(in_3d[3], view.limits, boxes[1], None)
+                head = expected_pixel((pixels[row] + shift_px[who])[10], limits, boxes[0])
+                for x, y in (feet, head):
+                    assert drawn[round(y - boxes[0][1]), round(x)]
+    at_origin = [replace(f, predicted_m=f.predicted_m * 0) for f in films]
+    placed = together(at_origin, "Two", numbers).predicted_m[7, [0, 17], 0]
+    assert np.diff(placed) > 0.5  # side by side
 
 
 def test_the_view_agrees_with_every_camera_of_every_subject(walk):
