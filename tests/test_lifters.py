@@ -151,6 +151,20 @@ def test_the_loss_of_clips_is_its_formula():
     assert exact.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 0.5, 0.0])])
+def test_the_log_gets_mpjpe_and_the_weights_the_gradient_of_the_whole_loss(model, weights):
+    windows = WindowGenerator(*sequences([12]), 9, device="cpu", all_frames=True)
+    batch, parameters = torch.tensor([3, 6, 7]), list(model.parameters())
+    value = run_poseformer.loss_of(model, windows, batch, weights, "fp32", 0.0)
+    inputs, targets = windows.gather(batch)
+    predicted = model(inputs)
+    errors = np.linalg.norm((predicted.detach() - targets).numpy(), axis=-1)
+    assert value.item() == pytest.approx(errors[: 3 if weights is None else 2].mean(), rel=1e-5)
+    ours = torch.autograd.grad(value, parameters)
+    whole = torch.autograd.grad(clip_loss(predicted, targets, weights), parameters)
+    assert all(map(torch.equal, ours, whole))
+
+
 # Training and evaluation -------------------------------------------------------------------------
 
 
