@@ -21,7 +21,7 @@ from common.files.console import (
     split_names,
 )
 from common.files.output import atomic_output
-from common.lifters import DEFAULT, LIFTERS, Lifter
+from common.lifters import DEFAULT, LIFTERS
 from common.training.device import choose_device
 from common.training.run_folder import LAST
 
@@ -213,15 +213,10 @@ def flags_of_lifters(flags: Mapping[str, Sequence[str]]) -> dict[str, list[str]]
     """Return the flags of each name, without those that only another name's lifter has."""
     given = {name: vars(make_parser().parse_args(words)) for name, words in flags.items()}
     lifters = {name: LIFTERS[values.get("model", DEFAULT)] for name, values in given.items()}
-
-    def has(lifter: Lifter, flag: str) -> bool:
-        return flag in lifter.fields or (flag == "preset" and bool(lifter.presets))
-
-    def is_kept(name: str, flag: str) -> bool:
-        return has(lifters[name], flag) or not any(has(x, flag) for x in lifters.values())
-
+    own = {name: x.fields | ({"preset"} if x.presets else set()) for name, x in lifters.items()}
+    foreign = {name: set().union(*own.values()) - fields for name, fields in own.items()}
     return {
-        name: as_flags({flag: value for flag, value in values.items() if is_kept(name, flag)})
+        name: as_flags({flag: value for flag, value in values.items() if flag not in foreign[name]})
         for name, values in given.items()
     }
 
