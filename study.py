@@ -2,9 +2,12 @@
 
 python study.py --study study --seeds 0 1 2 --epochs 40
 python study.py --study study --keypoints vitpose merge_fitted vitpose_w_conf --gpus 0,1
+python study.py --study study --model poseformerv2 motionagformer
 
 Flags that it does not know go to run_poseformer.py, which does each run in a folder of its own.
-The same command goes on where it was stopped and does only what is missing.
+The same command goes on where it was stopped and does only what is missing. Of several lifters
+each trains by its own recipe unless --recipe is given, and a flag of the network that only one of
+them has goes to that one; the first one's runs lie in the study's folder, as if it were alone.
 """
 
 import csv
@@ -32,7 +35,8 @@ from common.h36m_dataset import (
     keypoints_path,
     positions_3d_path,
 )
-from common.study_runs import do_runs, parse_study_arguments, prepare_study
+from common.lifters import DEFAULT, LIFTERS
+from common.study_runs import do_runs, flags_of_lifters, parse_study_arguments, prepare_study
 
 Report = Mapping[str, Any]  # of `make_report`
 Row = dict[str, Any]  # of `study_rows`
@@ -41,23 +45,46 @@ KEYPOINTS_HELP = (
     "inputs, as run_poseformer.py takes them (default: each estimator and mixture that there is, "
     "the estimators concatenated, and with confidences where there are any)"
 )
+OWN_FLAGS = {
+    "--keypoints": {"help": KEYPOINTS_HELP},
+    "--model": {
+        "choices": tuple(LIFTERS),
+        "default": [DEFAULT],
+        "help": f"lifters: {', '.join(LIFTERS)} (default: {DEFAULT})",
+    },
+}
 SIGNIFICANT = 0.05
 METRICS = ("mpjpe_mm", "p_mpjpe_mm")
 
 
 def main() -> None:
     """Do the runs that are missing, then write tables and figure."""
-    arguments, passed = parse_study_arguments(__doc__, {"-k"}, "--keypoints", help=KEYPOINTS_HELP)
-    recipe = study_recipe(passed)
+    arguments, passed = parse_study_arguments(__doc__, {"-k"}, OWN_FLAGS)
+    flags = {m: passed if m == DEFAULT else [*passed, "--model", m] for m in arguments.model}
+    flags = flags_of_lifters(flags)
+    recipes = {model: study_recipe(words) for model, words in flags.items()}
+    recipe = recipes[arguments.model[0]]
     data_dir, dataset = Path(recipe["data_dir"]), recipe["dataset"]
     inputs = arguments.keypoints or default_inputs(data_dir, dataset)
     check_inputs(data_dir, dataset, inputs)
     errors_2d = measure_inputs(data_dir, dataset, inputs, split_names(recipe["subjects_test"]))
-    prepare_study(arguments.study, recipe)
-    flags = {name: (*passed, "--keypoints", name, "--no-eval") for name in inputs}
-    runs = do_runs(arguments.study, flags, arguments.seeds, arguments.gpus)
-    reports = {name: [one.report() for one in of_seeds] for name, of_seeds in runs.items()}
-    print(write_results(arguments.study, study_rows(reports, errors_2d), pairs(reports)))
+    places = {m: "" if m == arguments.model[0] else f"{m}/" for m in arguments.model}
+    for model, place in places.items():
+        prepare_study(arguments.study / place, recipes[model])
+    trainings = {
+        place + name: (*flags[model], "--keypoints", name, "--no-eval")
+        for name in inputs
+        for model, place in places.items()
+    }
+    runs = do_runs(arguments.study, trainings, arguments.seeds, arguments.gpus)
+    reports = {
+        model: {name: [one.report() for one in runs[place + name]] for name in inputs}
+        for model, place in places.items()
+    }
+    blocks = {model: study_rows(of_inputs, errors_2d) for model, of_inputs in reports.items()}
+    if len(blocks) > 1:
+        add_ranks(blocks)
+    print(write_results(arguments.study, list(blocks.values()), reports))
 
 
 # The inputs --------------------------------------------------------------------------------------
@@ -71,7 +98,7 @@ def study_recipe(passed: Sequence[str]) -> dict[str, Any]:
     names = ["model", "preset", *(name for _, name, *_ in NETWORK_FLAGS)]
     network = {name: getattr(arguments, name) for name in names}
     data = {"data_dir": str(arguments.data_dir.resolve()), "dataset": arguments.dataset}
-    return recipe | network | data
+    return network | recipe | data
 
 
 def default_inputs(data_dir: Path, dataset: str) -> list[str]:
@@ -158,6 +185,28 @@ def study_rows(
     return rows
 
 
+def add_ranks(blocks: Mapping[str, Sequence[Row]]) -> None:
+    """Add to each row its lifter, and how that lifter ranks the inputs beside the others.
+
+    Args:
+        blocks: {lifter: rows of `study_rows`}, of the same inputs. A row gets `model`, its lifter;
+            for each lifter `rank_<lifter>`, its input's by MPJPE, 1 the best, equal errors sharing
+            their mean; and `spearman_<lifter>`, the correlation of all ranks by that lifter with
+            those by the row's own; NaN for one input.
+    """
+    errors = [{row["keypoints"]: row["mpjpe_mm"] for row in rows} for rows in blocks.values()]
+    names = list(errors[0])
+    ranked = np.stack([ranks(np.array([e[name] for name in names])) + 1 for e in errors])
+    centred = ranked - ranked.mean(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    for model, correlations in zip(blocks, (unit @ unit.T).tolist()):
+        for row in blocks[model]:
+            own = ranked[:, names.index(row["keypoints"])].tolist()
+            row |= {"model": model} | {f"rank_{m}": rank for m, rank in zip(blocks, own)}
+            row |= {f"spearman_{m}": r for m, r in zip(blocks, correlations)}
+
+
 def seed_error_mm(rows: Sequence[Row]) -> float:
     """Return the standard error of a difference of two inputs' MPJPE, by the chance of training.
 
@@ -212,36 +261,68 @@ def wilcoxon(differences: np.ndarray) -> float:
 
 
 def write_results(
-    folder: Path, rows: Sequence[Row], compared: Sequence[tuple[str, str, float, float]]
+    folder: Path,
+    blocks: Sequence[Sequence[Row]],
+    reports: Mapping[str, Mapping[str, Sequence[Report]]],
 ) -> str:
-    """Write table.md, .tex, .csv, pairs.csv and study.png; return the table for the terminal."""
+    """Write table.md, .tex, .csv, pairs.csv and study.png; return the table for the terminal.
+
+    Args:
+        folder: of the study.
+        blocks: rows of each lifter, of several with their ranks.
+        reports: {lifter: {input: of its seeds}}.
+    """
+    rows = [row for block in blocks for row in block]
+    compared = [(model, *pair) for model in reports for pair in pairs(reports[model])]
+    first = 0 if len(blocks) > 1 else 1  # of several lifters the table says which
+    titles = ("model", "a", "b", "difference_mm", "p")
     texts = {
-        "table.md": markdown_table(rows),
-        "table.tex": latex_table(rows),
+        "table.md": markdown_table(blocks),
+        "table.tex": latex_table(blocks),
         "table.csv": csv_text(rows[0], (row.values() for row in rows)),
-        "pairs.csv": csv_text(("a", "b", "difference_mm", "p"), compared),
+        "pairs.csv": csv_text(titles[first:], (pair[first:] for pair in compared)),
     }
     for name, text in texts.items():
         with atomic_output(folder / name) as temporary:
             temporary.write_text(text)
-    save_figure(draw_study(rows), folder / "study.png")
+    save_figure(draw_study(blocks), folder / "study.png")
     return f"{texts['table.md']}\nwrote {', '.join([*texts, 'study.png'])} into {folder}"
 
 
-def table_cells(rows: Sequence[Row], bold: str) -> list[list[str]]:
-    """Return each row's input, 2D error, 2D error without bias, MPJPE, P-MPJPE and p as text.
+def label(row: Row) -> str:
+    """Return a row's input, of several lifters with the lifter."""
+    return f"{row['model']}: {row['keypoints']}" if "model" in row else row["keypoints"]
 
-    The lowest figure of a column, but not of the last, is set in `bold`, such as "**%s**".
+
+def rank_columns(blocks: Sequence[Sequence[Row]]) -> list[str]:
+    """Return the names of the columns of ranks, which several lifters have."""
+    return [name for name in blocks[0][0] if name.startswith("rank_")]
+
+
+def rank_correlations(blocks: Sequence[Sequence[Row]]) -> str:
+    """Say how alike the lifters rank the inputs; nothing for one lifter."""
+    found = [
+        f"{a['model']} and {b['model']} {a['spearman_' + b['model']]:.2f}"
+        for (a, *_), (b, *_) in combinations(blocks, 2)
+    ]
+    return f"Spearman's correlation of the ranks: {', '.join(found)}." if found else ""
+
+
+def table_cells(rows: Sequence[Row], bold: str) -> list[list[str]]:
+    """Return each row's input, 2D error, 2D error without bias, MPJPE, P-MPJPE, p, ranks as text.
+
+    The lowest figure of a column of errors is set in `bold`, such as "**%s**".
     """
     table = []
     for row in rows:
         flat = [row["error_2d_px"], row["bias_free_2d_px"]]
         p = row["p_best"]
         table.append([
-            row["keypoints"],
+            label(row),
             *("–" if px is None else f"{px:.2f}" for px in flat),
             *(mean_and_spread(row[f"{metric}_seeds"]) for metric in METRICS),
             "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
+            *(f"{row[name]:g}" for name in rank_columns([rows])),
         ])  # fmt: skip
     for column, name in enumerate(("error_2d_px", "bias_free_2d_px", *METRICS), start=1):
         known = [i for i, row in enumerate(rows) if row[name] is not None]
@@ -251,31 +332,42 @@ def table_cells(rows: Sequence[Row], bold: str) -> list[list[str]]:
     return table
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
+def markdown_table(blocks: Sequence[Sequence[Row]]) -> str:
     """Return the table in Markdown, with notes on what chance does."""
     titles = ["input", "2D, px", "2D without bias, px", "MPJPE, mm", "P-MPJPE, mm", "p"]
+    titles += [name.replace("rank_", "rank, ") for name in rank_columns(blocks)]
+    cells = [cells for rows in blocks for cells in table_cells(rows, "**%s**")]
+    notes = [*map(notes_on_chance, blocks), rank_correlations(blocks)]
+    return "\n\n".join([format_markdown([titles, *cells]), *filter(None, notes)]) + "\n"
+
+
+def notes_on_chance(rows: Sequence[Row]) -> str:
+    """Return what the spread and the p of a lifter's rows are, and which rows are worse."""
     seeds = len(rows[0]["mpjpe_mm_seeds"])
     spread, chance, tests = "one seed", "One seed does not tell what chance does", "the test"
     if seeds > 1:
         spread, tests = f"mean ± standard deviation over {seeds} seeds", "both"
         chance = f"How much training again changes a difference: {seed_error_mm(rows):.1f} mm "
         chance += "(standard error, from the seeds)"
-    worse = ", ".join(row["keypoints"] for row in rows if row["worse"]) or "none"
-    notes = (
+    worse = ", ".join(map(label, (row for row in rows if row["worse"]))) or "none"
+    return (
         f"3D: {spread}. p: Wilcoxon's signed-rank test over the test sequences against the best "
         f"row, times {max(1, len(rows) - 1)} (Bonferroni); it speaks of these trained networks. "
-        f"{chance}. Worse than {rows[0]['keypoints']} beyond chance, by {tests}: {worse}."
+        f"{chance}. Worse than {label(rows[0])} beyond chance, by {tests}: {worse}."
     )
-    return f"{format_markdown([titles, *table_cells(rows, '**%s**')])}\n\n{notes}\n"
 
 
-def latex_table(rows: Sequence[Row]) -> str:
+def latex_table(blocks: Sequence[Sequence[Row]]) -> str:
     """Return the table in LaTeX."""
     titles = ["Input", "2D (px)", "2D, no bias (px)", "MPJPE (mm)", "P-MPJPE (mm)", "$p$"]
-    lines = map(latex_cells, [titles, *table_cells(rows, r"\textbf{%s}")])
-    header, *body = (x.replace("±", r"$\pm$").replace("–", "--").replace("<", "$<$") for x in lines)
-    lines = [r"\begin{tabular}{lrrrrr}", r"\hline", header, r"\hline", *body, r"\hline"]
-    return "\n".join([*lines, r"\end{tabular}", ""])
+    titles += [name.replace("rank_", "Rank, ") for name in rank_columns(blocks)]
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}", r"\hline"]
+    for rows in ([titles], *(table_cells(rows, r"\textbf{%s}") for rows in blocks)):
+        text = "\n".join(map(latex_cells, rows))
+        text = text.replace("±", r"$\pm$").replace("–", "--").replace("<", "$<$")
+        lines += [text, r"\hline"]
+    found = rank_correlations(blocks)
+    return "\n".join([*lines, r"\end{tabular}", *([f"% {found}"] if found else []), ""])
 
 
 def csv_text(titles: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
@@ -288,28 +380,31 @@ def csv_text(titles: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     return file.getvalue()
 
 
-def draw_study(rows: Sequence[Row]) -> Any:
+def draw_study(blocks: Sequence[Sequence[Row]]) -> Any:
     """Draw the 2D error, MPJPE and P-MPJPE of each input: the mean, and each seed."""
+    rows = [row for block in blocks for row in block]
     labels = {
         "bias_free_2d_px": "2D error without bias (px)",
         "mpjpe_mm": "MPJPE (mm)",
         "p_mpjpe_mm": "P-MPJPE (mm)",
     }
     figure, axes = paper_figure(9.0, 1.1 + 0.3 * len(rows), columns=(1, 1, 1))
-    for axis, (name, label) in zip(axes, labels.items()):
-        best = min((row[name] for row in rows if row[name] is not None), default=None)
+    figure.suptitle(rank_correlations(blocks), size=9, color=INK)
+    for axis, (name, title) in zip(axes, labels.items()):
+        known = [[row[name] for row in block if row[name] is not None] for block in blocks]
+        best = [min(known[i], default=None) for i, block in enumerate(blocks) for _ in block]
         for place, row in enumerate(rows):
             if row[name] is None:
                 continue
-            color = COLORS[1] if row[name] == best else COLORS[0]
+            color = COLORS[1] if row[name] == best[place] else COLORS[0]
             seeds = row.get(f"{name}_seeds", [])
             axis.plot(seeds, [place] * len(seeds), "o", color=color, markersize=4, alpha=0.4, mew=0)
             axis.plot(row[name], place, "|", color=color, markersize=13, mew=2.2)
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_yticks(range(len(rows)), [])
-        axis.set_xlabel(label, color=INK, size=9)
+        axis.set_xlabel(title, color=INK, size=9)
         axis.margins(x=0.08)
-    axes[0].set_yticks(range(len(rows)), [row["keypoints"] for row in rows], size=8)
+    axes[0].set_yticks(range(len(rows)), [label(row) for row in rows], size=8)
     return figure
 
 

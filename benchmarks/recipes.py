@@ -2,10 +2,13 @@
 
 python benchmarks/recipes.py --study recipes --data-dir data/sample --seeds 0 1 2 --epochs 4
 python benchmarks/recipes.py --study recipes --recipes published default --epochs 40
+python benchmarks/recipes.py --study lifters --recipes default motionagformer --minutes 60
 
-Flags that it does not know go to run_poseformer.py, which does each run in a folder of its own. The
-same command goes on where it was stopped. Choose by training subjects that are held back
-(--subjects-train S5,S6,S7 --subjects-test S8), and look at the test subjects at the end.
+Flags that it does not know go to run_poseformer.py, which does each run in a folder of its own; one
+of the network that only one lifter has goes to that one. The same command goes on where it was
+stopped. With --minutes one epoch of each recipe is timed first. Choose by training subjects that
+are held back (--subjects-train S5,S6,S7 --subjects-test S8), and look at the test subjects at the
+end.
 """
 
 import sys
@@ -19,10 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.arguments import parse_arguments
 from common.drawing.figures import COLORS, paper_figure, save_figure
-from common.files.console import InputError, run_script
+from common.files.console import InputError, positive_float, run_script
 from common.files.output import atomic_output
 from common.files.tables import format_markdown, mean_and_spread
-from common.study_runs import Run, do_runs, parse_study_arguments, prepare_study
+from common.study_runs import (
+    Run,
+    do_runs,
+    flags_of_lifters,
+    parse_study_arguments,
+    prepare_study,
+)
 from common.training.run_log import LOG_NAME, read_log
 
 RECIPES = {
@@ -40,19 +49,41 @@ RECIPES = {
     "default, limbs not exchanged": "--exchange-limbs 0",
     "default, batch 256": "--batch-size 256 --learning-rate 4e-3",
     "default, fp32": "--precision fp32",
+    "motionagformer": "--model motionagformer",
+    "motionagformer, default": "--model motionagformer --recipe default",
+}
+OF_THE_FIRST_LIFTER = [name for name, flags in RECIPES.items() if "--model" not in flags]
+OWN_FLAGS = {
+    "--recipes": {
+        **{"choices": tuple(RECIPES), "default": OF_THE_FIRST_LIFTER},
+        "help": f"{'; '.join(RECIPES)} (default: those of poseformerv2)",
+    },
+    "--minutes": {
+        **{"nargs": None, "type": positive_float, "metavar": "M"},
+        "help": "as many whole epochs of each recipe as take about so long, in place of --epochs",
+    },
 }
 METRICS = {"MPJPE": "mpjpe_mm", "P-MPJPE": "p_mpjpe_mm", "MPJVE": "mpjve_mm"}
 
 
 def main() -> None:
     """Do the runs that are missing, then write the table and the figure."""
-    choice = {"choices": tuple(RECIPES), "default": list(RECIPES), "help": "; ".join(RECIPES)}
-    arguments, passed = parse_study_arguments(__doc__, {"--recipe"}, "--recipes", **choice)
-    if not any(word.split("=")[0] in ("-e", "--epochs") for word in passed):
-        raise InputError("--epochs N: missing; all recipes are to see as many samples")
-    settings = {name: str(value) for name, value in vars(parse_arguments(passed)).items()}
-    prepare_study(arguments.study, settings)
+    arguments, passed = parse_study_arguments(__doc__, {"--recipe"}, OWN_FLAGS)
+    settings = vars(parse_arguments(passed)) | {"minutes": arguments.minutes}
+    if (settings["epochs"] is None) == (arguments.minutes is None):
+        raise InputError(
+            "give either --epochs N, and all recipes see as many samples, or --minutes M, and all "
+            "train about as long"
+        )
+    prepare_study(arguments.study, {name: str(value) for name, value in settings.items()})
     flags = {name: (*RECIPES[name].split(), *passed) for name in arguments.recipes}
+    flags = flags_of_lifters(flags)
+    if arguments.minutes:
+        once = {name: (*words, "--epochs", "1") for name, words in flags.items()}
+        timed = do_runs(arguments.study / "one_epoch", once, arguments.seeds[:1], arguments.gpus)
+        for name, (run,) in timed.items():
+            epochs = max(1, round(60 * arguments.minutes / course(run)[0, 0]))
+            flags[name] += ["--epochs", str(epochs)]
     runs = do_runs(arguments.study, flags, arguments.seeds, arguments.gpus)
     courses = {name: np.stack([course(run) for run in of_seeds]) for name, of_seeds in runs.items()}
     table = markdown_table(runs, courses)
@@ -71,11 +102,13 @@ def course(run: Run) -> np.ndarray:
 
 def markdown_table(runs: Mapping[str, Sequence[Run]], courses: Mapping[str, np.ndarray]) -> str:
     """Return the table: a row for each recipe, means and standard deviations over the seeds."""
-    rows = [["recipe", *(f"{name}, mm" for name in METRICS), "seconds"]]
+    rows = [["recipe", *(f"{name}, mm" for name in METRICS), "seconds", "evaluation, frames/s"]]
     for name, of_seeds in runs.items():
-        averages = [run.report()["average_over_actions"] for run in of_seeds]
+        reports = [run.report() for run in of_seeds]
+        averages = [report["average_over_actions"] for report in reports]
         cells = [mean_and_spread([a[metric] for a in averages]) for metric in METRICS.values()]
-        rows.append([name, *cells, f"{courses[name][:, -1, 0].mean():.0f}"])
+        cells.append(f"{courses[name][:, -1, 0].mean():.0f}")
+        rows.append([name, *cells, f"{np.mean([r['frames_per_s'] for r in reports]):,.0f}"])
     return format_markdown(rows) + "\n"
 
 

@@ -1,9 +1,10 @@
 """Measure training, evaluation and live use on this machine, and their share of what it can do.
 
-Training is that of the default recipe as users run it, of the published recipe, and of both at
-other sizes of batch, each beside a plain eager loop. All is the project's own code, data gathering
-and optimizer included, on random sequences of Human3.6M's length. A share is that of the best rate
-of matrix products at the model's own sizes. Every figure is the median of several runs.
+Training is that of the default recipe as users run it, of the published recipe, of both at other
+sizes of batch, and of MotionAGFormer xs by its own recipe, each beside a plain eager loop. All is
+the project's own code, data gathering and optimizer included, on random sequences of Human3.6M's
+length. A share is that of the best rate of matrix products at PoseFormerV2's own sizes. Every
+figure is the median of several runs.
 """
 
 import gc
@@ -33,6 +34,8 @@ from common.files.console import ArgumentParser, InputError, positive_int, run_s
 from common.files.tables import format_table
 from common.footage.lifting import StreamingLifter
 from common.h36m_dataset import ACTIONS, Sequence2d3d
+from common.lifters import LifterConfig, build_network
+from common.model_motionagformer import MotionAGFormerConfig
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2, model_flops
 from common.training.cuda_graph import CapturedStep
 from common.training.device import keep_freed_memory
@@ -46,6 +49,7 @@ SEQUENCES, SEQUENCE_LENGTH = 30, 2000  # of the training; Human3.6M's have 1,000
 PRODUCT_ROWS = {"cpu": 6144, "cuda": 98_304}  # enough for the best rate
 RUN_SECONDS = 0.1  # work that takes less is repeated
 LIVE_FRAMES = 200
+XS_GFLOPS = 2.13  # of a clip forward, MotionAGFormer xs, counted as `model_flops` does
 
 
 def main() -> None:
@@ -98,20 +102,23 @@ def measure(config: PoseFormerConfig, precision: str, world: World, sizes: list[
         f"matrix products at best {peak:,.0f} GFLOP/s\n"
         f"evaluation with flip: {frames_per_s:,.0f} frames/s, "
         f"{2 * frames_per_s * gflops / peak:.0%} of that\n"
-        f"a live frame: {live_ms(config, precision, device)}\ntraining, samples/s:\n",
+        f"a live frame: {live_ms(config, precision, device)}\n"
+        "training, samples/s, of motionagformer clips/s:\n",
         flush=True,
     )
 
     def cell(recipe: Recipe, way: str) -> str:
-        rate = Training(recipe, config, precision, world, way).samples_per_s()
+        second = recipe.recipe == "motionagformer"
+        network, forward = (MotionAGFormerConfig(), XS_GFLOPS) if second else (config, gflops)
+        rate = Training(recipe, network, precision, world, way).samples_per_s()
         # A gradient takes two more products for each of the forward pass.
-        return f"{rate:,.0f} ({3 * rate * gflops / peak:.0%})"
+        return f"{rate:,.1f} ({3 * rate * forward / peak:.0%})"
 
     ways = ("ours", "graph", "plain") if device.type == "cuda" else ("ours", "plain")
     rows = [("recipe", "batch", *ways)]
     known = RECIPES["default"], RECIPES["published"]
     others = [replace(recipe, batch_size=n) for n in sizes for recipe in known]
-    for recipe in (*known, *others):
+    for recipe in (*known, *others, RECIPES["motionagformer"]):
         cells = [result_of(partial(cell, recipe, way)) for way in ways]
         rows.append((recipe.recipe, f"{recipe.batch_size:,}", *cells))
     print(format_table(rows), flush=True)
@@ -179,13 +186,13 @@ class Training:
     """
 
     def __init__(
-        self, recipe: Recipe, config: PoseFormerConfig, precision: str, world: World, way: str
+        self, recipe: Recipe, config: LifterConfig, precision: str, world: World, way: str
     ) -> None:
         self.recipe, self.precision, self.world = recipe, precision, world
         self.windows = training_windows(random_sequences(SEQUENCES), config, recipe, world)
         self.windows.start_epoch(0, 1)
         torch.manual_seed(0)
-        self.model = self.network = PoseFormerV2(config).to(world.device).train()
+        self.model = self.network = build_network(config).to(world.device).train()
         if way == "plain":
             options = {"lr": 1e-4, "weight_decay": recipe.weight_decay}
             self.optimizer = torch.optim.AdamW(self.model.parameters(), **options)

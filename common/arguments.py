@@ -276,7 +276,8 @@ def network_config(
         checkpoint: None for a new training.
 
     Raises:
-        InputError: if the flags describe no network, or contradict the checkpoint.
+        InputError: if the flags describe no network, or one for longer clips than there are, or
+            contradict the checkpoint.
     """
     model = name_of(checkpoint.config) if checkpoint else arguments.model or DEFAULT
     lifter = LIFTERS[model]
@@ -295,9 +296,16 @@ def network_config(
                 )
         return replace(checkpoint.config, **rates)
     try:
-        return lifter.config(**flags, **rates)
+        config = lifter.config(**flags, **rates)
     except ValueError as error:
         raise InputError(str(error)) from error
+    longest = max(len(sequence.keypoints) for sequence in sequences)
+    if config.gives_all_frames and longest < config.number_of_frames:
+        raise InputError(
+            f"a clip of {config.number_of_frames} frames is longer than every sequence; choose "
+            f"-frame {longest - 1 + longest % 2} or less"
+        )
+    return config
 
 
 def _network_flags(arguments: argparse.Namespace, model: str) -> dict[str, Any]:

@@ -37,10 +37,11 @@ def mpjpe(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> T
     """Mean per-joint position error, "protocol 1", in metres; the training loss.
 
     At least in float32. Its gradient is finite (zero) for a joint that is predicted exactly. With
-    `weights` (B,), it is the weighted sum of the errors of B poses in place of their mean.
+    `weights` (B,), it is the weighted sum of the errors of B poses, or clips, in place of their
+    mean.
     """
     errors = joint_errors(predicted, target)
-    return errors.mean() if weights is None else errors.mean(dim=-1) @ weights
+    return errors.mean() if weights is None else errors.flatten(1).mean(dim=-1) @ weights
 
 
 def clip_loss(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.arguments import parse_arguments
+from common.arguments import make_parser, parse_arguments
 from common.files.console import (
     REPOSITORY,
     ArgumentParser,
@@ -21,6 +21,7 @@ from common.files.console import (
     split_names,
 )
 from common.files.output import atomic_output
+from common.lifters import DEFAULT, LIFTERS
 from common.training.device import choose_device
 from common.training.run_folder import LAST
 
@@ -57,32 +58,32 @@ class Run:
 
 
 def parse_study_arguments(
-    description: str, set_here: set[str], own_flag: str, **options: Any
+    description: str, set_here: set[str], own_flags: Mapping[str, Mapping[str, Any]]
 ) -> tuple[argparse.Namespace, list[str]]:
     """Parse the command line of a study.
 
     Args:
         description: the script's docstring, of which the first line is shown.
         set_here: further flags of `run_poseformer.py` that a user cannot pass on.
-        own_flag: a flag of the script that takes names.
-        options: of that flag, for `add_argument`.
+        own_flags: of the script, which take names unless their options for `add_argument` differ.
 
     Returns:
-        The script's own flags (that one, `study`, `seeds`, `gpus`), and those to pass on.
+        The script's own flags (those, `study`, `seeds`, `gpus`), and those to pass on.
     """
     parser = ArgumentParser(
         description=description.splitlines()[0],
         epilog="All other flags, such as --epochs 40 or --data-dir DIR, go to run_poseformer.py.",
     )
     add = parser.add_argument
-    add(own_flag, nargs="+", metavar="NAME", **options)
+    for flag, options in own_flags.items():
+        add(flag, **{"nargs": "+", "metavar": "NAME"} | options)
     add("--study", type=Path, required=True, metavar="DIR", help="folder of the runs and results")
     add("--seeds", nargs="+", type=non_negative_int, default=[0, 1, 2], metavar="N", help="seeds")
     gpus = "one run at a time on each; cpu for none"
     add("--gpus", type=split_names, default="0", metavar="N,…", help=gpus)
     arguments, passed = parser.parse_known_args()
     for flag in (word.split("=")[0] for word in passed):
-        if flag in _SET_HERE | set_here | {own_flag}:
+        if flag in _SET_HERE | set_here:
             parser.error(f"{flag}: each run gets its own; leave it out")
     for name, values in vars(arguments).items():
         if isinstance(values, list) and len(set(values)) < max(1, len(values)):
@@ -113,8 +114,8 @@ def prepare_study(folder: Path, settings: dict[str, Any]) -> None:
         earlier = dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: damaged ({str(error)[:200]}); choose another --study") from error
-    for name in settings.keys() & earlier.keys():
-        if settings[name] != earlier[name]:
+    for name in settings:
+        if settings[name] != earlier.get(name, settings[name]):
             raise InputError(
                 f"{path}: this study has {name} {earlier[name]}, not {settings[name]}; "
                 "give the same flags, or choose another --study"
@@ -205,6 +206,24 @@ def run_command(command: list[str], output: Path, stop: threading.Event) -> int:
 def evaluation_flags(flags: Sequence[str]) -> list[str]:
     """Return those of a training's flags that its evaluation is given too."""
     values = vars(parse_arguments(list(flags)))
-    given = {name: values[name] for name in _EVALUATED if values[name] is not None}
-    words = ((f"--{name.replace('_', '-')}", str(value)) for name, value in given.items())
-    return [word for pair in words for word in pair]
+    return as_flags({name: values[name] for name in _EVALUATED if values[name] is not None})
+
+
+def flags_of_lifters(flags: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return the flags of each name, without those that only another name's lifter has."""
+    given = {name: vars(make_parser().parse_args(words)) for name, words in flags.items()}
+    lifters = {name: LIFTERS[values.get("model", DEFAULT)] for name, values in given.items()}
+    own = {name: x.fields | ({"preset"} if x.presets else set()) for name, x in lifters.items()}
+    foreign = {name: set().union(*own.values()) - fields for name, fields in own.items()}
+    return {
+        name: as_flags({flag: value for flag, value in values.items() if flag not in foreign[name]})
+        for name, values in given.items()
+    }
+
+
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+    """Return values of `run_poseformer.py`'s flags as its command line has them."""
+    words = []
+    for name, value in values.items():
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return words

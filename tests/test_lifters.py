@@ -151,6 +151,20 @@ def test_the_loss_of_clips_is_its_formula():
     assert exact.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 0.5, 0.0])])
+def test_the_log_gets_mpjpe_and_the_weights_the_gradient_of_the_whole_loss(model, weights):
+    windows = WindowGenerator(*sequences([12]), 9, device="cpu", all_frames=True)
+    batch, parameters = torch.tensor([3, 6, 7]), list(model.parameters())
+    value = run_poseformer.loss_of(model, windows, batch, weights, "fp32", 0.0)
+    inputs, targets = windows.gather(batch)
+    predicted = model(inputs)
+    errors = np.linalg.norm((predicted.detach() - targets).numpy(), axis=-1)
+    assert value.item() == pytest.approx(errors[: 3 if weights is None else 2].mean(), rel=1e-5)
+    ours = torch.autograd.grad(value, parameters)
+    whole = torch.autograd.grad(clip_loss(predicted, targets, weights), parameters)
+    assert all(map(torch.equal, ours, whole))
+
+
 # Training and evaluation -------------------------------------------------------------------------
 
 
@@ -199,6 +213,7 @@ def test_a_stopped_training_goes_on_to_the_bit(data_dir, tmp_path, monkeypatch, 
 REFUSED = {
     "the other's width": ("--embed-dim-ratio 8", "--embed-dim-ratio: motionagformer has none"),
     "dropout": ("-drop 0.1", "--dropout, --drop-path: motionagformer has none"),
+    "longer than 20 frames": ("-frame 21", "longer than every sequence; choose -frame 19 or less"),
     "even": ("-frame 10", "number_of_frames must be odd"),
     "heads": ("--dim 12", "dim must be a multiple of the 8 attention heads"),
     "of the first lifter": ("--model poseformerv2", "--dim: poseformerv2 has none"),
@@ -212,6 +227,13 @@ def test_what_a_lifter_does_not_have_is_refused_in_a_line(data_dir, tmp_path, fl
     assert (result.status, len(result.stderr.splitlines())) == (2, 1)
     assert message in result.stderr
     assert not folder.exists()
+
+
+def test_no_memory_for_a_batch_is_a_line(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_poseformer, "loss_of", lambda *_: torch.empty(2**50))
+    result, _ = training(data_dir, tmp_path / "run")
+    assert result.stderr == "error: out of memory; choose a smaller --batch-size\n"
+    assert result.status == 2
 
 
 def test_trial_steps_leave_no_statistics_behind(model):

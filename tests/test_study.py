@@ -30,7 +30,7 @@ def report(seed, mean):
     errors = np.random.default_rng(seed).normal(mean, 1, 30)
     averages = {"mpjpe_mm": mean, "p_mpjpe_mm": mean - 10, "mpjve_mm": mean / 10}
     sequences = {f"S9 Walking {i}": {"mpjpe_mm": error} for i, error in enumerate(errors)}
-    return {"average_over_actions": averages, "by_sequence": sequences}
+    return {"average_over_actions": averages, "by_sequence": sequences, "frames_per_s": 100 * mean}
 
 
 # In place of run_poseformer.py: it trains nothing, and its results follow from its flags.
@@ -154,6 +154,28 @@ def test_only_what_is_missing_is_done(do_study, commands):
     assert_one_line_error(result, folder / "pct" / "seed_7" / "report.json", "damaged")
 
 
+def test_each_lifter_has_a_block_and_trains_by_its_own_flags(do_study, commands):
+    do_study("--keypoints", "pct", "--seeds", "0", "--recipe", "published")
+    flags = ("--keypoints", "vitpose", "pct", "--seeds", "0", "--recipe", "published")
+    flags += ("--dim", "16")  # beside --embed-dim-ratio of `SMALL`
+    result, folder = do_study(*flags, "--model", "poseformerv2", "motionagformer")
+    assert result.status == 0, result.stderr
+    assert "4 runs, 1 of them done" in result.stdout
+    trainings = [dict(pairwise(c)) for c in commands() if "--evaluate" not in c]
+    network = ("--model", "--dim", "--embed-dim-ratio", "--depth", "--keypoints")
+    assert [[f.get(name) for name in network] for f in trainings] == [
+        [None, None, "8", "1", "pct"],
+        [None, None, "8", "1", "vitpose"],
+        ["motionagformer", "16", None, "1", "vitpose"],
+        ["motionagformer", "16", None, "1", "pct"],
+    ]
+    with (folder / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["model"] for row in rows] == 2 * ["poseformerv2"] + 2 * ["motionagformer"]
+    assert json.loads((folder / "motionagformer" / "study.json").read_text())["dim"] == 16
+    assert_one_line_error(do_study(*flags, "--model", "motionagformer")[0], "has model None, not")
+
+
 def test_each_gpu_takes_a_run(do_study, commands):
     result, _ = do_study("--keypoints", "pct", "vitpose", "--seeds", "0", "1", "--gpus", "0,3")
     assert result.status == 0, result.stderr
@@ -195,16 +217,43 @@ def test_the_rows_are_sorted_and_tested_against_the_best():
                "d": [report(3, 40), report(4, 41)]}  # fmt: skip
     rows = study.study_rows(reports, {"c": {"mean_px": 3.0, "bias_free_px": 2.0}})
     assert study.seed_error_mm(rows) == pytest.approx(np.sqrt(2 * 0.5 / 2))
-    lines = study.markdown_table(rows).splitlines()
+    lines = study.markdown_table([rows]).splitlines()
     assert lines[2:5] == [
         "| c | **3.00** | **2.00** | **40.5 ± 0.7** | **30.5 ± 0.7** | – |",
         "| d | – | – | 40.5 ± 0.7 | 30.5 ± 0.7 | 1.000 |",
         "| a_b | – | – | 50.5 ± 0.7 | 40.5 ± 0.7 | < 0.001 |",
     ]
     assert lines[-1].endswith("Worse than c beyond chance, by both: a_b.")
-    latex = study.latex_table(rows)
+    latex = study.latex_table([rows])
     assert r"a\_b & -- & -- & 50.5 $\pm$ 0.7 & 40.5 $\pm$ 0.7 & $<$ 0.001 \\" in latex
     assert r"c & \textbf{3.00} & \textbf{2.00} & \textbf{40.5 $\pm$ 0.7}" in latex
+
+
+def test_ranks_and_their_correlation_are_scipys():
+    random, blocks, errors = np.random.default_rng(0), {}, {}
+    for model in ("x", "y", "z"):
+        errors[model] = random.integers(40, 44, 6)
+        reports = {f"input {i}": [report(i, float(e))] for i, e in enumerate(errors[model])}
+        blocks[model] = study.study_rows(reports, {})
+    study.add_ranks(blocks)
+    for model, rows in blocks.items():
+        assert [row["model"] for row in rows] == 6 * [model]
+        for row in rows:
+            for other, own in errors.items():
+                rank = stats.rankdata(own)[int(row["keypoints"][-1])]
+                assert row[f"rank_{other}"] == rank
+                expected = stats.spearmanr(errors[model], own).statistic
+                assert row[f"spearman_{other}"] == pytest.approx(expected)
+    lines = study.markdown_table(list(blocks.values())).splitlines()
+    assert lines[0].endswith("| p | rank, x | rank, y | rank, z |")
+    assert [line.split(":")[0] for line in lines[2:20]] == [
+        f"| {m}" for m in "xyz" for _ in "123456"
+    ]
+    correlation = stats.spearmanr(errors["x"], errors["z"]).statistic
+    assert f"x and z {correlation:.2f}" in lines[-1]
+    latex = study.latex_table(list(blocks.values()))
+    assert latex.startswith("\\begin{tabular}{lrrrrrrrr}") and latex.count("hline") == 5
+    assert f"% {lines[-1]}" in latex
 
 
 # ---- recipes ----
@@ -213,10 +262,11 @@ def test_the_rows_are_sorted_and_tested_against_the_best():
 def test_every_recipe_is_one_that_trains_and_differs():
     found = []
     for flags in recipes.RECIPES.values():
-        recipe = training_recipe(parse_arguments(flags.split()), None)
+        arguments = parse_arguments(flags.split())
+        recipe = arguments.model, training_recipe(arguments, None)
         assert recipe not in found
         found.append(recipe)
-    assert RECIPES["published"] in found and RECIPES["default"] in found
+    assert (None, RECIPES["published"]) in found and (None, RECIPES["default"]) in found
 
 
 def test_the_recipes_table_and_figure_are_of_the_runs(do_study, commands):
@@ -234,11 +284,26 @@ def test_the_recipes_table_and_figure_are_of_the_runs(do_study, commands):
 
 
 TABLE = """\
-| recipe | MPJPE, mm | P-MPJPE, mm | MPJVE, mm | seconds |
-|---|--:|--:|--:|--:|
-| published | 51.0 ± 1.4 | 41.0 ± 1.4 | 5.1 ± 0.1 | 90 |
-| default | 41.0 ± 1.4 | 31.0 ± 1.4 | 4.1 ± 0.1 | 90 |
+| recipe | MPJPE, mm | P-MPJPE, mm | MPJVE, mm | seconds | evaluation, frames/s |
+|---|--:|--:|--:|--:|--:|
+| published | 51.0 ± 1.4 | 41.0 ± 1.4 | 5.1 ± 0.1 | 90 | 5,100 |
+| default | 41.0 ± 1.4 | 31.0 ± 1.4 | 4.1 ± 0.1 | 90 | 4,100 |
 """
+
+
+def test_recipes_of_equal_time_have_as_many_epochs_as_fit(do_study, commands):
+    """The first epoch of the timed run takes 30 s."""
+    flags = ("--recipes", "default", "motionagformer", "--minutes", "1.6", "--seeds", "0", "2")
+    result, _ = do_study(*flags, script=recipes)
+    assert result.status == 0, result.stderr
+    trainings = [dict(pairwise(c)) for c in commands() if "--evaluate" not in c]
+    found = [(f.get("--model"), f["--epochs"], f["--seed"]) for f in trainings]
+    second = "motionagformer"
+    assert found == [
+        *((None, "1", "0"), (second, "1", "0")),
+        *((None, "3", "0"), (second, "3", "0"), (None, "3", "2"), (second, "3", "2")),
+    ]
+
 
 # ---- bad input ----
 
@@ -252,7 +317,7 @@ TABLE = """\
         (study, ("--resume", "last_epoch.bin"), "--resume: each run gets its own"),
         (study, ("--gpus", "cpu,x"), "--gpu x: expected the number of one GPU"),
         (study, ("--gpus", ","), "--gpus: one is given twice, or none"),
-        (recipes, (), "--epochs N: missing; all recipes are to see as many samples"),
+        (recipes, (), "give either --epochs N, and all recipes see as many samples, or --minutes"),
         (recipes, ("--epochs", "2", "--recipe", "published"), "--recipe: each run gets its own"),
         (recipes, ("--epochs", "2", "--recipes", "best"), "invalid choice"),
     ],
