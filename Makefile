@@ -1,4 +1,4 @@
-# make demo | detector | study | recipes | test | fuzz | torture | gpu-check | lint | clean. All goes into
+# make demo | detector | footage-checkpoint | study | recipes | test | fuzz | torture | gpu-check | lint | clean. All goes into
 # .venv; PYTHON chooses the interpreter.
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -16,7 +16,7 @@ TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --stride 8 --no
 	--wandb-mode disabled --overwrite
 EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.bin
 
-.PHONY: demo detector study recipes figs test fuzz torture gpu-check lint format clean
+.PHONY: demo detector footage-checkpoint study recipes figs test fuzz torture gpu-check lint format clean
 
 # The main job, end to end: raw files, npz, a mixture, training, evaluation, own footage to a film.
 demo: $(VENV)/.installed
@@ -49,6 +49,13 @@ $(DETECTOR)/.installed:
 	$(DETECTOR)/bin/pip install --disable-pip-version-check -q mediapipe==0.10.21 "numpy<2" \
 		tqdm==4.70.1 imageio-ffmpeg==0.8.1
 	@touch $@
+
+# The network of lift.py for anybody's video, from synthetic people alone; see checkpoint/README.md.
+footage-checkpoint: $(VENV)/.installed
+	$(PY) run_poseformer.py --recipe footage --precision fp32 --wandb-mode disabled --overwrite \
+		$(SMALL) -frame-kept 1 -coeff-kept 5 -c $(SAMPLE)/checkpoint/footage
+	$(PY) checkpoint/without_optimizer.py $(SAMPLE)/checkpoint/footage/last_epoch.bin \
+		checkpoint/footage.bin
 
 # The study, small, on the demo's data: a smaller network, two seeds. It goes on where it was
 # stopped.

@@ -18,6 +18,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, groupby
 from pathlib import Path
 
@@ -53,6 +54,7 @@ from common.training.checkpoint import Checkpoint, find_checkpoint
 from common.training.device import PRECISIONS, choose_device, keep_freed_memory, resolve_precision
 
 OWN_FOOTAGE = "custom"  # the dataset of data/prepare_2d_custom.py, which has no true 3D
+FOOTAGE_CHECKPOINT = "footage.bin"  # in checkpoint/; `make footage-checkpoint` makes it
 DEFAULT_SEQUENCE = {"subject": "S9", "action": "Walking", "camera": "55011271"}
 # Flags that only one kind of footage, or of output, has a use for.
 DATASET_FLAGS = (*DEFAULT_SEQUENCE, "no_ground_truth")
@@ -72,10 +74,13 @@ def main() -> None:
     keep_freed_memory()
     device = choose_device(args.gpu)
     precision = resolve_precision(args.precision, device)
-    path = find_checkpoint(args.checkpoint or newest_checkpoint(), console.CHECKPOINT_DIR)
+    path = find_checkpoint(args.checkpoint, console.CHECKPOINT_DIR)
     checkpoint = Checkpoint.load(path, args.number_of_frames, args.model)
     own = args.dataset == OWN_FOOTAGE
     footages = own_footage(args, checkpoint) if own else [chosen_sequence(args, checkpoint)]
+    if args.focal or args.fov:
+        focals = [args.focal or focal_length_px(f.size, args.fov) for f in footages]
+        footages = [replace(f, focal_px=px) for f, px in zip(footages, focals)]
     videos = [list(people) for _, people in groupby(footages, key=lambda f: f.video)]
     chosen = [choose(args, people) for people in videos]
     footages = [footage for people, _ in chosen for footage in people]
@@ -96,19 +101,6 @@ def main() -> None:
     if is_viewer(args.output):
         write_viewer(args.output, drawn, footages[0].fps, args.video)
         print(f"wrote {args.output} ({len(drawn)} sequence{'s' * (len(drawn) > 1)})")
-
-
-def newest_checkpoint() -> str:
-    """Return the newest checkpoint below `checkpoint/`, for those who name none."""
-    found = [*console.CHECKPOINT_DIR.glob("*.bin"), *console.CHECKPOINT_DIR.rglob("best_epoch.bin")]
-    if not found:
-        raise InputError(
-            f"no checkpoint in {console.CHECKPOINT_DIR}: put a published one there (see README), "
-            "train one with run_poseformer.py, or name one with --checkpoint"
-        )
-    newest = max(found, key=lambda path: path.stat().st_mtime)
-    print(f"checkpoint: {newest}")
-    return str(newest)
 
 
 def own_footage(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Footage]:
@@ -183,10 +175,7 @@ def place(
 ) -> tuple[list[np.ndarray], float, str]:
     """Return what `place_together` says of the poses of a video's people."""
     if args.dataset == OWN_FOOTAGE and not args.in_place:
-        fov = args.fov or DEFAULT_FOV_DEG
-        focals = [args.focal or focal_length_px(f.size, fov) for f in people]
-        is_guess = not (args.focal or args.fov)
-        poses_m = [through_the_room(p, *f, is_guess) for p, *f in zip(poses_m, people, focals)]
+        poses_m = [through_the_room(p, footage) for p, footage in zip(poses_m, people)]
     return place_together(poses_m, people, args.up, args.as_camera)
 
 
@@ -312,8 +301,8 @@ def make_parser() -> console.ArgumentParser:
 
     add = parser.add_argument_group("network").add_argument
     checkpoint = "a file of run_poseformer.py, such as best_epoch.bin, or a published checkpoint "
-    checkpoint += "(default: the newest in checkpoint/)"
-    add("--checkpoint", metavar="FILE", help=checkpoint)
+    checkpoint += f"(default: {FOOTAGE_CHECKPOINT}, of the repository)"
+    add("--checkpoint", default=FOOTAGE_CHECKPOINT, metavar="FILE", help=checkpoint)
     model = "which lifter the checkpoint is to be (default: the checkpoint says)"
     add("--model", choices=LIFTERS, help=model)
     frames = "length of its window, for a published checkpoint of other than 27 frames"

@@ -33,6 +33,7 @@ from common.files.output import atomic_output, check_output
 from common.generators import WindowGenerator, with_noise
 from common.h36m_dataset import (
     Sequence2d3d,
+    as_person_seen,
     average_pose,
     downsample,
     estimator_names,
@@ -46,6 +47,7 @@ from common.h36m_dataset import (
 from common.lifters import LifterConfig, build_network
 from common.loss import clip_loss, mpjpe
 from common.report import format_report, latex_row, make_report
+from common.synthetic.filming import VALIDATION_SEED, FilmedWindows, filmed_sequences
 from common.training.checkpoint import Checkpoint, checkpoint_bytes, find_checkpoint
 from common.training.cuda_graph import CapturedStep
 from common.training.device import (
@@ -130,6 +132,11 @@ def train(arguments: argparse.Namespace, world: World) -> None:
     precision = resolve_precision(recipe.precision, world.device)
     train_set, test_set = load_training_data(arguments, recipe, world)
     config = network_config(arguments, recipe, train_set, initial)
+    if (config.view == "person") != (recipe.people > 0):
+        raise InputError(
+            f"{initial.path}: its network sees {config.view}s; --recipe footage trains those that "
+            "see persons, and the other recipes those that see pictures"
+        )
     windows = training_windows(train_set, config, recipe, world)
     LearningRates(recipe, math.ceil(len(windows) / recipe.batch_size))  # refuses a long warm-up
     noise_std = recipe.std * pixels_to_normalized(train_set[0].subject, train_set[0].camera)
@@ -244,6 +251,8 @@ def training_windows(
         "stride": recipe.stride,
         "all_frames": config.gives_all_frames,
     }
+    if recipe.people:
+        return FilmedWindows(recipe.people, config.number_of_frames, **options)
     if recipe.makes_scenes:
         return AugmentedWindows(
             train_set,
@@ -262,6 +271,9 @@ def load_training_data(
     arguments: argparse.Namespace, recipe: Recipe, world: World
 ) -> tuple[list[Sequence2d3d], list[Sequence2d3d]]:
     """Return the training and, unless --no-eval, the validation sequences."""
+    if recipe.people:  # some to begin with, as `FilmedWindows` makes its own, and others
+        test_set = [] if arguments.no_eval else filmed_sequences(VALIDATION_SEED)
+        return filmed_sequences(recipe.seed), test_set
     train_subjects = parse_subjects(recipe.subjects_train)
     test_subjects = () if arguments.no_eval else parse_subjects(recipe.subjects_test)
     subjects = list(dict.fromkeys(train_subjects + test_subjects))
@@ -355,6 +367,8 @@ def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     recipe = evaluation_recipe(arguments, checkpoint)
     sequences = load_data(arguments, recipe, list(parse_subjects(recipe.subjects_test)), world)
     network_config(arguments, recipe, sequences, checkpoint)  # refuses what contradicts it
+    if checkpoint.config.view == "person":
+        sequences = [as_person_seen(s) for s in sequences]
     sequences = noisy(sequences, recipe)
     precision = resolve_precision(recipe.precision, world.device)
     model = checkpoint.build_model(world.device)

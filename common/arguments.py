@@ -296,7 +296,7 @@ def network_config(
                 )
         return replace(checkpoint.config, **rates)
     try:
-        config = lifter.config(**flags, **rates)
+        config = lifter.config(**flags, **rates, view="person" if recipe.people else "picture")
     except ValueError as error:
         raise InputError(str(error)) from error
     longest = max(len(sequence.keypoints) for sequence in sequences)

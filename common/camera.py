@@ -13,6 +13,8 @@ import numpy as np
 
 from common.files.console import InputError
 
+FOLLOWED_FRAMES = 27  # half a second: over so many the camera of `follow_person` averages
+
 
 def normalize_screen_coordinates(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     """Map pixels (..., 2) to x in [-1, 1] and y in [-height / width, height / width].
@@ -92,7 +94,9 @@ def project(points: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     return focal * (xy * (radial + tangential) + p * r2) + center
 
 
-def follow_person(rays: np.ndarray, window: int | None) -> tuple[np.ndarray, np.ndarray]:
+def follow_person(
+    rays: np.ndarray, window: int | None = FOLLOWED_FRAMES
+) -> tuple[np.ndarray, np.ndarray]:
     """See a person through a virtual camera that turns after them, as if in the picture's middle.
 
     So a network need not know where in the picture somebody is, and whatever the focal length does
@@ -100,12 +104,12 @@ def follow_person(rays: np.ndarray, window: int | None) -> tuple[np.ndarray, np.
     tilts, and does not roll.
 
     Args:
-        rays: (…, frames, joints, 2), x / z and y / z of what a real camera sees, in its coordinates.
-        window: about each frame, odd, the ends repeated; None: all frames have one camera.
+        rays: (…, frames, joints, 2): x / z and y / z in a real camera's coordinates.
+        window: frames about each, odd, the ends repeated; None: all frames have one camera.
 
     Returns:
-        The same in the virtual camera's coordinates; the rotations (…, frames, 3, 3) that turn the
-        real one's coordinates to them.
+        The same in the virtual camera's coordinates; the rotations R (…, frames, 3, 3) to them,
+        so that points (…, 3) @ R are in the real camera's again. In the precision of `rays`.
     """
     centre = rays.mean(axis=-2)  # (…, frames, 2)
     if window is None:
@@ -118,7 +122,7 @@ def follow_person(rays: np.ndarray, window: int | None) -> tuple[np.ndarray, np.
     pan, tilt = np.arctan(x), np.arctan2(y, np.hypot(x, 1))
     (sp, st), (cp, ct), zero = np.sin([pan, tilt]), np.cos([pan, tilt]), np.zeros_like(x)
     rows = (cp, zero, -sp, -st * sp, ct, -st * cp, ct * sp, st, ct * cp)
-    turns = np.stack(rows, axis=-1).reshape(*x.shape, 3, 3)
+    turns = np.stack(rows, axis=-1).reshape(*x.shape, 3, 3).astype(rays.dtype)
     seen = np.concatenate([rays, np.ones_like(rays[..., :1])], axis=-1) @ np.swapaxes(turns, -1, -2)
     return seen[..., :2] / seen[..., 2:].clip(0.1), turns
 

@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from common.camera import CAMERA_IDS, load_cameras, normalize_screen_coordinates, world_to_camera
+from common.camera import (
+    CAMERA_IDS,
+    follow_person,
+    load_cameras,
+    normalize_screen_coordinates,
+    world_to_camera,
+)
 from common.files.confidences import read_estimates
 from common.files.console import InputError, split_names
 from common.files.npz import Positions2d, Positions3d, read_positions_3d
@@ -358,6 +364,14 @@ def subset(sequences: Sequence[Sequence2d3d], part: float, seed: int) -> list[Se
         start = int(random.integers(n - length + 1))
         pieces.append(_frames(sequence, slice(start, start + length)))
     return pieces
+
+
+def as_person_seen(sequence: Sequence2d3d) -> Sequence2d3d:
+    """Return a sequence of one estimator as the virtual camera of `follow_person` sees it."""
+    focal, center, _ = np.split(normalized_intrinsics(sequence.subject, sequence.camera), [2, 4])
+    rays, turns = follow_person((sequence.keypoints - center) / focal)
+    poses = sequence.poses @ np.swapaxes(turns, -1, -2)
+    return replace(sequence, keypoints=rays.astype(np.float32), poses=poses.astype(np.float32))
 
 
 def pixels_to_normalized(subject: str, camera: int) -> float:

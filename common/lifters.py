@@ -3,6 +3,7 @@
 A lifter is a configuration and a network. The configuration is a frozen dataclass with
 - `number_of_frames`, `in_chans` and `confidence_chans`: the network takes (B, F, 17, C), normalised
   2D, of which the last channels are confidences; mirrored 2D gives the mirrored pose (nearly);
+- `view`: what the 2D is normalised by: "picture", half its width, or "person", `follow_person`;
 - `gives_all_frames`: whether it answers (B, F, 17, 3), metres, or the middle frame's (B, 1, 17, 3);
 - `fields_in(weights)`: its fields as far as the weights' shapes tell them.
 

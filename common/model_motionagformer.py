@@ -37,6 +37,8 @@ class MotionAGFormerConfig:
         in_chans: channels of a keypoint: two for each estimator, and its confidences.
         confidence_chans: how many of the channels, the last ones, are confidences; mirroring
             leaves them alone.
+        view: what is seen: the "picture", in halves of its width, or the "person", by the virtual
+            camera of `follow_person`.
         gives_all_frames: the network answers a pose for every frame of a clip.
 
     Raises:
@@ -50,6 +52,7 @@ class MotionAGFormerConfig:
     num_heads: int = 8
     in_chans: int = 2
     confidence_chans: int = 0
+    view: str = "picture"
 
     def __post_init__(self) -> None:
         if self.number_of_frames < NUM_NEIGHBOURS or self.number_of_frames % 2 == 0:

@@ -35,6 +35,8 @@ class PoseFormerConfig:
         drop_path_rate: stochastic depth of the last block; earlier ones have linearly less.
         confidence_chans: how many of the channels, the last ones, are confidences; mirroring
             leaves them alone.
+        view: what is seen: the "picture", in halves of its width, or the "person", by the virtual
+            camera of `follow_person`.
         gives_all_frames: the network answers the middle frame's pose alone.
 
     Raises:
@@ -51,6 +53,7 @@ class PoseFormerConfig:
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     confidence_chans: int = 0
+    view: str = "picture"
 
     def __post_init__(self) -> None:
         for name in ("number_of_frames", "number_of_kept_frames"):

@@ -30,10 +30,10 @@ from common.files import console
 from common.files.console import DATA_DIR, InputError, progress
 from common.h36m_dataset import ACTIONS, CORRUPT_SEQUENCE, SUBJECTS, SUBJECTS_FLAG, action_class
 from common.skeleton import NUM_JOINTS_32
-from data.prepare_data_h36m import PUBLISHED_FRAMES
 from common.synthetic.acting import perform
 from common.synthetic.bodies import make_bodies
 from common.synthetic.estimators import ESTIMATORS, look
+from data.prepare_data_h36m import PUBLISHED_FRAMES
 
 # The numbers of an action's two files (a space: the name has none), where they are not " 1".
 _OTHER_NUMBERS = {

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.camera import normalize_screen_coordinates
+from common.camera import follow_person, normalize_screen_coordinates
 from common.evaluation import average_views, both_views, predict
 from common.footage.layouts import to_h36m
 from common.footage.missing import fill, found_points, one_person
+from common.footage.trajectory import focal_length_px
 from common.h36m_dataset import FPS
 from common.motion import resample
 from common.skeleton import ROOT
@@ -46,6 +47,7 @@ def lift(
     size: tuple[int, int],
     fps: float = FPS,
     layout: str = "h36m",
+    focal_px: float | None = None,
     causal: bool = False,
     flip: bool = True,
     device: torch.device | str = "cpu",
@@ -60,6 +62,8 @@ def lift(
         size: the picture's (width, height) in pixels.
         fps: frames a second of the recording; `FPS` lifts the frames as they are.
         layout: what the points are, one of `common.footage.layouts.LAYOUTS`.
+        focal_px: the camera's focal length, for networks that see the person as `follow_person`
+            does, such as checkpoint/footage.bin; None for `focal_length_px(size)`.
         causal: use past frames only, as `StreamingLifter` does.
         flip: average with the mirrored estimate of the mirrored keypoints.
         device: where to compute.
@@ -76,27 +80,44 @@ def lift(
     is_model = isinstance(checkpoint, nn.Module)
     model = checkpoint if is_model else load_lifter(checkpoint, device=device)
     how = {"flip": flip, "device": device, "precision": precision}
+    how |= {"fps": fps, "causal": causal, "focal": relative_focal(size, focal_px)}
     keypoints = fill(found_points(keypoints), causal)
-    return lift_normalized(normalize(keypoints, size, layout), model, fps=fps, causal=causal, **how)
+    return lift_normalized(normalize(keypoints, size, layout), model, **how)
+
+
+def relative_focal(size: tuple[int, int], focal_px: float | None = None) -> float:
+    """Return a focal length, or a guess of it, in halves of the picture's width."""
+    return (focal_px or focal_length_px(size)) * 2 / size[0]
 
 
 def lift_normalized(
-    inputs: np.ndarray, model: nn.Module, *, fps: float, causal: bool, **how: Any
+    inputs: np.ndarray, model: nn.Module, *, fps: float, causal: bool, focal: float, **how: Any
 ) -> np.ndarray:
     """Estimate as `lift` does, from normalised keypoints (frames, 17, C), float32.
 
-    `how` is device, precision and flip, as in `predict`.
+    `focal` is the focal length in the unit of the keypoints; `how` is device, precision and flip,
+    as in `predict`.
     """
+    if model.config.view == "person":
+        inputs = inputs / np.float32(focal)
     if causal:
         at_once = max(1, _CAUSAL_FRAMES // model.config.number_of_frames)
         frames, starts = np.arange(len(inputs)), range(0, len(inputs), at_once)
         batches = (frames[start : start + at_once] for start in starts)
         poses = np.concatenate([_lift_causally(model, inputs, b, fps, **how) for b in batches])
     else:
-        (poses,) = predict(model, [resample(inputs, fps, FPS)], **how)
-        poses = resample(poses, FPS, fps, len(inputs))
+        seen, turns = _as_seen(model, resample(inputs, fps, FPS))
+        (poses,) = predict(model, [seen], **how)
+        poses = resample(poses @ turns, FPS, fps, len(inputs))
     poses[:, ROOT] = 0  # the network estimates the hip, too, relative to the true one
     return poses
+
+
+def _as_seen(model: nn.Module, inputs: np.ndarray, *window: None) -> tuple[np.ndarray, np.ndarray]:
+    """Return a network's inputs (…, frames, 17, C), and what turns its poses back, (…, 3, 3)."""
+    if model.config.view == "picture":
+        return inputs, np.eye(3, dtype=np.float32)
+    return follow_person(inputs, *window)
 
 
 class StreamingLifter:
@@ -116,6 +137,7 @@ class StreamingLifter:
         size: tuple[int, int],
         fps: float = FPS,
         layout: str = "h36m",
+        focal_px: float | None = None,
         flip: bool = True,
         device: torch.device | str = "cpu",
         precision: str = "fp32",
@@ -124,6 +146,8 @@ class StreamingLifter:
         self._model = checkpoint if is_model else load_lifter(checkpoint, device=device)
         self._size, self._fps, self._layout = size, fps, layout
         self._how = {"flip": flip, "device": device, "precision": precision}
+        is_person = self._model.config.view == "person"
+        self._focal = relative_focal(size, focal_px) if is_person else 1.0
         before = _newest(self._model)
         self._past: deque[np.ndarray] = deque(maxlen=int(np.ceil(before * fps / FPS)) + 1)
         self._last: np.ndarray | None = None  # (points, 2), pixels, what was not found held
@@ -153,7 +177,8 @@ class StreamingLifter:
         if self._last is not None and self._last.shape == points.shape:
             points = np.where(np.isfinite(points), points, self._last)
         self._last = fill(points[None], causal=True)[0]
-        self._past.append(normalize(self._last, self._size, self._layout))
+        inputs = normalize(self._last, self._size, self._layout)
+        self._past.append(inputs / np.float32(self._focal))
         past = np.stack(self._past)
         newest = np.array([len(past) - 1])
         (pose,) = _lift_causally(self._model, past, newest, self._fps, **self._how)
@@ -196,8 +221,10 @@ def _lift_causally(
     part = np.maximum(positions - before, 0)[..., None, None].astype(inputs.dtype)
     after = np.minimum(before + 1, len(inputs) - 1)
     windows = (1 - part) * inputs[before] + part * inputs[after]  # (len(frames), F, 17, C)
+    windows, turns = _as_seen(model, windows, None)
     windows = torch.from_numpy(windows).to(device)
     views = both_views(windows, flip, model.config.confidence_chans).flatten(0, 1)
     with autocast(device, precision):
         poses = model(views)[:, -1].float()
-    return average_views(poses, flip).cpu().numpy()
+    turns = turns if turns.ndim == 2 else turns[:, 0]  # one camera for a whole window
+    return average_views(poses, flip).cpu().numpy() @ turns

@@ -18,8 +18,8 @@ from common.camera import (
 )
 from common.files.console import InputError, warn
 from common.files.npz import read_custom_2d
-from common.footage.lifting import lift_normalized, normalize
-from common.footage.trajectory import hip_path
+from common.footage.lifting import lift_normalized, normalize, relative_focal
+from common.footage.trajectory import focal_length_px, hip_path
 from common.h36m_dataset import FPS, Sequence2d3d
 from common.motion import place_on_floor
 from common.skeleton import ROOT
@@ -45,6 +45,7 @@ class Footage:
     keypoints_px: dict[str, np.ndarray]  # {estimator: (frames, 17, 2)}, pixels
     size: tuple[int, int]  # width and height of the picture in pixels
     fps: float
+    focal_px: float | None = None  # of the camera; None for a guess
     first_frame: int = 0  # number of the first of the frames in the video
     video: str = ""  # where sequences name the same one, they stand in one scene, in one film
     person: str = "1"  # who of the video's people it is
@@ -72,6 +73,7 @@ def footage_of_dataset(sequence: Sequence2d3d, estimators: Sequence[str]) -> Foo
         {name: image_coordinates(c, *size) for name, c in zip(estimators, coordinates)},
         size,
         FPS,
+        focal_px=float(camera.intrinsics[0]),
         camera=camera,
         hip_m=sequence.root,
         truth_m=_at_hip(sequence.poses, sequence.root, camera),
@@ -100,11 +102,12 @@ def load_own_footage(
     for name in names or positions:
         about, pixels = metadata[name], positions[name][..., :2]
         size, start = (about["w"], about["h"]), about.get("first_frame", 0)
-        what = normalize(pixels, size), {"Keypoints": pixels}, size, about.get("fps", FPS), start
+        what = normalize(pixels, size), {"Keypoints": pixels}, size, about.get("fps", FPS)
         sure = positions[name][..., 2] if positions[name].shape[-1] > 2 else None
         # Another program's file, whose sequences are no persons, may hold several videos.
         video = path.stem.removeprefix("data_2d_custom_") if "person" in about else name
         more = {"video": video, "person": person_of[name], "confidences": sure}
+        more["first_frame"] = start
         more["even_times"] = about.get("even_times") is True
         sequences.append(Footage(name, name, *what, **more))
     return sequences
@@ -123,7 +126,9 @@ def lift_footage(
     if footage.camera is None:
         roll = _steady_roll(next(iter(footage.keypoints_px.values())))
         inputs = _turn(inputs, -roll)
-    poses = _turn(lift_normalized(inputs, model, fps=fps if resample else FPS, **how), roll)
+    how |= {"focal": relative_focal(footage.size, footage.focal_px)}
+    how["fps"] = fps if resample else FPS
+    poses = _turn(lift_normalized(inputs, model, **how), roll)
     print(f"{name}: {len(poses)} frames at {fps:g} fps; {_measures(poses, footage)}")
     if smooth_hz is None:
         return poses
@@ -163,17 +168,17 @@ def _measures(poses_m: np.ndarray, footage: Footage) -> str:
     )
 
 
-def through_the_room(
-    poses_m: np.ndarray, footage: Footage, focal_px: float, is_guess: bool = False
-) -> np.ndarray:
+def through_the_room(poses_m: np.ndarray, footage: Footage) -> np.ndarray:
     """Return poses (frames, 17, 3), relative to the hip, at their places before the camera."""
     pixels = next(iter(footage.keypoints_px.values()))
     how = {"fps": footage.fps, "confidences": footage.confidences}
+    focal_px = footage.focal_px or focal_length_px(footage.size)
     hip = hip_path(poses_m, pixels, footage.size, focal_px, **how)
     distances = np.linalg.norm(hip, axis=-1)
+    guess = "" if footage.focal_px else " (a guess: give --focal or --fov)"
     print(
         f"{footage.name}: {distances.min():.1f} to {distances.max():.1f} m from the camera, with a "
-        f"focal length of {focal_px:.0f} px{' (a guess: give --focal or --fov)' * is_guess}"
+        f"focal length of {focal_px:.0f} px{guess}"
     )
     return poses_m + hip[:, None].astype(poses_m.dtype)
 

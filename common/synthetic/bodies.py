@@ -27,9 +27,9 @@ _ARM_MM = (
     *((0, 0, 0), (60, 0, -80), (0, 0, -100), (0, 0, 0)),
 )
 _FACE_MM = ((105, 0, -10), (80, 32, 25), (80, -32, 25), (0, 75, 0), (0, -75, 0))
-# Where people's own joints are, as estimators mark them: Human3.6M's hips are 266 mm apart and its
-# shoulders low and narrow. Rows as below, of a leg, the trunk and an arm (Drillis and Contini, 1966,
-# in Winter's "Biomechanics and motor control of human movement").
+# Where people's own joints are, as estimators mark them: Human3.6M's hips are 266 mm apart, its
+# shoulders low and narrow. Rows of a leg, the trunk and an arm, after Drillis and Contini (1966) in
+# Winter's "Biomechanics and motor control of human movement".
 _ANATOMY_MM = (
     {0: (0, 88, 0), 1: (0, 0, -428), 2: (0, 0, -425)},
     {1: (0, 0, 250), 2: (0, 0, 274)},

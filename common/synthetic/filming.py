@@ -23,12 +23,13 @@ from common.synthetic.estimators import (
 from common.synthetic.people import make_person
 
 CLIP_FRAMES = 60
+VALIDATION_SEED = 999_999
 # Cameras look down by some degrees, more often than up; held by hand, they roll.
 _PITCH_DEG, _PITCHES_DEG, _ROLL_DEG = (8, 16), (-30, 70), 8
 _FOV_DEG = (35, 85)  # across the picture's longer side
-_SHARE = (0.25, 1.0)  # of the longer side that a person takes up
+_SHARE = (0.12, 1.0)  # of the longer side that a person takes up
 _OFF_CENTRE = 0.5  # of the way from the middle of the picture to its edge
-_DISTANCES_M = (1.8, 15)
+_DISTANCES_M = (1.8, 25)
 # Errors as shares of a person's height; the wrong focal length of those who guess it.
 _ERROR, _CLEAN, _KNOWN_FOCAL, _FOCAL_ERROR = 0.008, 0.1, 0.4, 0.2
 
@@ -45,14 +46,15 @@ def film(random: Generator, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         as its owner knows or guesses it; and the joints (frames, 17, 3), metres, relative to the
         hip, in the camera's coordinates.
     """
-    focal = 1 / np.tan(np.radians(np.exp(random.uniform(*np.log(_FOV_DEG)))) / 2)
-    distance = np.clip(HEIGHT_M * focal / (2 * random.uniform(*_SHARE)), *_DISTANCES_M)
+    fov, share = (np.exp(random.uniform(*np.log(limits))) for limits in (_FOV_DEG, _SHARE))
+    focal = 1 / np.tan(np.radians(fov) / 2)
+    distance = np.clip(HEIGHT_M * focal / (2 * share), *_DISTANCES_M)
     half = (9 / 16, 1) if random.random() < 0.4 else (1, 9 / 16)  # portrait, landscape
     middle = random.uniform(-_OFF_CENTRE, _OFF_CENTRE, 2) * half / focal
     pitch = np.radians(np.clip(random.normal(*_PITCH_DEG), *_PITCHES_DEG))
     roll = np.radians(_ROLL_DEG) * random.standard_normal()
     (sp, sr), (cp, cr) = np.sin([pitch, roll]), np.cos([pitch, roll])
-    # Rows: the axes of a camera that looks along y and down by the pitch, in the world; then rolled.
+    # Rows: the axes of a camera that looks along y, and down by the pitch; then it rolls.
     level = np.array([[1, 0, 0], [0, -sp, -cp], [0, cp, -sp]])
     rolled = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]]) @ level
     hip = joints[:, ROOT].mean(axis=0)
@@ -79,26 +81,24 @@ def film(random: Generator, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return coco_to_h36m(found[0, ..., :2].astype(np.float64)), poses
 
 
-def film_people(
-    random: Generator, clips: int, window: int
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def film_people(random: Generator, clips: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return a network's inputs and targets for that many clips of new people.
 
     They are (`CLIP_FRAMES`, 17, 2) and (`CLIP_FRAMES`, 17, 3), metres, float32, as the camera of
-    `follow_person` with this window sees them.
+    `follow_person` sees them.
     """
     inputs, targets = [], []
     for _ in range(clips):
         rays, poses = film(random, make_person(random, CLIP_FRAMES))
-        rays, turns = follow_person(rays, window)
+        rays, turns = follow_person(rays)
         inputs.append(rays.astype(np.float32))
         targets.append((poses @ np.swapaxes(turns, -1, -2)).astype(np.float32))
     return inputs, targets
 
 
-def filmed_sequences(seed: int, clips: int, window: int) -> list[Sequence2d3d]:
-    """Return clips of people, for a validation, all of one action's name."""
-    filmed = zip(*film_people(np.random.default_rng(seed), clips, window))
+def filmed_sequences(seed: int, clips: int = 100) -> list[Sequence2d3d]:
+    """Return clips of people, whose figures in a report are those of one action."""
+    filmed = zip(*film_people(np.random.default_rng(seed), clips))
     root = np.zeros((CLIP_FRAMES, 3), np.float32)
     return [Sequence2d3d("S9", "Posing", 0, *both, root) for both in filmed]
 
@@ -117,7 +117,7 @@ class FilmedWindows(WindowGenerator):
     def start_epoch(self, seed: int, epoch: int) -> Any:
         """Film the epoch's people; return its permutation of all samples."""
         random = np.random.default_rng([seed, epoch])
-        inputs, targets = film_people(random, self._clips, self.number_of_frames)
+        inputs, targets = film_people(random, self._clips)
         # In place: a captured CUDA graph reads them from where they are.
         self._keypoints.copy_(pack(inputs, self.device))
         self._poses.copy_(pack(targets, self.device))

@@ -107,7 +107,7 @@ def _random_pose(random: Generator) -> np.ndarray:
 
 
 def _walk_anyhow(random: Generator, angles: np.ndarray) -> None:
-    """Let angles (frames, 17, 3) of anything walk or run, with the arms' own angles, or swinging."""
+    """Let angles (frames, 17, 3) walk or run, with their own arms or swinging ones."""
     runs = random.random() < 0.3
     hz = random.uniform(1.1, 1.6) if runs else random.uniform(0.55, 1.15)
     phase = 2 * np.pi * (hz * np.arange(len(angles)) / FPS + random.random())
@@ -115,8 +115,8 @@ def _walk_anyhow(random: Generator, angles: np.ndarray) -> None:
     at(angles, "pelvis")[..., 0] += np.radians(random.uniform(-2, 10) + 6 * runs)
     walk(angles, phase, np.full(len(angles), random.uniform(0.5, 1.25)))
     if random.random() < 0.6:
-        swing, elbow = random.uniform(5, 40), random.uniform(8, 30) + random.uniform(30, 70) * runs
+        swing, elbow = np.radians((random.uniform(5, 40), random.uniform(8, 30) + 50 * runs))
         for side, own in (("right", phase), ("left", phase + np.pi)):
-            arm = np.stack([-swing * np.cos(own), np.full(len(own), 9), 0 * own], axis=-1)
-            at(angles, f"{side}_shoulder")[:] = np.radians(arm)
-            at(angles, f"{side}_elbow")[..., 0] = np.radians(elbow + 0.3 * swing * (1 - np.cos(own)))
+            arm = np.stack([-swing * np.cos(own), np.full(len(own), 0.16), 0 * own], axis=-1)
+            at(angles, f"{side}_shoulder")[:] = arm
+            at(angles, f"{side}_elbow")[..., 0] = elbow + 0.3 * swing * (1 - np.cos(own))

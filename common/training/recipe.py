@@ -70,7 +70,7 @@ class Recipe:
     """
 
     recipe: str = training(
-        "default", one_of("default", "published", "motionagformer"), "", RECIPE_HELP
+        "default", one_of("default", "published", "motionagformer", "footage"), "", RECIPE_HELP
     )
     epochs: int = training(40, non_negative_int, "-e N", "in all, with those before a resume")
     batch_size: int = training(128, positive_int, "-b N", "windows a step, over all processes")
@@ -123,6 +123,12 @@ class Recipe:
         "exact names, * for all; 'Sitting' takes both of its takes, 'Sitting 1' that one",
     )
     stride: int = training(1, positive_int, "-s N", "frames from one training window to the next")
+    people: int = training(
+        0,
+        non_negative_int,
+        "CLIPS",
+        "train on so many clips of synthetic people, new in each epoch, in place of a data set",
+    )
     subset: float = training(
         1.0, _fraction, "PART", "train on this part of each sequence, chosen by the seed"
     )
@@ -187,6 +193,8 @@ RECIPES = {
 RECIPES["motionagformer"] = replace(
     RECIPES["published"], recipe="motionagformer", epochs=60, weight_decay=0.01, stride=9
 )
+# For anybody's video: people who do anything, before any camera.
+RECIPES["footage"] = replace(RECIPES["default"], recipe="footage", epochs=28, people=1000, stride=2)
 
 
 @dataclass(frozen=True)

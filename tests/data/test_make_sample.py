@@ -11,8 +11,8 @@ from raw_trees import assert_one_line_error, call
 
 from common.camera import CAMERA_IDS, load_cameras, project, world_to_camera
 from common.h36m_dataset import ACTIONS, SUBJECTS, TRAIN_SUBJECTS, action_class
-from data import make_sample
 from common.synthetic import bodies
+from data import make_sample
 
 FRAMES = 120
 COCO_LIMBS = [17, 25, 18, 26, 19, 27, 6, 1, 7, 2, 8, 3]  # the rows of COCO's keypoints 5 to 16
