@@ -308,7 +308,7 @@ def make_parser() -> console.ArgumentParser:
     frames = "length of its window, for a published checkpoint of other than 27 frames"
     add("-frame", "--number-of-frames", **number, help=frames)
     add("-g", "--gpu", default="0", metavar="N", help="which GPU; cpu for none")
-    precision = "of matrix products; auto is bf16 where the processor has it"
+    precision = "of matrix products; auto: bf16, on V100 and T4 fp16, else fp32"
     add("--precision", choices=PRECISIONS, default="auto", help=precision)
 
     add = parser.add_argument_group("keypoints").add_argument

@@ -19,6 +19,7 @@ import json
 import math
 import time
 from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -53,7 +54,8 @@ from common.training.cuda_graph import CapturedStep
 from common.training.device import (
     allow_tf32,
     autocast,
-    compile_network,
+    backward,
+    compile_loss,
     keep_freed_memory,
     kept_statistics,
     resolve_precision,
@@ -109,7 +111,7 @@ def loss_of(
         windows: the training data on the device.
         batch: (B,) int64, indices of samples.
         weights: (B,), of each sample's loss in their sum; None for their mean.
-        precision: "fp32" or "bf16", of matrix products.
+        precision: of matrix products, a key of `DTYPES`.
         noise_std: of Gaussian noise on the keypoints, normalised units.
     """
     # (B, F, 17, C) normalised; (B, 17, 3) metres, or (B, F, 17, 3) where a lifter gives all frames
@@ -154,21 +156,23 @@ def train(arguments: argparse.Namespace, world: World) -> None:
         checkpoint.resume(model, optimizer, state, world.is_main)
     world.share_weights(model)
 
-    network = model if arguments.no_compile else compiled(model, windows, recipe, precision, world)
+    batch_loss = partial(loss_of, model, windows, precision=precision, noise_std=noise_std)
+    batch_size = world.local_batch_size(recipe.batch_size)
+    if world.device.type == "cuda" and not arguments.no_compile:
+        batch_loss = compile_loss(batch_loss, model, batch_size, precision)
 
     def train_step(batch: Tensor, weights: Tensor | None) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(network, windows, batch, weights, precision, noise_std)
-        loss.backward()
+        loss = batch_loss(batch, weights)
+        backward(loss, model, precision)
         world.average_gradients(model)
         optimizer.step()
         return loss.detach()
 
     if world.device.type == "cuda" and not arguments.no_cuda_graph:
-        batch_size = world.local_batch_size(recipe.batch_size)
-        how = (optimizer, batch_size, world.device, world.size > 1)
+        several = world.size > 1
         with kept_statistics(model):
-            train_step = CapturedStep(train_step, *how)
+            train_step = CapturedStep(train_step, optimizer, batch_size, world.device, several)
 
     def current_checkpoint() -> bytes:
         return checkpoint_bytes(model, optimizer, state, recipe, mean_pose)
@@ -191,18 +195,6 @@ def train(arguments: argparse.Namespace, world: World) -> None:
             state.finish_epoch(valid_mm, epoch.samples_per_s, time.perf_counter() - began)
             folder.save_epoch()
     folder.finish()
-
-
-def compiled(
-    model: nn.Module, windows: WindowGenerator, recipe: Recipe, precision: str, world: World
-) -> nn.Module:
-    """Return the network compiled for the batches of a training, on a GPU; on a CPU as it is."""
-    if world.device.type == "cpu":
-        return model
-    batch_size = world.local_batch_size(recipe.batch_size)
-    samples = torch.zeros(batch_size, dtype=torch.int64, device=world.device)
-    with kept_statistics(model):
-        return compile_network(model.train(), windows.gather(samples)[0], precision)
 
 
 def validate(

@@ -38,13 +38,12 @@ from common.lifters import LifterConfig, build_network
 from common.model_motionagformer import MotionAGFormerConfig
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2, model_flops
 from common.training.cuda_graph import CapturedStep
-from common.training.device import keep_freed_memory
+from common.training.device import DTYPES, backward, compile_loss, keep_freed_memory
 from common.training.optimizer import build_optimizer, set_learning_rate
 from common.training.processes import World, start_world
 from common.training.recipe import RECIPES, Recipe
-from run_poseformer import compiled, loss_of, training_windows
+from run_poseformer import loss_of, training_windows
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SEQUENCES, SEQUENCE_LENGTH = 30, 2000  # of the training; Human3.6M's have 1,000 to 6,000 frames
 PRODUCT_ROWS = {"cpu": 6144, "cuda": 98_304}  # enough for the best rate
 RUN_SECONDS = 0.1  # work that takes less is repeated
@@ -62,7 +61,7 @@ def main() -> None:
     add("--batch-size", type=positive_int, nargs="+", metavar="N", default=[1024], help=sizes)
     fields = "receptive fields to measure"
     add("--frames", type=int, nargs="+", choices=(27, 81, 243), default=[27], help=fields)
-    add("--precision", nargs="+", choices=DTYPES, default=list(DTYPES), help="of products")
+    add("--precision", nargs="+", choices=DTYPES, default=["fp32", "bf16"], help="of products")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: there is no GPU that PyTorch can use")
@@ -178,7 +177,7 @@ def result_of(work: Callable[[], str]) -> str:
 
 
 class Training:
-    """A training on random data.
+    """A training on random data; `loss` returns the loss of a batch.
 
     `way` is "ours", as users run it: on a GPU compiled, where a C compiler is, and captured as a
     CUDA graph; "graph", without compilation; "eager", with neither; "plain", the model file alone
@@ -192,32 +191,30 @@ class Training:
         self.windows = training_windows(random_sequences(SEQUENCES), config, recipe, world)
         self.windows.start_epoch(0, 1)
         torch.manual_seed(0)
-        self.model = self.network = build_network(config).to(world.device).train()
+        self.model = build_network(config).to(world.device).train()
         if way == "plain":
             options = {"lr": 1e-4, "weight_decay": recipe.weight_decay}
             self.optimizer = torch.optim.AdamW(self.model.parameters(), **options)
         else:
             self.optimizer = build_optimizer(self.model, recipe, precision)
             set_learning_rate(self.optimizer, 1e-4)
-        if way == "ours":
-            self.network = compiled(self.model, self.windows, recipe, precision, world)
+        how = {"precision": precision, "noise_std": 0.0}
+        self.loss = partial(loss_of, self.model, self.windows, **how)
         self.step = self.eager_step
         if way in ("ours", "graph") and world.device.type == "cuda":
             size, several = world.local_batch_size(recipe.batch_size), world.size > 1
+            if way == "ours":
+                self.loss = compile_loss(self.loss, self.model, size, precision)
             self.step = CapturedStep(self.eager_step, self.optimizer, size, world.device, several)
 
     def eager_step(self, batch: Tensor, weights: Tensor | None) -> Tensor:
         """Update the weights by samples (B,), their losses weighted by (B,); return the loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(batch, weights)
-        loss.backward()
+        backward(loss, self.model, self.precision)
         self.world.average_gradients(self.model)
         self.optimizer.step()
         return loss.detach()
-
-    def loss(self, batch: Tensor, weights: Tensor | None) -> Tensor:
-        """Return the loss of a batch."""
-        return loss_of(self.network, self.windows, batch, weights, self.precision, 0.0)
 
     def batch(self, start: int = 0, count: int | None = None) -> tuple[Tensor, Tensor | None]:
         """Return `count` samples from `start`, by default a full batch, as a step takes them."""

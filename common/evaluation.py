@@ -42,7 +42,7 @@ def predict_on_device(
         model: on the device, in evaluation mode.
         keypoints: one (frames, 17, C) float32 array a sequence, normalised.
         device: where to compute.
-        precision: "fp32" or "bf16", of matrix products.
+        precision: "fp32", "bf16" or "fp16", of matrix products.
         flip: average with the mirrored estimate of the mirrored keypoints.
         batch_size: windows at a time, each with its mirror image; by default as few as keep all
             cores, or a GPU, busy.

@@ -190,8 +190,8 @@ class MetricSums:
         """Add one camera's view of one sequence, whole: velocities do not cross its ends.
 
         Poses are (frames, 17, 3), metres, relative to the hip; `action` is the sequence's name,
-        such as "Sitting 1". All is computed where the prediction lies; a GPU is waited for twice.
-        Without `all_metrics` there is MPJPE alone, which is faster; the others are then None.
+        such as "Sitting 1". All is computed where the prediction lies. Without `all_metrics` there
+        is MPJPE alone, which is faster; the others are then None.
 
         Raises:
             InputError: if the action is none of the 15, or the prediction is not finite.
@@ -205,7 +205,8 @@ class MetricSums:
         target = torch.as_tensor(target).to(predicted.device).double()
         if not predicted.isfinite().all():
             raise InputError(
-                f"{subject} {action}: the prediction is NaN or infinite; use another checkpoint"
+                f"{subject} {action}: the prediction is NaN or infinite; use another checkpoint "
+                "or --precision fp32"
             )
         metrics = list(_joint_values(predicted, target, all_metrics))
         totals = torch.stack([values.sum(dim=0) for values in metrics], dim=1)  # (joints, metrics)

@@ -133,8 +133,12 @@ def in_world(sequence, t, angle, factor, other, other_t, limbs):
     return window, middle - middle[0]
 
 
+@pytest.mark.parametrize("is_cuda", [False, True])  # which chooses how 3 × 3 matrices are applied
 @pytest.mark.parametrize(("exchange", "confidences"), [(0.0, 0), (0.5, 2)])
-def test_windows_are_those_of_a_loop_in_world_coordinates(exchange, confidences):
+def test_windows_are_those_of_a_loop_in_world_coordinates(
+    monkeypatch, exchange, confidences, is_cuda
+):
+    monkeypatch.setattr(torch.Tensor, "is_cuda", is_cuda, raising=False)
     data, _, turned = generators(120, 0.2, exchange, confidences)
     indices = torch.randperm(len(turned), generator=torch.manual_seed(3))
     turned.start_epoch(5, 1)

@@ -195,10 +195,10 @@ def test_a_stopped_training_goes_on_to_the_bit(data_dir, tmp_path, monkeypatch, 
     _, whole = training(data_dir, tmp_path / "whole", *flags)
     plain, steps = run_poseformer.loss_of, iter(range(1, 1000))
 
-    def stopped(*arguments):
+    def stopped(*arguments, **options):
         if next(steps) == 5:  # of 3 an epoch
             os.kill(os.getpid(), signal.SIGTERM)
-        return plain(*arguments)
+        return plain(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(run_poseformer, "loss_of", stopped)

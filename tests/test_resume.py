@@ -42,10 +42,10 @@ def stop_at(monkeypatch, number, what):
     """Call `what` within the training step with this number, counted over epochs from 1."""
     steps, plain = iter(range(1, 10**6)), run_poseformer.loss_of
 
-    def counted(*arguments):
+    def counted(*arguments, **options):
         if next(steps) == number:
             what()
-        return plain(*arguments)
+        return plain(*arguments, **options)
 
     monkeypatch.setattr(run_poseformer, "loss_of", counted)
 
@@ -155,10 +155,10 @@ sys.path.insert(0, {str(REPOSITORY)!r})
 import run_poseformer
 from common.files.console import run_script
 plain, steps = run_poseformer.loss_of, iter(range(1, 1000))
-def killed(*arguments):
+def killed(*arguments, **options):
     if next(steps) == 7 and os.environ["RANK"] + os.environ["TORCHELASTIC_RESTART_COUNT"] == "00":
         os.kill(os.getpid(), signal.SIGKILL)
-    return plain(*arguments)
+    return plain(*arguments, **options)
 run_poseformer.loss_of = killed
 run_script(run_poseformer.main)
 """

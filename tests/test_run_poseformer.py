@@ -78,7 +78,7 @@ def test_every_step_has_the_rate_of_its_schedule(train, monkeypatch):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(train, monkeypatch):
     _, folder = train("-e", "1", *EXTENDABLE)
     good, plain = (folder / "last_epoch.bin").read_bytes(), run_poseformer.loss_of
-    monkeypatch.setattr(run_poseformer, "loss_of", lambda *a: plain(*a) * math.nan)
+    monkeypatch.setattr(run_poseformer, "loss_of", lambda *a, **k: plain(*a, **k) * math.nan)
     result, _ = train("-e", "2", "--resume", "last_epoch.bin")
     assert_one_line_error(result, "the loss became nan at epoch 2, step 1")
     assert (folder / "last_epoch.bin").read_bytes() == good

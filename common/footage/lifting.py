@@ -67,7 +67,7 @@ def lift(
         causal: use past frames only, as `StreamingLifter` does.
         flip: average with the mirrored estimate of the mirrored keypoints.
         device: where to compute.
-        precision: "fp32" or "bf16", of matrix products.
+        precision: "fp32", "bf16" or "fp16", of matrix products.
 
     Returns:
         (frames, 17, 3), float32: metres, camera coordinates (x right, y down, z forward), relative

@@ -57,7 +57,7 @@ class CapturedStep:
                 self._loss = step(self._indices, self._weights)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except Exception as error:  # those of the compilers that the step calls, too
             cause: BaseException = error
             while isinstance(cause.__context__, Exception):  # a capture's end hides what broke it
                 cause = cause.__context__

@@ -3,16 +3,21 @@
 import contextlib
 import ctypes
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from common.files.console import InputError
 
-PRECISIONS = ("auto", "fp32", "bf16")
-# |a - b| / |b| between the compiled network and the plain one, of output and of gradients.
-COMPILED_TOLERANCES = {"fp32": 0.01, "bf16": 0.2}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of products
+PRECISIONS = ("auto", *DTYPES)
+# |a - b| / |b| between the compiled and the plain, of loss and of gradients.
+COMPILED_TOLERANCES = {"fp32": 0.01, "bf16": 0.2, "fp16": 0.2}
+LOSS_SCALE = 65_536  # in fp16, whose smallest number is 6e-8
+_AMD_WITH_BF16 = ("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
+BatchLoss = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def choose_device(gpu: str, quiet: bool = False) -> torch.device:
@@ -64,16 +69,23 @@ def _try_a_kernel(device: torch.device) -> None:
 
 
 def resolve_precision(choice: str, device: torch.device) -> str:
-    """Return "fp32" or "bf16", the precision of matrix products.
+    """Return a key of `DTYPES`, the precision of matrix products.
 
     Args:
-        choice: "fp32", "bf16", or "auto" for bf16 where the processor has such products.
+        choice: one, or "auto" for bf16 where the processor has such products, fp16 on those of
+            NVIDIA's GPUs (V100, T4) that have them in fp16 alone, and fp32 elsewhere.
         device: where they are computed.
     """
     if choice != "auto":
         return choice
-    if device.type == "cuda":
-        has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cuda" and torch.version.hip:
+        name = torch.cuda.get_device_properties(device).gcnArchName
+        has_bf16 = name.startswith(_AMD_WITH_BF16)
+    elif device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        if (7, 0) <= capability < (8, 0):
+            return "fp16"
+        has_bf16 = capability >= (8, 0)
     else:
         has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if has_bf16 else "fp32"
@@ -81,7 +93,21 @@ def resolve_precision(choice: str, device: torch.device) -> str:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context in which matrix products are computed in `precision`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+
+
+def backward(loss: Tensor, model: nn.Module, precision: str) -> None:
+    """Compute the gradients of a loss by the model's parameters.
+
+    In fp16 it is multiplied by `LOSS_SCALE` for it, so that small gradients do not become zero. A
+    gradient that overflows all the same makes the next loss NaN, which ends the training.
+    """
+    if precision != "fp16":
+        loss.backward()
+        return
+    (LOSS_SCALE * loss).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    torch._foreach_div_(gradients, LOSS_SCALE)
 
 
 def allow_tf32(device: torch.device, quiet: bool = False) -> None:
@@ -93,58 +119,67 @@ def allow_tf32(device: torch.device, quiet: bool = False) -> None:
         print("The GPU computes products of fp32 in TF32.")
 
 
-def compile_network(model: nn.Module, inputs: Tensor, precision: str) -> nn.Module:
-    """Return the network compiled for training; the network itself if that fails.
+def compile_loss(
+    batch_loss: BatchLoss, model: nn.Module, batch_size: int, precision: str
+) -> BatchLoss:
+    """Return the loss of a batch, compiled as a whole; as it is if that fails.
 
-    The compiled network is run once. Its output and gradients must be those of the plain network,
-    unless dropout makes them random. A line on standard error says what is wrong.
+    The compiled one is run once. Its loss and gradients must be those of the plain one, or no
+    further from them than chance takes the plain ones. A line on standard error says what is wrong.
 
     Args:
-        model: on its device, in training mode.
-        inputs: (B, F, 17, C) windows, as many as in every step.
-        precision: "fp32" or "bf16", of matrix products.
+        batch_loss: returns the loss from the indices (B,) int64 and the weights (B,) of samples.
+        model: with whose parameters, in training mode, it does so.
+        batch_size: B, of every step.
+        precision: of matrix products, a key of `DTYPES`.
     """
-    compiled = torch.compile(model, dynamic=False)
-    gpus = [inputs.device] if inputs.device.type == "cuda" else []
+    # Whether to use TF32 is the user's choice, --tf32.
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
+    compiled = torch.compile(batch_loss, dynamic=False)
+    device = next(model.parameters()).device
+    indices = torch.zeros(batch_size, dtype=torch.int64, device=device)
+    weights = torch.full((batch_size,), 1 / batch_size, device=device)
+
+    def loss_and_gradients(function: BatchLoss) -> tuple[Tensor, Tensor]:
+        model.zero_grad(set_to_none=True)
+        loss = function(indices, weights)
+        backward(loss, model, precision)
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        return loss.detach(), torch.cat(gradients)
+
     try:
-        with torch.random.fork_rng(gpus):
-            ours = _output_and_gradients(compiled, inputs, precision)
-            plain = _output_and_gradients(model, inputs, precision)
+        gpus = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(gpus), kept_statistics(model):
+            ours, plain, again = map(loss_and_gradients, (compiled, batch_loss, batch_loss))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # the compiler's many kinds, and those of the compilers it calls
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     else:
-        difference = max(float((a - b).norm() / b.norm()) for a, b in zip(ours, plain))
-        is_random = any(getattr(model.config, n, 0) for n in ("drop_rate", "drop_path_rate"))
-        if is_random or difference < COMPILED_TOLERANCES[precision]:
+        difference = _difference(ours, plain)
+        if difference <= COMPILED_TOLERANCES[precision] + 2 * _difference(again, plain):
             return compiled
-        reason = f"its output or gradients differ by {difference:.2g} of their size"
+        reason = f"its loss or gradients differ by {difference:.2g} of their size"
     finally:
         model.zero_grad(set_to_none=True)
     print(f"training without torch.compile, which is slower: {reason}", file=sys.stderr)
-    return model
+    return batch_loss
 
 
-def _output_and_gradients(
-    network: nn.Module, inputs: Tensor, precision: str
-) -> tuple[Tensor, Tensor]:
-    """Return the poses, flat, and the gradient of their mean square by all parameters, flat."""
-    network.zero_grad(set_to_none=True)
-    with autocast(inputs.device, precision):
-        poses = network(inputs).float()
-    poses.square().mean().backward()
-    gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
-    return poses.detach().flatten(), torch.cat(gradients)
+def _difference(ours: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> float:
+    """Return the greatest |a - b| / |b|; NaN if one of them is."""
+    return float(torch.stack([(a - b).norm() / b.norm() for a, b in zip(ours, expected)]).max())
 
 
 @contextlib.contextmanager
 def kept_statistics(model: nn.Module) -> Iterator[None]:
     """Undo what trial steps in the block do to the statistics of batch norms."""
     before = [buffer.clone() for buffer in model.buffers()]
-    yield
-    for buffer, old in zip(model.buffers(), before):
-        buffer.copy_(old)
+    try:
+        yield
+    finally:
+        for buffer, old in zip(model.buffers(), before):
+            buffer.copy_(old)
 
 
 def keep_freed_memory() -> None:

@@ -165,7 +165,8 @@ class Epoch:
             if not math.isfinite(value):
                 raise InputError(
                     f"the loss became {value} at epoch {state.epoch + 1}, step {state.step}; the "
-                    "checkpoints of the epochs before are kept. Try a lower --learning-rate"
+                    "checkpoints of the epochs before are kept. Try a lower --learning-rate "
+                    "or --precision fp32"
                 )
             state.samples += samples
             state.loss_sum += value * samples / self._world.size

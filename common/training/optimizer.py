@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.files.console import InputError
+from common.training.device import DTYPES
 from common.training.recipe import Recipe
 
 MOMENTUM = 0.95
@@ -70,21 +71,22 @@ class Muon(torch.optim.AdamW):
         steps: dict[int, Tensor] = {}
         for shape in dict.fromkeys(g.shape for g in wide):
             places = [i for i, g in enumerate(wide) if g.shape == shape]
-            stacked = torch.stack([wide[i] for i in places]).to(self._dtype)
+            stacked = torch.stack([wide[i] for i in places])
             scale = _ROOT_MEAN_SQUARE * shape[1] ** 0.5
-            steps |= zip(places, whiten(stacked).to(gradients[0].dtype).mul_(scale))
+            steps |= zip(places, whiten(stacked, self._dtype).mul_(scale))
         whole = (steps[i] for i in range(len(wide)))
         return [s if s.shape == g.shape else s.mT for s, g in zip(whole, gradients)]
 
 
-def whiten(matrices: Tensor) -> Tensor:
-    """Return matrices (k, m, n), m ≤ n, with nearly orthogonal rows of length 1.
+def whiten(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return float32 matrices (k, m, n), m ≤ n, with nearly orthogonal rows of length 1.
 
     With X the matrix whose rows were scaled to length 1, and T the lower triangle of its Gram
     matrix X Xᵀ: the rows of T⁻¹ X, scaled to length 1 (MUD's one pass, arXiv 2603.17970). The
-    solution runs from block to block of rows, so that nearly all of it is matrix products.
+    solution runs from block to block of rows, so that nearly all of it is matrix products. These
+    are computed in `dtype`, which may be fp16: no entry of T⁻¹ is above 2.
     """
-    x = F.normalize(matrices, dim=-1)
+    x = F.normalize(matrices, dim=-1).to(dtype)
     y = torch.empty_like(x)
     for start in range(0, x.shape[1], _BLOCK):
         rows = x[:, start : start + _BLOCK]
@@ -93,7 +95,7 @@ def whiten(matrices: Tensor) -> Tensor:
         identity = torch.eye(corner.shape[-1], device=x.device).expand_as(corner)
         inverse = torch.linalg.solve_triangular(corner, identity, upper=False, unitriangular=True)
         y[:, start : start + _BLOCK] = inverse.to(x.dtype) @ rest
-    return F.normalize(y, dim=-1)
+    return F.normalize(y.float(), dim=-1)
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe, precision: str = "fp32") -> torch.optim.AdamW:
@@ -105,7 +107,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe, precision: str = "fp32") -
     Args:
         model: whose parameters it updates.
         recipe: of the training.
-        precision: "fp32" or "bf16", of Muon's matrix products.
+        precision: of Muon's matrix products, a key of `DTYPES`.
 
     Raises:
         InputError: if there is no matrix for Muon.
@@ -130,7 +132,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe, precision: str = "fp32") -
         "capturable": on_gpu,
     }
     if is_muon:
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        dtype = DTYPES[precision]
         optimizer = Muon([parameters[n] for n in matrices], others, dtype=dtype, **options)
     else:
         optimizer = torch.optim.AdamW(others, **options)

@@ -145,7 +145,8 @@ class World:
 def _clear_frames(error: BaseException | None) -> None:
     """Free what the calls that ended in this error, and in those before it, still hold.
 
-    A failed all-reduce holds the group, which would otherwise outlive `destroy_process_group`.
+    A failed all-reduce holds the group, and a CUDA graph its messages; both would otherwise outlive
+    `destroy_process_group`.
     """
     while error is not None:
         traceback.clear_frames(error.__traceback__)

@@ -36,6 +36,7 @@ class WandbRun:
     ) -> None:
         self._run: Any = None
         mode = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
+        mode = "offline" if mode == "dryrun" else mode  # its name of old
         settings = {"project": project, "name": name, "id": run_id, "config": config}
         attempts = {mode: "the run is logged offline", "offline": _IN_THE_LOG}
         for attempt, instead in attempts.items() if mode != "disabled" else ():

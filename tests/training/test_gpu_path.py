@@ -1,5 +1,6 @@
 """What can be checked of the GPU path without a GPU; `make gpu-check` does the rest on one."""
 
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -14,9 +15,9 @@ import common.training.processes
 from common.augmentation import AugmentedWindows
 from common.files.console import InputError
 from common.h36m_dataset import Sequence2d3d
-from common.model_poseformer import Attention
+from common.model_poseformer import Attention, attend, attend_by_sums
 from common.training.cuda_graph import CapturedStep
-from common.training.device import compile_network, resolve_precision
+from common.training.device import compile_loss, resolve_precision
 from common.training.optimizer import set_learning_rate
 from common.training.processes import World
 from common.training.recipe import Recipe
@@ -78,6 +79,9 @@ def test_capture_that_fails_says_why_and_lack_of_memory_is_not_hidden(monkeypatc
     with pytest.raises(InputError, match="not permitted when stream is capturing") as error:
         training.capture()
     assert "--no-cuda-graph" in str(error.value) and "\n" not in str(error.value)
+    training.step = mock.Mock(side_effect=ValueError("a compiler's error\nmore"))
+    with pytest.raises(InputError, match="a compiler's error; start again with --no-cuda-graph"):
+        training.capture()
     training.step = mock.Mock(side_effect=torch.OutOfMemoryError)
     with pytest.raises(torch.OutOfMemoryError):
         training.capture()
@@ -91,7 +95,7 @@ def test_step_reads_nothing_back_and_stays_on_its_device(run_script):
     assert line.endswith(" operators")
 
 
-def test_loss_is_one_graph_for_the_compiler():
+def test_loss_is_one_graph_for_the_compiler(monkeypatch):
     """Windows, network and loss without a break; inductor itself is for `make gpu-check`."""
     training, random = SmallTraining(depth=1), np.random.RandomState(0)
     data = random.uniform(-0.5, 0.5, (40, 17, 3)).astype(np.float32)
@@ -99,16 +103,25 @@ def test_loss_is_one_graph_for_the_compiler():
     scenes = {"turn_degrees": 180, "resize": 0.1, "exchange_limbs": 0.5}
     training.windows = AugmentedWindows([sequence], 9, **scenes, device="cpu", augment=True)
     training.windows.start_epoch(0, 1)
-    parameters = list(training.model.parameters())
+    plain = partial(loss_of, training.model, training.windows, precision="fp32", noise_std=0.0)
+    monkeypatch.setattr(common.model_poseformer, "attend", attend_by_sums)
     results = []
-    for function in (loss_of, torch.compile(loss_of, fullgraph=True, backend="eager")):
-        weights = torch.full((16,), 1 / 16)
-        batch = torch.arange(0, 80, 5)
-        loss = function(training.model, training.windows, batch, weights, "fp32", 0.0)
-        results.append([loss, *torch.autograd.grad(loss, parameters)])
+    for training.loss in (plain, torch.compile(plain, fullgraph=True, backend="eager")):
+        results.append(training.gradients(torch.arange(0, 80, 5), torch.full((16,), 1 / 16)))
     torch._dynamo.reset()
-    for plain, traced in zip(*results):
-        torch.testing.assert_close(traced, plain, rtol=1e-4, atol=1e-6)
+    for expected, traced in zip(*results):
+        torch.testing.assert_close(traced, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("tokens", "channels"), [(17, 4), (6, 68)])
+def test_attention_by_sums_is_attention(monkeypatch, tokens, channels):
+    torch.manual_seed(0)
+    qkv = torch.randn(3, 20, 8, tokens, channels)
+    exact = attend(*qkv.double())
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", None)
+    assert (attend(*qkv) - exact).norm() < 5e-7 * exact.norm()
 
 
 def test_attention_in_parts_is_attention(monkeypatch):
@@ -125,37 +138,32 @@ def test_attention_in_parts_is_attention(monkeypatch):
     assert seen == [16, 16, 16, 2]
 
 
-class _Compiled(torch.nn.Module):
-    """Stands in for the compiler's result: the plain network, its output changed."""
-
-    def __init__(self, network, change):
-        super().__init__()
-        self.network, self.change = network, change
-
-    def forward(self, x):
-        return self.change(self.network(x))
-
-
+@pytest.mark.parametrize("config", [{}, RANDOM])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda poses: poses, None),
-        (lambda poses: poses * 1.1, "differ by"),
-        (lambda poses: poses * float("nan"), "differ by"),
-        (mock.Mock(side_effect=RuntimeError("no compiler\nmore")), "no compiler"),
+        (lambda loss: loss, None),
+        (lambda loss: loss * 10, "differ by"),
+        (lambda loss: loss * float("nan"), "differ by"),
+        (mock.Mock(side_effect=TypeError("no compiler\nmore")), "no compiler"),
     ],
 )
-def test_compiled_network_is_used_only_if_it_agrees(monkeypatch, capsys, change, message):
-    model = SmallTraining().model
-    monkeypatch.setattr(torch, "compile", lambda network, dynamic: _Compiled(network, change))
+def test_compiled_loss_is_used_only_if_it_agrees(monkeypatch, capsys, change, message, config):
+    training = SmallTraining(**config)
+    plain = training.loss
+
+    def compiled(*batch):
+        return change(plain(*batch))
+
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: compiled)
     before = torch.get_rng_state()
-    result = compile_network(model, torch.zeros(4, 9, 17, 2), "fp32")
+    result = compile_loss(plain, training.model, 4, "fp32")
     assert torch.equal(torch.get_rng_state(), before)
-    assert isinstance(result, _Compiled) == (message is None)
-    assert all(p.grad is None for p in model.parameters())
+    assert result is (plain if message else compiled)
+    assert all(p.grad is None for p in training.model.parameters())
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == (message is not None)
-    assert message is None or (message in lines[0] and result is model)
+    assert message is None or message in lines[0]
 
 
 @pytest.mark.parametrize("has", [(True, False), (False, True), (False, False)])
@@ -165,3 +173,24 @@ def test_precision_follows_the_processor(monkeypatch, has):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has[1])
     chosen = [resolve_precision(choice, device) for choice in ("fp32", "bf16", "auto")]
     assert chosen == ["fp32", "bf16", "bf16" if any(has) else "fp32"]
+
+
+@pytest.mark.parametrize(
+    ("hip", "name", "capability", "precision"),
+    [
+        (None, "GTX 1080", (6, 1), "fp32"),
+        (None, "V100", (7, 0), "fp16"),
+        (None, "T4", (7, 5), "fp16"),
+        (None, "H100", (9, 0), "bf16"),
+        ("7.2", "gfx906:sramecc+:xnack-", (9, 0), "fp32"),  # MI50
+        ("7.2", "gfx90a:sramecc+:xnack-", (9, 0), "bf16"),  # MI250
+        ("7.2", "gfx1030", (10, 3), "fp32"),  # RX 6800
+        ("7.2", "gfx1100", (11, 0), "bf16"),  # RX 7900
+    ],
+)
+def test_precision_follows_the_gpu(monkeypatch, hip, name, capability, precision):
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    properties = mock.Mock(gcnArchName=name)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    assert resolve_precision("auto", GPU) == precision

@@ -253,6 +253,14 @@ def test_where_wandb_does_not_start_online_the_run_is_offline_or_none(stranger, 
     assert "did not start" in capsys.readouterr().err
 
 
+def test_dryrun_is_offline(stranger, capsys):
+    stranger.setenv("WANDB_MODE", "dryrun")
+    run = WandbRun("auto", project="p")
+    assert run._run.settings._offline
+    run.finish([])
+    assert "wandb sync" in capsys.readouterr().out
+
+
 class FailingRun:
     """A run that fails in everything, as with a home that cannot be written to."""
 

@@ -1,5 +1,7 @@
 """A training step against the plain formulas, alone and shared among several processes."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import reference_model
@@ -7,6 +9,7 @@ import torch
 
 from common.generators import WindowGenerator
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
+from common.training.device import backward
 from common.training.optimizer import build_optimizer, set_learning_rate
 from common.training.processes import World
 from common.training.recipe import RECIPES, Recipe
@@ -31,17 +34,19 @@ class SmallTraining:
         self.model = PoseFormerV2(config).train()
         self.optimizer = build_optimizer(self.model, recipe, precision)
         set_learning_rate(self.optimizer, 1e-3)
-        self._options = precision, noise_std
+        self.precision = precision
+        how = {"precision": precision, "noise_std": noise_std}
+        self.loss = partial(loss_of, self.model, self.windows, **how)
 
     def step(self, indices, weights=None):
         self.optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(self.model, self.windows, indices, weights, *self._options)
-        loss.backward()
+        loss = self.loss(indices, weights)
+        backward(loss, self.model, self.precision)
         self.optimizer.step()
         return loss.detach()
 
     def gradients(self, indices, weights=None):
-        loss = loss_of(self.model, self.windows, indices, weights, *self._options)
+        loss = self.loss(indices, weights)
         return [loss.detach(), *torch.autograd.grad(loss, list(self.model.parameters()))]
 
     def weights(self):
@@ -95,6 +100,27 @@ def test_two_runs_give_the_same_bits(optimizer, precision):
             training.step(indices)
         runs.append(training.weights())
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+@pytest.mark.parametrize("share", [1, 1e-4])
+def test_fp16_loses_no_small_gradients(share):
+    """Those of a large batch are small: without the scale 0.0001 of a loss has no gradient left."""
+    indices, flat = torch.arange(16), []
+    for precision in ("fp32", "fp16"):
+        training = SmallTraining(precision=precision)
+        backward(share * training.loss(indices, None), training.model, precision)
+        flat.append(torch.cat([p.grad.flatten() for p in training.model.parameters()]))
+    assert (flat[1] - flat[0]).norm() < 0.005 * flat[0].norm()
+
+
+def test_fp16_overflow_ends_in_a_loss_that_is_not_finite():
+    training = SmallTraining(Recipe(optimizer="muon"), precision="fp16")
+    assert training.step(torch.arange(16)).isfinite()
+    loss = training.loss
+    training.loss = lambda *batch: 1e9 * loss(*batch)
+    training.step(torch.arange(16))
+    training.loss = loss
+    assert not training.step(torch.arange(16)).isfinite()
 
 
 def test_noise_moves_the_loss():
