@@ -4,12 +4,14 @@ manual takes some joints of one estimator from others; average is the plain mean
 weighted_average weights each joint of each frame by the confidences in the _w_conf files. Two
 strategies learn from gt on the training subjects: best_joint takes each joint from the estimator
 that is best for it; fitted is the best linear unbiased mixture, smoothed over time
-(common/fusion/mixtures.py), and takes confidences where there are any.
+(common/fusion/mixtures.py), and takes confidences where there are any. Own footage
+(-d custom, data_2d_custom_…) has no truth: there these two apply what they learned before.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.camera import CAMERA_IDS
 from common.files import confidences, console
 from common.files.console import DATA_DIR, InputError, progress, split_names
-from common.files.npz import Positions2d, npz_path, read_positions_2d, write_positions_2d
+from common.files.npz import (
+    Positions2d,
+    npz_path,
+    read_custom_2d,
+    read_positions_2d,
+    write_custom_2d,
+    write_positions_2d,
+)
 from common.files.output import check_distinct
 from common.files.tables import format_table
 from common.fusion.errors_2d import View, estimates_path, list_estimators, list_views, view_arrays
-from common.fusion.fitting import fit_mixture, read_mixture, write_mixture
+from common.fusion.fitting import (
+    fit_mixture,
+    read_joints,
+    read_mixture,
+    write_joints,
+    write_mixture,
+)
 from common.fusion.mixtures import FittedMixture, cut_to_shortest, mix_fitted, weighted_mean
-from common.h36m_dataset import TRAIN_SUBJECTS, keypoints_path
+from common.fusion.same_people import same_people
+from common.h36m_dataset import FPS, TRAIN_SUBJECTS, keypoints_path
 from common.skeleton import JOINT_NAMES
 
 DETECTORS = {
@@ -34,33 +50,40 @@ DETECTORS = {
     "weighted_average": "pct,moganet,vitpose",
 }
 LEARNED = ("best_joint", "fitted")
-STRATEGY_OF_FLAG = {"replace": "manual", "logits": "weighted_average", "weights": "fitted"}
+STRATEGIES_OF_FLAG = {"replace": ["manual"], "logits": ["weighted_average"], "weights": LEARNED}
 MANUAL_REPLACE = "2,8,10,14=pct"
 LOGITS_DETECTOR = "pct"
-WEIGHTS = "merge_fitted.json"
+WEIGHTS = "merge_{}.json"  # of a strategy
 
 
 def main() -> None:
     """Read the estimators' files, check that they match, mix them, write."""
     arguments = parse_arguments()
-    strategy, data_dir = arguments.strategy, arguments.data_dir
-    mixture = read_mixture(arguments.weights) if arguments.weights else None
+    dataset, strategy, data_dir = arguments.dataset, arguments.strategy, arguments.data_dir
+    own, weights = dataset == "custom", arguments.weights
+    mixture = read_mixture(weights) if weights and strategy == "fitted" else None
     replaced: dict[int, str] = {}
     if strategy == "manual":
         replaced = parse_replacements(arguments.replace or [MANUAL_REPLACE])
-    if mixture:
-        detectors = list(mixture.estimators)
+    elif weights and strategy == "best_joint":
+        replaced = read_joints(weights)
+    if weights:
+        detectors = list(mixture.estimators if mixture else dict.fromkeys(replaced.values()))
     else:
         detectors = choose_detectors(data_dir, strategy, arguments.detectors, replaced)
+    files = find_files(detectors, arguments.detectors or "") if own and weights else detectors
     logits = choose_logits(arguments.logits, detectors)
-    paths = {name: input_path(data_dir, strategy, name) for name in detectors}
-    learns = strategy in LEARNED and mixture is None
+    paths = {n: input_path(data_dir, dataset, strategy, file) for n, file in zip(detectors, files)}
+    learns = strategy in LEARNED and not weights
     truth_paths = [keypoints_path(data_dir, "h36m", "gt")] if learns else []
-    output = npz_path(data_dir, arguments.output_filename or f"data_2d_h36m_merge_{strategy}")
+    output = npz_path(data_dir, arguments.output_filename or f"data_2d_{dataset}_merge_{strategy}")
     check_distinct([output], [*paths.values(), *truth_paths])
 
-    estimators = {name: read_positions_2d(path) for name, path in paths.items()}
-    views, estimates = align(paths, estimators)
+    if own:
+        estimators, views, estimates, videos = read_own_footage(paths, output)
+    else:
+        estimators = {name: read_positions_2d(path) for name, path in paths.items()}
+        views, estimates = align(paths, estimators)
     for i, (name, path) in enumerate(paths.items()):
         print(f"read {path} ({sum(map(len, estimators[name].values()))} sequences)")
         if strategy == "weighted_average" or (mixture and mixture.confident[i]):
@@ -70,10 +93,14 @@ def main() -> None:
     report_cuts(detectors, views, estimates)
     if learns:
         training = training_views(truth_paths[0], views, estimates)
-    if strategy == "best_joint":
-        replaced = choose_joints(detectors, training)
-    if strategy == "fitted":
-        mixture = mixture or fit(detectors, training)
+        if strategy == "best_joint":
+            replaced = choose_joints(detectors, training)
+        else:
+            mixture = fit(detectors, training)
+    if mixture:
+        if own:  # the fit is one at `FPS`; what it knows of motion is per frame³
+            fps = next(iter(videos.values())).get("fps", FPS)
+            mixture = replace(mixture, motion=mixture.motion * (FPS / fps) ** 3)
         mixed = mix_fitted(mixture, list(map(cut_to_shortest, estimates)))
     else:
         by_name = (dict(zip(detectors, arrays)) for arrays in estimates)
@@ -83,11 +110,15 @@ def main() -> None:
     for (subject, action, _), view in bar:
         view = np.ascontiguousarray(view, dtype=np.float32)
         merged.setdefault(subject, {}).setdefault(action, []).append(view)
-    write_positions_2d(output, merged)
+    if own:
+        write_custom_2d(output, merged, videos)
+    else:
+        write_positions_2d(output, merged)
     print(f"wrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
-    if strategy == "fitted" and learns:
-        write_mixture(data_dir / WEIGHTS, mixture)
-        print(f"wrote {data_dir / WEIGHTS}, for --weights")
+    if learns:
+        path = data_dir / WEIGHTS.format(strategy)
+        write_mixture(path, mixture) if mixture else write_joints(path, replaced)
+        print(f"wrote {path}, for --weights")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -95,9 +126,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = console.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--strategy", required=True, choices=(*DETECTORS, *LEARNED), help="how to mix, see above")
+    text = "custom: data_2d_custom_NAME.npz of own footage, NAME by --detectors (default: h36m)"
+    add("-d", "--dataset", choices=("h36m", "custom"), default="h36m", help=text)
     text = "the estimators; for manual, whose joints are replaced (default: all that there are "
     text += f"for {' and '.join(LEARNED)}; {DETECTORS['manual']} for manual, else "
-    text += f"{DETECTORS['average']})"
+    text += f"{DETECTORS['average']}); of own footage with --weights, names that end in those of "
+    text += "the fit's estimators"
     add("--detectors", metavar="A,B,…", help=text)
     text = "manual alone: joints, by number or name, and the estimator to take them from "
     text += f"(default: {MANUAL_REPLACE})"
@@ -105,17 +139,24 @@ def parse_arguments() -> argparse.Namespace:
     text = "weighted_average alone: estimators whose confidences are logits, which are divided "
     text += f"by their maximum over the sequence (default: {LOGITS_DETECTOR})"
     add("--logits", metavar="A,B,…", help=text)
-    text = f"fitted alone: apply an earlier fit, {WEIGHTS}, instead of learning from gt"
+    text = f"{' and '.join(LEARNED)}: apply what was learned before, {WEIGHTS.format('<strategy>')}"
     add("--weights", type=Path, metavar="FILE", help=text)
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="folder of the npz files")
     text = "output, in --data-dir unless the path is absolute "
-    text += "(default: data_2d_h36m_merge_<strategy>.npz)"
+    text += "(default: data_2d_<dataset>_merge_<strategy>.npz)"
     add("--output-filename", metavar="FILE", help=text)
     arguments = parser.parse_args()
-    for flag, strategy in STRATEGY_OF_FLAG.items():
-        if getattr(arguments, flag) is not None and arguments.strategy != strategy:
-            parser.error(f"--{flag} goes with --strategy {strategy}, not {arguments.strategy}")
-    if arguments.weights and arguments.detectors is not None:
+    for flag, strategies in STRATEGIES_OF_FLAG.items():
+        if getattr(arguments, flag) is not None and arguments.strategy not in strategies:
+            wanted = " or ".join(strategies)
+            parser.error(f"--{flag} goes with --strategy {wanted}, not {arguments.strategy}")
+    own = arguments.dataset == "custom"
+    if own and arguments.strategy in LEARNED and not arguments.weights:
+        parser.error(
+            f"own footage has no truth for {arguments.strategy} to learn from; give "
+            f"{WEIGHTS.format(arguments.strategy)} of Human3.6M by --weights"
+        )
+    if arguments.weights and arguments.detectors is not None and not own:
         parser.error("--detectors does not go with --weights, which names its estimators")
     return arguments
 
@@ -165,6 +206,22 @@ def choose_detectors(
     return detectors
 
 
+def find_files(estimators: list[str], given: str) -> list[str]:
+    """Return for each of a fit's estimators the name in --detectors that ends like it."""
+    names, chosen = split_names(given), []
+    for estimator in estimators:
+        ending = [
+            n for n in names if n.removesuffix(confidences.WITH_CONFIDENCE).endswith(estimator)
+        ]
+        if len(ending) != 1:
+            raise InputError(
+                f"--detectors {given}: {len(ending)} of the names end in {estimator}; the fit "
+                f"takes one each of {', '.join(estimators)}, such as dance_{estimator}"
+            )
+        chosen += ending
+    return chosen
+
+
 def choose_logits(given: str | None, detectors: list[str]) -> list[str]:
     """Return the estimators whose confidences are logits."""
     if given is None:
@@ -176,12 +233,11 @@ def choose_logits(given: str | None, detectors: list[str]) -> list[str]:
     return logits
 
 
-def input_path(data_dir: Path, strategy: str, name: str) -> Path:
+def input_path(data_dir: Path, dataset: str, strategy: str, name: str) -> Path:
     """Return an estimator's file, with confidences where the strategy takes them."""
-    if strategy == "fitted":
-        return estimates_path(data_dir, name)
-    suffix = confidences.WITH_CONFIDENCE if strategy == "weighted_average" else ""
-    return keypoints_path(data_dir, "h36m", name + suffix)
+    if dataset == "custom" or strategy in ("fitted", "weighted_average"):
+        return estimates_path(data_dir, name, dataset)
+    return keypoints_path(data_dir, dataset, name)
 
 
 def align(
@@ -191,6 +247,21 @@ def align(
     files = list(zip(paths.values(), estimators.values()))
     views = list(dict.fromkeys(view for file in files for view in list_views(*file, file[1])))
     return views, list(zip(*(view_arrays(*file, views) for file in files)))
+
+
+def read_own_footage(
+    paths: dict[str, Path], output: Path
+) -> tuple[dict[str, Positions2d], list[View], list[list[np.ndarray]], dict[str, dict]]:
+    """Return the estimators' sequences, then the mixture's: views, estimates, and metadata."""
+    files = {path: read_custom_2d(path) for path in paths.values()}
+    estimators = {
+        name: {s: {"custom": [array]} for s, array in files[path][0].items()}
+        for name, path in paths.items()
+    }
+    same = same_people(files, output.stem.removeprefix("data_2d_custom_"))
+    views = [View(sequence.name, "custom", 0) for sequence in same]
+    videos = {sequence.name: sequence.about for sequence in same}
+    return estimators, views, [sequence.estimates for sequence in same], videos
 
 
 def warn_of_logits(path: Path, name: str, largest: float) -> None:

@@ -38,9 +38,10 @@ def check_channel(path: Path, positions: Positions2d) -> None:
     cameras = next(iter(next(iter(positions.values())).values()))
     if cameras[0].shape[-1] != 3:
         name = path.stem.removeprefix("data_2d_h36m_").removesuffix(WITH_CONFIDENCE)
+        own = name.startswith("data_2d_custom_")
+        script = "custom.py" if own else f"estimation.py --detector {name}"
         raise InputError(
-            f"{path}: holds no confidences; write it again with "
-            f"prepare_2d_estimation.py --detector {name} --keep-conf"
+            f"{path}: holds no confidences; write it again with prepare_2d_{script} --keep-conf"
         )
 
 

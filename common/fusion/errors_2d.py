@@ -29,16 +29,16 @@ def list_estimators(data_dir: Path) -> list[str]:
     return [name for name in dict.fromkeys(names) if name != "gt"]
 
 
-def estimates_path(data_dir: Path, name: str) -> Path:
+def estimates_path(data_dir: Path, name: str, dataset: str = "h36m") -> Path:
     """Return an estimator's file, the one with confidences where there is one.
 
     Raises:
         InputError: if there is none.
     """
     confident = name + WITH_CONFIDENCE
-    if confident in keypoints_names(data_dir, "h36m"):
+    if confident in keypoints_names(data_dir, dataset):
         name = confident
-    return keypoints_path(data_dir, "h36m", name)
+    return keypoints_path(data_dir, dataset, name)
 
 
 class View(NamedTuple):

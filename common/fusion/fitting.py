@@ -1,4 +1,4 @@
-"""Fit the best linear unbiased mixture of `mixtures.py` to the truth; keep it in a JSON file.
+"""Fit the best linear unbiased mixture of `mixtures.py` to the truth; keep in JSON what is learned.
 
 Every choice among values is made by leaving out one group (subject) at a time and measuring on it.
 """
@@ -14,7 +14,7 @@ from common.files.console import InputError
 from common.files.output import atomic_output
 from common.fusion import mixtures
 from common.fusion.mixtures import FittedMixture
-from common.skeleton import NUM_JOINTS
+from common.skeleton import JOINT_NAMES, LEFT_JOINTS, NUM_JOINTS, RIGHT_JOINTS
 
 # Fewer frames give no variances; more than the second number change nothing and take time.
 _LEAST_FRAMES, _MOST_FRAMES = 200, 40_000
@@ -33,6 +33,8 @@ _OUTLIER_DEVIATIONS = 3.0
 _DEGREES_OF_FREEDOM = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 _MOTIONS = (*(4.0**-k for k in range(3, 12)), np.inf)
 _RIDGES = tuple(10.0**-k for k in range(1, 8))
+# The body's left and right are exchanged in a frame if putting them right leaves less of the error.
+_EXCHANGED = 0.5
 
 
 def fit_mixture(
@@ -98,9 +100,11 @@ class _Training:
         sizes = mixtures.person_sizes(keypoints, self.lengths)
         self.keypoints = keypoints / sizes  # (E, frames, 17, 2)
         self.truth = np.concatenate(truths) / sizes  # (frames, 17, 2)
+        # An exchange of left and right is a failure, which `mix` must bear, and no noise or bias.
+        self._sided = _with_sides_right(self.keypoints, self.truth)
         # Regressed on the truth, which has no noise, and common to all estimators: what one has
         # of its own is its noise.
-        difference = np.mean(self.keypoints, axis=0) - self.truth
+        difference = np.mean(self._sided, axis=0) - self.truth
         shared = _regress(self.truth, difference, min(_RIDGES))
         shared[NUM_JOINTS:] = 0
         # The truth as the estimators' layout has it, a(x) added, (frames, 17, 2).
@@ -108,7 +112,7 @@ class _Training:
 
     def noise_model(self, rows: np.ndarray | slice) -> tuple[np.ndarray, ...]:
         """Return bias, knots, variances and correlation of these frames, as in `FittedMixture`."""
-        noise = self.keypoints[:, rows] - self.target[rows]
+        noise = self._sided[:, rows] - self.target[rows]
         bias = noise.mean(axis=1)
         noise = noise - bias[:, None]
         confidences = self._confidences[:, rows]
@@ -122,6 +126,19 @@ class _Training:
         unbiased = self.keypoints[:, rows] - bias[:, None]
         noise = mixtures.noise_variances(knots, variances, self._confidences[:, rows])
         return mixtures.best_unbiased(unbiased, noise, correlation, freedom)
+
+
+def _with_sides_right(keypoints: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return keypoints (E, frames, 17, 2), left and right as the truth (frames, 17, 2) has them."""
+    sides, mirrored = [*LEFT_JOINTS, *RIGHT_JOINTS], [*RIGHT_JOINTS, *LEFT_JOINTS]
+    error, mirrored_error = (
+        np.linalg.norm(keypoints[:, :, joints] - truth[:, sides], axis=-1).sum(axis=-1)
+        for joints in (sides, mirrored)
+    )
+    exchanged = mirrored_error < _EXCHANGED * error
+    result = keypoints.copy()
+    result[:, :, sides] = keypoints[:, :, mirrored]
+    return np.where(exchanged[..., None, None], result, keypoints)
 
 
 def _fit_variances(noise: np.ndarray, confidences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -221,6 +238,28 @@ def write_mixture(path: Path, mixture: FittedMixture) -> None:
     text = json.dumps(vars(mixture) | {"motion": motion}, default=np.ndarray.tolist)
     with atomic_output(path) as temporary:
         temporary.write_text(text + "\n")
+
+
+def write_joints(path: Path, joints: dict[int, str]) -> None:
+    """Write {joint: the estimator that is best for it} as JSON, atomically, joints by name."""
+    with atomic_output(path) as temporary:
+        temporary.write_text(json.dumps({JOINT_NAMES[j]: n for j, n in joints.items()}) + "\n")
+
+
+def read_joints(path: Path) -> dict[int, str]:
+    """Read what `write_joints` wrote.
+
+    Raises:
+        InputError: if the file holds no such choice.
+        OSError: if it is missing.
+    """
+    try:
+        contents = json.loads(path.read_text())
+        return {joint: str(contents[name]) for joint, name in enumerate(JOINT_NAMES)}
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(
+            f"{path}: not a choice of joints; write it again with merge.py --strategy best_joint"
+        ) from error
 
 
 def read_mixture(path: Path) -> FittedMixture:

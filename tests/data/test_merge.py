@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 from raw_trees import assert_one_line_error, call, random_keypoints, untouched
-from test_fusion import estimate, people
+from test_fusion import estimate, fit_of_real_footage, people
+from test_sides import REAL, error_px
 
-from common.files.npz import read_positions_2d, write_positions_2d
+from common.files.npz import read_custom_2d, read_positions_2d, write_positions_2d
+from common.fusion.fitting import write_mixture
+from data import prepare_2d_custom
 from data.merge import main
 
 SEQUENCES = (("S1", "Walking"), ("S1", "Photo 1"), ("S9", "Sitting 2"))
@@ -245,6 +248,78 @@ def test_without_confidences_the_variance_is_constant_and_mixtures_are_no_estima
     _, run = merged(learnable, "fitted")
     assert "pct (constant variance), vitpose (variance by confidence)" in run.stdout
     assert "merge_average" not in run.stdout
+
+
+# Own footage -------------------------------------------------------------------------------------
+
+OWN = {"full": "mp_full.npy", "heavy": "mp_heavy.npy", "thunder": "thunder.json"}
+
+
+@pytest.fixture
+def own_footage(tmp_path):
+    """Real video by three estimators, and what was learned of them in two other cameras."""
+    for name, source in OWN.items():
+        how = ("--size", "1080x1920", "--fps", 60, "--keep-conf", "--data-dir", tmp_path)
+        source = REAL / f"cam03_{source}"
+        run = call(prepare_2d_custom.main, "--input", source, "--name", f"walk_{name}", *how)
+        assert run.status == 0, run.stderr
+    write_mixture(tmp_path / "merge_fitted.json", fit_of_real_footage(OWN))
+    return tmp_path
+
+
+def merge_own(data_dir, strategy, *arguments, detectors="walk_thunder,walk_full,walk_heavy"):
+    return merge(data_dir, strategy, "-d", "custom", "--detectors", detectors, *arguments)
+
+
+def test_mixtures_of_own_footage_are_nearer_to_the_truth_than_their_estimators(own_footage):
+    def error(name, sequence):
+        positions, metadata = read_custom_2d(own_footage / f"data_2d_custom_{name}.npz")
+        assert metadata == {sequence: {"w": 1080, "h": 1920, "fps": 60, "first_frame": 0} | {
+            "person": metadata[sequence]["person"]}}  # fmt: skip
+        return error_px(positions[sequence][..., :2], "cam03")
+
+    mean = np.mean([error(f"walk_{name}_w_conf", f"walk_{name}") for name in OWN])
+    for strategy in ("average", "weighted_average", "fitted"):
+        weights = ["--weights", own_footage / "merge_fitted.json"] if strategy == "fitted" else []
+        run = merge_own(own_footage, strategy, *weights)
+        assert run.status == 0, run.stderr
+        assert error(f"merge_{strategy}", f"merge_{strategy}") < mean
+
+
+def test_best_joint_of_own_footage_is_what_was_best_before(learnable, own_footage):
+    merged(learnable, "best_joint")
+    for name, source in {"vitpose": "full", "pct": "heavy"}.items():
+        source = own_footage / f"data_2d_custom_walk_{source}_w_conf.npz"
+        source.rename(own_footage / f"data_2d_custom_walk_{name}.npz")
+    weights = ("--weights", learnable / "merge_best_joint.json")
+    output = ("--output-filename", "data_2d_custom_mix")
+    run = merge_own(own_footage, "best_joint", *weights, *output, detectors="walk_pct,walk_vitpose")
+    assert run.status == 0, run.stderr
+    mix, vitpose, pct = (
+        next(iter(read_custom_2d(own_footage / f"data_2d_custom_{name}.npz")[0].values()))
+        for name in ("mix", "walk_vitpose", "walk_pct")
+    )
+    vitpose[:, [3, 10]] = pct[:, [3, 10]]
+    np.testing.assert_array_equal(mix, vitpose[..., :2])
+
+
+def test_own_footage_without_what_a_mixture_takes_is_one_line(own_footage):
+    weights = ("--weights", own_footage / "merge_fitted.json")
+
+    def refused(says, *arguments, **how):
+        with untouched(own_footage):
+            assert_one_line_error(merge_own(own_footage, *arguments, **how), says)
+
+    refused("own footage has no truth for fitted to learn from; give merge_fitted.json", "fitted")
+    refused("0 of the names end in heavy", "fitted", *weights, detectors="walk_full,walk_thunder")
+    refused("not a choice of joints", "best_joint", *weights)
+    refused("walk_x.npz: no such file", "average", detectors="walk_full,walk_x")
+    path = own_footage / "data_2d_custom_walk_heavy_w_conf.npz"
+    call(prepare_2d_custom.main, "--input", REAL / "cam03_mp_heavy.npy", "--name", "walk_heavy",
+         "--size", "1080x1920", "--fps", 60, "--data-dir", own_footage)  # fmt: skip
+    path.unlink()
+    says = "data_2d_custom_walk_heavy.npz: holds no confidences; write it again with prepare_2d_cus"
+    refused(says, "weighted_average")
 
 
 # Bad input ---------------------------------------------------------------------------------------

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from test_sides import REAL, error_px
 
 from common.files.console import InputError
+from common.footage.people import read_people
+from common.footage.sides import find_exchanges, reorder
 from common.fusion.fitting import fit_mixture, read_mixture, write_mixture
 from common.fusion.mixtures import (
     best_unbiased,
@@ -12,6 +15,7 @@ from common.fusion.mixtures import (
     person_sizes,
     rts_smooth,
 )
+from common.skeleton import coco_to_h36m
 
 RANDOM = np.random.default_rng(0)
 
@@ -171,6 +175,31 @@ def test_a_layout_that_lies_elsewhere_is_taken_out():
     mixed = np.concatenate(list(mix_fitted(mixture, views)))
     errors = np.linalg.norm(mixed - np.concatenate(truths), axis=-1).mean(axis=0)
     assert errors[0] < 3 < np.linalg.norm(truths[0][:, 0] - shifted[0][:, 0], axis=-1).mean()
+
+
+def real_estimates(camera, estimators, repaired=False):
+    """Real keypoints of {name: file}, their left and right as they are or repaired."""
+    for file in estimators.values():
+        keypoints = coco_to_h36m(read_people(REAL / f"{camera}_{file}").keypoints)
+        order = find_exchanges(np.arange(len(keypoints)), keypoints, "h36m").order
+        yield reorder(keypoints, order) if repaired else keypoints
+
+
+def fit_of_real_footage(*which):
+    cameras = ("cam01", "cam02")
+    views = [list(real_estimates(camera, *which)) for camera in cameras]
+    truths = [np.load(REAL / f"{camera}_truth.npz")["pixels"] for camera in cameras]
+    return fit_mixture(list(which[0]), views, truths, cameras)
+
+
+def test_exchanged_sides_do_not_spoil_a_fit():
+    """MediaPipe full exchanges left and right in a third of the second camera's frames."""
+    estimators = {"full": "mp_full.npy", "heavy": "mp_heavy.npy", "thunder": "thunder.json"}
+    as_they_are, repaired = (fit_of_real_footage(estimators, r) for r in (False, True))
+    for camera in ("cam01", "cam03"):
+        views = [list(real_estimates(camera, estimators))]
+        errors = [error_px(*mix_fitted(fit, views), camera) for fit in (as_they_are, repaired)]
+        assert errors[0] < 1.1 * errors[1], camera
 
 
 def test_a_view_is_mixed_from_its_own_frames_alone_at_any_size():
