@@ -74,8 +74,7 @@ def main() -> None:
     keep_freed_memory()
     device = choose_device(args.gpu)
     precision = resolve_precision(args.precision, device)
-    path = find_checkpoint(args.checkpoint, console.CHECKPOINT_DIR)
-    checkpoint = Checkpoint.load(path, args.number_of_frames, args.model)
+    checkpoint = load_checkpoint(args)
     own = args.dataset == OWN_FOOTAGE
     footages = own_footage(args, checkpoint) if own else [chosen_sequence(args, checkpoint)]
     if args.focal or args.fov:
@@ -101,6 +100,18 @@ def main() -> None:
     if is_viewer(args.output):
         write_viewer(args.output, drawn, footages[0].fps, args.video)
         print(f"wrote {args.output} ({len(drawn)} sequence{'s' * (len(drawn) > 1)})")
+
+
+def load_checkpoint(args: argparse.Namespace) -> Checkpoint:
+    """Load the checkpoint that is named, or the repository's own."""
+    if args.checkpoint:
+        path = find_checkpoint(args.checkpoint, console.CHECKPOINT_DIR)
+        return Checkpoint.load(path, args.number_of_frames, args.model)
+    try:
+        return Checkpoint.load(console.CHECKPOINT_DIR / FOOTAGE_CHECKPOINT, model=args.model)
+    except InputError as error:
+        again = "bring it back with: git checkout checkpoint/; or make it: make footage-checkpoint"
+        raise InputError(f"{error}; {again}") from error
 
 
 def own_footage(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Footage]:
@@ -301,8 +312,8 @@ def make_parser() -> console.ArgumentParser:
 
     add = parser.add_argument_group("network").add_argument
     checkpoint = "a file of run_poseformer.py, such as best_epoch.bin, or a published checkpoint "
-    checkpoint += f"(default: {FOOTAGE_CHECKPOINT}, of the repository)"
-    add("--checkpoint", default=FOOTAGE_CHECKPOINT, metavar="FILE", help=checkpoint)
+    checkpoint += f"(default: checkpoint/{FOOTAGE_CHECKPOINT}, for any footage)"
+    add("--checkpoint", metavar="FILE", help=checkpoint)
     model = "which lifter the checkpoint is to be (default: the checkpoint says)"
     add("--model", choices=LIFTERS, help=model)
     frames = "length of its window, for a published checkpoint of other than 27 frames"

@@ -37,10 +37,8 @@ def main() -> None:
     content |= {name: checkpoint.content[name] for name in ("epoch", "mean_pose")}
     with atomic_output(arguments.output) as temporary:
         torch.save(content, temporary)
-    size_mb = arguments.output.stat().st_size / 1e6
-    print(
-        f"wrote {arguments.output} ({size_mb:.1f} MB, {sum(w.numel() for w in weights.values()):,} weights)"
-    )
+    size_mb, count = arguments.output.stat().st_size / 1e6, sum(w.numel() for w in weights.values())
+    print(f"wrote {arguments.output} ({size_mb:.1f} MB, {count:,} weights)")
 
 
 if __name__ == "__main__":

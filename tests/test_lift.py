@@ -179,7 +179,7 @@ def test_own_footage_and_the_dataset_give_the_same_poses(model, folder):
     of_dataset = footage_of_dataset(sequence, ["vitpose"])
     camera, pixels = of_dataset.camera, of_dataset.keypoints_px["vitpose"]
     own = lift(pixels, model, size=(camera.width, camera.height))
-    how = {"fps": 50, "causal": False, "device": "cpu"}
+    how = {"fps": 50, "causal": False, "device": "cpu", "focal": 2.3}
     poses = lift_normalized(of_dataset.inputs, model, **how)
     np.testing.assert_allclose(poses, own, atol=1e-5)
     [in_world], _, _ = place_together([poses], [of_dataset])

@@ -230,7 +230,7 @@ def test_what_a_lifter_does_not_have_is_refused_in_a_line(data_dir, tmp_path, fl
 
 
 def test_no_memory_for_a_batch_is_a_line(data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_poseformer, "loss_of", lambda *_: torch.empty(2**50))
+    monkeypatch.setattr(run_poseformer, "loss_of", lambda *_, **__: torch.empty(2**50))
     result, _ = training(data_dir, tmp_path / "run")
     assert result.stderr == "error: out of memory; choose a smaller --batch-size\n"
     assert result.status == 2

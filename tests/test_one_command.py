@@ -192,14 +192,16 @@ def test_one_frame_and_keypoints_that_end_early(run, recording):
     assert result.status == 0 and "end 13 frames before the video does" in result.stderr
 
 
-def test_the_newest_checkpoint_is_taken_where_none_is_named(tmp_path, monkeypatch, recording):
+def test_the_footage_checkpoint_is_taken_where_none_is_named(tmp_path, monkeypatch, recording):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(console, "CHECKPOINT_DIR", tmp_path / "checkpoint")
+    monkeypatch.setattr(console, "CHECKPOINT_DIR", tmp_path)
     arguments = ("-g", "cpu", "--data-dir", tmp_path, "--keypoints", recording / "found.npy")
     arguments += ("--size", "640x480", "--fps", "25", "--export", "a.npz", "--output", "a.png")
-    assert_one_line_error(call(script.main, *arguments), "no checkpoint in", "--checkpoint")
-    best = tmp_path / "checkpoint" / "mine" / "best_epoch.bin"
-    best.parent.mkdir(parents=True)
-    best.write_bytes((recording / "random.bin").read_bytes())
-    result = call(script.main, *arguments)
-    assert result.status == 0 and f"checkpoint: {best}" in result.stdout
+    whole = (recording / "random.bin").read_bytes()
+    for content in (None, whole[: len(whole) // 2]):  # not there, truncated
+        if content:
+            (tmp_path / "footage.bin").write_bytes(content)
+        result = call(script.main, *arguments)
+        assert_one_line_error(result, "footage.bin", "git checkout", "make footage-checkpoint")
+    (tmp_path / "footage.bin").write_bytes(whole)
+    assert call(script.main, *arguments).status == 0
