@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import REPOSITORY
+from raw_trees import assert_one_line_error
 from small_training import (  # noqa: F401
     CPU,
     EXTENDABLE,
@@ -219,3 +220,20 @@ def test_the_campaign_in_short():
     result = run_quietly([REPOSITORY / "tests" / "torture.py", *flags])
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.endswith("nothing was lost\n")
+
+
+
+def test_synthetic_people_are_the_same_after_a_resume(train, evaluate, monkeypatch):
+    flags = ("--recipe", "footage", "-e", "2", "--people", "8", "--no-eval")
+    result, whole = train(*flags, folder="whole")
+    assert "240 training samples" in result.stdout
+    with monkeypatch.context() as patch:
+        stop_at(patch, 10, lambda: os.kill(os.getpid(), signal.SIGTERM))  # of 8 steps an epoch
+        _, folder = train(*flags)
+    result, _ = train("--resume", LAST, "--no-eval")
+    assert result.status == 0, result.stderr
+    assert_same_runs(folder, whole)
+    # Its network is evaluated on the dataset, but trained further on people alone.
+    assert evaluate(folder / LAST)[1]["average_over_actions"]["mpjpe_mm"] > 0
+    result, _ = train("--init-from", folder / LAST, folder="other")
+    assert_one_line_error(result, "sees persons; --recipe footage trains those")

@@ -147,3 +147,28 @@ def test_real_keypoints_in_every_format_give_the_direct_paths_poses(
     poses = lift(positions["s9"], model, size=size, fps=metadata["s9"]["fps"])
     # Every layout holds COCO's points, so that none loses anything.
     assert np.abs(poses - hip_at_zero(direct)).max() < 1e-5
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_network_that_sees_the_person_does_not_care_where_the_camera_looks(causal):
+    """The same motion before a camera that is panned gives the same poses, turned."""
+    model, focal, size = random_model(view="person"), 700.0, (1280, 720)
+    random = np.random.default_rng(4)
+    points = np.cumsum(random.normal(0, 0.01, (40, 17, 3)), axis=0) + random.normal(0, 0.4, (17, 3))
+    pan = np.radians(25)
+    turn = np.array([[np.cos(pan), 0, np.sin(pan)], [0, 1, 0], [-np.sin(pan), 0, np.cos(pan)]])
+    how = {"size": size, "focal_px": focal, "causal": causal}
+    straight, panned = (
+        lift(focal * x[..., :2] / x[..., 2:] + np.divide(size, 2), model, **how)
+        for x in (points + [0, 0, 4], (points + [0, 0, 4]) @ turn.T)
+    )
+    np.testing.assert_allclose(panned, straight @ turn.T, atol=0.03)  # of poses of 1.6 m
+    assert np.abs(panned - straight).max() > 0.5
+
+
+def test_streaming_sees_the_person_as_causal_lifting_does():
+    model, pixels = random_model(view="person", number_of_frames=9), moving(15)
+    stream = StreamingLifter(model, size=SIZE, fps=30, focal_px=500)
+    poses = np.stack([stream.push(points) for points in pixels])
+    expected = lift(pixels, model, size=SIZE, fps=30, focal_px=500, causal=True)
+    np.testing.assert_allclose(poses, expected, atol=1e-5)
