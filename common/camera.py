@@ -100,8 +100,8 @@ def follow_person(
     """See a person through a virtual camera that turns after them, as if in the picture's middle.
 
     So a network need not know where in the picture somebody is, and whatever the focal length does
-    there. The camera looks at the mean of all joints over the frames of a window; it pans, then
-    tilts, and does not roll.
+    there. The camera looks where all joints lie on average over the frames of a window; it pans,
+    then tilts, and does not roll.
 
     Args:
         rays: (…, frames, joints, 2): x / z and y / z in a real camera's coordinates.
@@ -111,19 +111,20 @@ def follow_person(
         The same in the virtual camera's coordinates; the rotations R (…, frames, 3, 3) to them,
         so that points (…, 3) @ R are in the real camera's again. In the precision of `rays`.
     """
-    centre = rays.mean(axis=-2)  # (…, frames, 2)
+    rays = np.concatenate([rays, np.ones_like(rays[..., :1])], axis=-1)
+    centre = (rays / np.linalg.norm(rays, axis=-1, keepdims=True)).mean(axis=-2)  # (…, frames, 3)
     if window is None:
         centre = np.broadcast_to(centre.mean(axis=-2, keepdims=True), centre.shape)
     else:
         ends = [(0, 0)] * (centre.ndim - 2) + [(window // 2, window // 2), (0, 0)]
         padded = np.pad(centre, ends, mode="edge")
         centre = np.lib.stride_tricks.sliding_window_view(padded, window, axis=-2).mean(axis=-1)
-    x, y = np.moveaxis(centre, -1, 0)
-    pan, tilt = np.arctan(x), np.arctan2(y, np.hypot(x, 1))
+    x, y, z = np.moveaxis(centre, -1, 0)
+    pan, tilt = np.arctan2(x, z), np.arctan2(y, np.hypot(x, z))
     (sp, st), (cp, ct), zero = np.sin([pan, tilt]), np.cos([pan, tilt]), np.zeros_like(x)
     rows = (cp, zero, -sp, -st * sp, ct, -st * cp, ct * sp, st, ct * cp)
     turns = np.stack(rows, axis=-1).reshape(*x.shape, 3, 3).astype(rays.dtype)
-    seen = np.concatenate([rays, np.ones_like(rays[..., :1])], axis=-1) @ np.swapaxes(turns, -1, -2)
+    seen = rays @ np.swapaxes(turns, -1, -2)
     return seen[..., :2] / seen[..., 2:].clip(0.1), turns
 
 
