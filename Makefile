@@ -14,11 +14,12 @@ SAMPLE := data/sample
 SMALL := --depth 2 --embed-dim-ratio 16
 TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --stride 8 --no-eval $(SMALL) \
 	--wandb-mode disabled --overwrite
+REAL := --keypoints tests/data/real_footage/cam02_mp_heavy.npy --size 1080x1920 --fps 60
 EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.bin
 
 .PHONY: demo detector footage-checkpoint study recipes figs test fuzz torture gpu-check lint format clean
 
-# The main job, end to end: raw files, npz, a mixture, training, evaluation, own footage to a film.
+# The main job, end to end: raw files, npz, a mixture, training, evaluation; real footage to a film.
 demo: $(VENV)/.installed
 	$(PY) data/make_sample.py --data-dir $(SAMPLE) --frames 60
 	$(PY) data/prepare_data_h36m.py --data-dir $(SAMPLE)
@@ -31,10 +32,7 @@ demo: $(VENV)/.installed
 	$(TRAIN) --keypoints merge_average -c $(SAMPLE)/checkpoint/merge_average
 	$(EVALUATE) -c $(SAMPLE)/checkpoint/vitpose
 	$(EVALUATE) -c $(SAMPLE)/checkpoint/merge_average
-	$(PY) data/prepare_2d_custom.py --data-dir $(SAMPLE) --name greeting --size 1000x1000 --fps 50 \
-		--input $(SAMPLE)/preprocess/h36m_vitpose/S9/Greeting_55011271_pose_sequence.npy
-	$(PY) lift.py --data-dir $(SAMPLE) --checkpoint $(SAMPLE)/checkpoint/vitpose/last_epoch.bin \
-		-k greeting --output $(SAMPLE)/greeting.mp4 --export $(SAMPLE)/greeting.bvh
+	$(PY) lift.py --data-dir $(SAMPLE) $(REAL) --output $(SAMPLE)/real.mp4 --export $(SAMPLE)/real.bvh
 
 # MediaPipe, for `lift.py VIDEO`, in an environment of its own: it needs a NumPy below 2, and a
 # Python from 3.10 to 3.12.
@@ -87,8 +85,7 @@ figs: $(VENV)/.installed
 	test -f $(SAMPLE)/recipes/recipes.png || $(MAKE) recipes
 	$(PY) data/visualize.py --data-dir $(SAMPLE) --subject S9 --action Greeting --fps 25 \
 		--size 1020x300 --output figs/estimate.gif
-	$(PY) lift.py --data-dir $(SAMPLE) --checkpoint $(SAMPLE)/checkpoint/vitpose/last_epoch.bin \
-		--action Walking --output figs/prediction.png
+	$(PY) lift.py --data-dir $(SAMPLE) $(REAL) --output figs/footage.png
 	cp $(SAMPLE)/recipes/recipes.png figs/
 
 test: $(VENV)/.installed-dev

@@ -1,0 +1,42 @@
+"""The checkpoint of the repository on real video: what it gave when it was made, it gives here."""
+
+import numpy as np
+import pytest
+
+from benchmarks import footage
+from common.files.console import CHECKPOINT_DIR
+from common.footage.lifting import lift
+from common.training.checkpoint import Checkpoint
+
+PATH = CHECKPOINT_DIR / "footage.bin"
+# Right wrist, left foot and head of some frames of cam02, MediaPipe heavy, metres, as it was made.
+FRAMES, JOINTS = (0, 30, 60, 99), (16, 6, 10)
+EXPECTED_M = None
+
+
+@pytest.fixture(scope="module")
+def truth():
+    with np.load(footage.FOOTAGE / "cam02_truth.npz") as file:
+        return dict(file)
+
+
+def test_it_gives_the_poses_that_it_gave(truth):
+    keypoints = footage.keypoints_px("cam02", "MediaPipe heavy", truth)
+    poses = lift(keypoints, PATH, size=(1080, 1920), fps=60)
+    np.testing.assert_allclose(poses[np.ix_(FRAMES, JOINTS)], EXPECTED_M, atol=2e-3)
+
+
+def test_it_is_small_and_says_what_it_is():
+    checkpoint = Checkpoint.load(PATH)
+    assert PATH.stat().st_size < 8e6
+    assert checkpoint.config.view == "person" and checkpoint.recipe["recipe"] == "footage"
+
+
+def test_a_pose_that_never_moves_has_the_known_errors(truth):
+    """The figures that were published with the footage, which another program measured."""
+    still = np.broadcast_to(truth["camera_m"].mean(axis=0), truth["camera_m"].shape)
+    mpjpe_mm, _, p_mpjpe_mm, size, jitter = footage.measure(still, truth["camera_m"], 60)
+    assert (round(mpjpe_mm), round(p_mpjpe_mm), jitter) == (166, 102, 0)
+    assert size == pytest.approx(1, abs=0.01)
+    perfect = footage.measure(truth["camera_m"] * 1.1, truth["camera_m"], 60)
+    assert perfect[1] < 1e-3 and perfect[2] < 1e-3 and perfect[3] == pytest.approx(1.1)
