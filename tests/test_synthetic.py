@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from common.camera import follow_person
+from common.footage.layouts import POINT_PARENTS
+from common.footage.tracks import Track, fill_gaps
 from common.generators import flip_poses
 from common.loss import mpjpe
 from common.skeleton import JOINTS_32_TO_17
@@ -67,6 +69,7 @@ def test_without_errors_rays_are_the_projection_of_the_poses(monkeypatch, crowd)
     """The ankles', knees' and wrists', which COCO and Human3.6M share."""
     monkeypatch.setattr(filming, "_ERROR", 0.0)
     monkeypatch.setattr(filming, "_KNOWN_FOCAL", 1.0)
+    monkeypatch.setattr(filming, "_lose", lambda *_: None)
     monkeypatch.setattr(filming, "Estimator", lambda *a, **k: filming_estimator(*a))
     random, shared = np.random.default_rng(3), [2, 3, 5, 6, 12, 13, 15, 16]
     for joints in crowd[:20]:
@@ -124,3 +127,17 @@ def test_validation_people_are_others():
     assert not np.array_equal(sequences[0].keypoints, inputs)
     assert {s.keypoints.shape for s in sequences} == {(FRAMES, 17, 2)}
     assert all(not s.poses[:, 0].any() for s in sequences)
+
+
+def test_lost_points_are_filled_as_those_of_footage_are(monkeypatch):
+    random = np.random.default_rng(2)
+    found = random.normal(0, 1, (FRAMES, 17, 2))
+    keypoints = found.copy()
+    monkeypatch.setattr(filming, "_CUT_OFF", 1.0)
+    monkeypatch.setattr(filming, "_GAPS", 1.0)
+    filming._lose(random, keypoints)
+    seen = found.copy()
+    seen[(keypoints != found).any(axis=-1)] = np.nan
+    seen[:, 15:] = np.nan  # the ankles, of which the first frame may be where it was
+    track = Track(1, np.arange(FRAMES), seen, 0.0)
+    np.testing.assert_allclose(fill_gaps(track, POINT_PARENTS["coco"]).keypoints, keypoints)

@@ -30,6 +30,9 @@ _FOV_DEG = (35, 85)  # across the picture's longer side
 _SHARE = (0.12, 1.0)  # of the longer side that a person takes up
 _OFF_CENTRE = 0.5  # of the way from the middle of the picture to its edge
 _DISTANCES_M = (1.8, 25)
+# Points that are lost for a while, on average; clips in which the legs are never seen.
+_GAPS, _LONGEST_GAP, _CUT_OFF = 0.7, 20, 0.12
+_LEGS = (([13, 14], [11, 12]), ([15, 16], [13, 14]))  # knees on the hips, ankles on the knees
 # Errors as shares of a person's height; the wrong focal length of those who guess it.
 _ERROR, _CLEAN, _KNOWN_FOCAL, _FOCAL_ERROR = 0.008, 0.1, 0.4, 0.2
 
@@ -75,10 +78,26 @@ def film(random: Generator, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         correlated_noise(random, (1, 1, *truth.shape))[0],
         0.6 * random.standard_normal((17, 2)),
     )
+    keypoints = found[0, ..., :2].astype(np.float64)
+    _lose(random, keypoints)
     if random.random() >= _KNOWN_FOCAL:
-        found = found * np.exp(_FOCAL_ERROR * random.standard_normal())
+        keypoints *= np.exp(_FOCAL_ERROR * random.standard_normal())
     poses = seen[:, JOINTS_32_TO_17] - seen[:, ROOT, None]
-    return coco_to_h36m(found[0, ..., :2].astype(np.float64)), poses
+    return coco_to_h36m(keypoints), poses
+
+
+def _lose(random: Generator, keypoints: np.ndarray) -> None:
+    """Lose points of COCO's (frames, 17, 2) and fill them as `tracks.fill_gaps` does, in place."""
+    frames = np.arange(len(keypoints))
+    for point in random.integers(5, 17, random.poisson(_GAPS)):
+        first, length = random.integers(1, len(frames)), random.integers(2, _LONGEST_GAP)
+        lost = slice(first, first + length)
+        kept = np.delete(frames, lost)
+        for values in np.moveaxis(keypoints[:, point], -1, 0):
+            values[lost] = np.interp(frames[lost], kept, values[kept])
+    if random.random() < _CUT_OFF:  # the picture ends above the ankles, or above the knees
+        for lost, parent in _LEGS[random.integers(2) :]:
+            keypoints[:, lost] = keypoints[:, parent]
 
 
 def film_people(random: Generator, clips: int) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -194,7 +194,7 @@ RECIPES["motionagformer"] = replace(
     RECIPES["published"], recipe="motionagformer", epochs=60, weight_decay=0.01, stride=9
 )
 # For anybody's video: people who do anything, before any camera.
-RECIPES["footage"] = replace(RECIPES["default"], recipe="footage", epochs=16, people=3000, stride=6)
+RECIPES["footage"] = replace(RECIPES["default"], recipe="footage", epochs=14, people=3000, stride=6)
 
 
 @dataclass(frozen=True)
