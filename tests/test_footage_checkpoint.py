@@ -1,7 +1,13 @@
 """The checkpoint of the repository on real video: what it gave when it was made, it gives here."""
 
+import runpy
+from dataclasses import asdict
+
 import numpy as np
 import pytest
+import torch
+from raw_trees import assert_one_line_error, call
+from test_lifting import SIZE, moving, random_model
 
 from benchmarks import footage
 from common.files.console import CHECKPOINT_DIR
@@ -30,6 +36,19 @@ def test_it_is_small_and_says_what_it_is():
     checkpoint = Checkpoint.load(PATH)
     assert PATH.stat().st_size < 8e6
     assert checkpoint.config.view == "person" and checkpoint.recipe["recipe"] == "footage"
+
+
+def test_a_checkpoint_without_its_optimizer_lifts_the_same(tmp_path):
+    model, small = random_model(number_of_frames=9), tmp_path / "small.bin"
+    content = {"model_pos": model.state_dict(), "config": asdict(model.config), "optimizer": {}}
+    torch.save(content | {"epoch": 3, "mean_pose": torch.zeros(17, 3)}, tmp_path / "whole.bin")
+    script = runpy.run_path(str(CHECKPOINT_DIR / "without_optimizer.py"))
+    assert call(script["main"], tmp_path / "whole.bin", small).status == 0
+    assert "optimizer" not in Checkpoint.load(small).content
+    poses = [lift(moving(12), m, size=SIZE) for m in (model, small)]
+    np.testing.assert_allclose(*poses, atol=0.01)  # weights are rounded to 11 bits
+    result = call(script["main"], small, small)
+    assert_one_line_error(result, "small.bin")
 
 
 def test_a_pose_that_never_moves_has_the_known_errors(truth):
