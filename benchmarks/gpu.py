@@ -1,11 +1,10 @@
 """Check and measure on a GPU what the tests, which have none, cannot: `make gpu-check`.
 
 Needs PyTorch and NumPy alone, on random data. Checks come first, then the default recipe as users
-run it, the evaluation of Human3.6M's test set in size, and where the time of a step goes; what is
+run it, where the time of a step goes, and the evaluation of Human3.6M's test set in size; what is
 not begun within --minutes is left out. Ends with status 1 if a check fails.
 """
 
-import itertools
 import subprocess
 import sys
 import time
@@ -16,9 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -33,18 +30,12 @@ from benchmarks.throughput import (
 from common.evaluation import evaluate, predict_on_device
 from common.files.console import ArgumentParser, InputError, run_script
 from common.loss import MetricSums
-from common.model_poseformer import (
-    MAX_SEQUENCES,
-    NUM_HEADS,
-    PoseFormerConfig,
-    PoseFormerV2,
-    attend_by_sums,
-)
+from common.model_poseformer import MAX_SEQUENCES, PoseFormerConfig, PoseFormerV2
 from common.training.cuda_graph import CapturedStep
-from common.training.device import DTYPES, resolve_precision
+from common.training.device import resolve_precision
 from common.training.optimizer import load_optimizer_state, set_learning_rate
 from common.training.processes import World, start_world
-from common.training.recipe import RECIPES, Recipe
+from common.training.recipe import RECIPES
 
 TRAIN_FRAMES, TEST_FRAMES = 1_559_752, 543_344  # of Human3.6M, over four cameras
 CONFIG = PoseFormerConfig()
@@ -55,7 +46,6 @@ SIZES = (DEFAULT.batch_size, 1024, 4096)  # of batches, the first as users run i
 SMALL = replace(DEFAULT, batch_size=64)  # of the checks
 STEPS, LAST_BATCH = 4, 40  # of the checks; the last batch is not full
 TOLERANCE = {"fp32": 0.02, "bf16": 0.2, "fp16": 0.2}  # of what rounding in another order explains
-KERNELS = (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
 Row = tuple[str, Callable[[], str]]  # what is checked or measured, and the work that says how it is
 
 
@@ -70,7 +60,7 @@ def main() -> None:
     if world.size > 1:  # started by `two_processes`
         train_as_one_of_several(world)
         return
-    print(describe_machine(world.device))
+    describe_machine(world.device)
     failed = False
     for name, work in (*checks(world), *measurements(world)):
         result = result_of(work) if time.perf_counter() < deadline else "left out: no time"
@@ -154,13 +144,11 @@ def past_the_grid(world: World) -> str:
     batch, weights = training.batch()
     with torch.no_grad():
         small = torch.stack([training.loss(part, None) for part in batch.chunk(32)]).mean()
-    assert abs(float(training.step(batch, weights) / small) - 1) < 0.01, "another loss"
+    difference([training.step(batch, weights)], [small], 0.01)
     model = PoseFormerV2(CONFIG).to(world.device).eval()
     keypoints = [s.keypoints for s in random_sequences(MAX_SEQUENCES // SEQUENCE_LENGTH + 2)]
     predict = partial(predict_on_device, model, device=world.device, precision="bf16")
-    poses, expected = predict(keypoints, batch_size=MAX_SEQUENCES)[0], predict(keypoints[:1])[0]
-    assert (poses - expected).norm() < 0.02 * expected.norm(), "other poses"
-    return f"a step of {size:,} samples, {MAX_SEQUENCES:,} windows evaluated at a time"
+    return difference(predict(keypoints, batch_size=MAX_SEQUENCES), predict(keypoints[:1]), 0.02)
 
 
 def metrics_agree(world: World) -> str:
@@ -202,24 +190,15 @@ def measurements(world: World) -> Iterator[Row]:
     """Yield the measurements, the most wanted first."""
     best = resolve_precision("auto", world.device)
 
-    def rate(recipe: Recipe, way: str, frames: int = 27) -> Row:
-        what = f"{recipe.recipe} recipe, {way}, batch {recipe.batch_size:,}, {frames} frames"
-        config = PoseFormerConfig(frames, frames // 9, frames // 9)
-        return what, partial(training_speed, recipe, config, best, world, way)
-
     sizes = [replace(DEFAULT, batch_size=size) for size in SIZES]
-    yield from (rate(recipe, "ours") for recipe in sizes)
-    frames = f"{TEST_FRAMES:,} frames with flip"
-    yield f"{frames}, {best}", partial(evaluation_time, world, best)
-    yield f"a step of {SIZES[0]}, on the GPU alone", partial(parts_of_a_step, world, best)
-    heads = {"joints": (3, 17, 4), "frames": (1, 6, 68)}  # sequences a sample, tokens, channels
-    for size, (tokens, head) in itertools.product(SIZES, heads.items()):
-        name = f"attention among {tokens}, batch {size:,}, on the GPU alone"
-        yield name, partial(attention_times, size, *head, world, best)
-    yield rate(RECIPES["published"], "ours")
-    yield from (rate(recipe, way) for way in ("graph", "plain") for recipe in sizes)
-    yield from (rate(sizes[1], "ours", field) for field in (81, 243))
-    yield f"{frames}, fp32", partial(evaluation_time, world, "fp32")
+    ways = [(recipe, "ours") for recipe in (*sizes, RECIPES["published"])]
+    for recipe, way in (*ways, *((recipe, "graph") for recipe in sizes)):
+        name = f"{recipe.recipe} recipe, {way}, batch {recipe.batch_size:,}"
+        yield name, partial(training_speed, recipe, CONFIG, best, world, way)
+    yield f"a step of {SIZES[0]}, on the GPU alone", partial(operators_of_a_step, world, best)
+    for precision in (best, "fp32"):
+        name = f"{TEST_FRAMES:,} frames with flip, {precision}"
+        yield name, partial(evaluation_time, world, precision)
 
 
 def training_speed(*arguments: object) -> str:
@@ -239,10 +218,10 @@ def evaluation_time(world: World, precision: str) -> str:
     model = PoseFormerV2(CONFIG).to(world.device).eval()
     sequences = random_sequences(TEST_FRAMES // SEQUENCE_LENGTH)
     keypoints = [s.keypoints for s in sequences]
-    how = {"device": world.device, "precision": precision}
+    network = partial(predict_on_device, model, device=world.device, precision=precision)
     whole = partial(evaluate, model, sequences, world, precision)
     works = {
-        "the network": partial(predict_on_device, model, keypoints, **how),
+        "the network": partial(network, keypoints),
         "with MPJPE": partial(whole, all_metrics=False),
         "with all metrics": whole,
     }
@@ -250,65 +229,17 @@ def evaluation_time(world: World, precision: str) -> str:
     return ", ".join(f"{seconds_of(w, world.device):.2f} s {name}" for name, w in works.items())
 
 
-def parts_of_a_step(world: World, precision: str) -> str:
-    """Count the kernels of the parts of an eager step, and of a step as users run it; time them.
-
-    Prints the ten longest of the latter.
-    """
-    training = Training(DEFAULT, CONFIG, precision, world, "eager")
-    batch = training.batch()
-    works = {
-        "scenes": lambda: training.windows.gather(batch[0]),
-        "forward": lambda: training.loss(*batch),
-        "backward": lambda: training.loss(*batch).backward(),
-        "optimizer": lambda: training.step(*batch),
-    }
-    parts, count, ms = [], 0, 0.0
-    for name, work in works.items():  # each does what the one before does, and more
-        times = kernel_times(work)
-        before, count, ms = (count, ms), len(times), sum(t for t, _ in times)
-        parts.append(f"{name} {count - before[0]} kernels {ms - before[1]:.2f} ms")
-    ours = Training(DEFAULT, CONFIG, precision, world, "ours")
-    times = kernel_times(lambda: ours.step(*batch))
-    for kernel_ms, kernel in times[:10]:
-        print(f"  {kernel_ms:.3f} ms {kernel[:80]}")
-    parts.append(f"as users run it {len(times)} kernels {sum(t for t, _ in times):.2f} ms")
-    return ", ".join(parts)
-
-
-def attention_times(
-    batch_size: int, sequences: int, tokens: int, channels: int, world: World, precision: str
-) -> str:
-    """Time forward and backward of one attention by `attend_by_sums`, and by PyTorch's kernels."""
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # else MATH is in fp32
-    shape = batch_size * sequences, NUM_HEADS, tokens, channels
-    how = {"device": world.device, "dtype": DTYPES[precision]}
-    *qkv, gradient = (torch.randn(shape, requires_grad=True, **how) for _ in range(4))
-
-    def time_of(attention: Callable[..., Tensor]) -> str:
-        def work() -> None:
-            torch.autograd.grad(attention(*qkv).to(gradient.dtype), qkv, gradient)
-
-        return f"{sum(ms for ms, _ in kernel_times(work)):.3f} ms"
-
-    def by(kernel: SDPBackend) -> str:
-        with sdpa_kernel(kernel):
-            return time_of(F.scaled_dot_product_attention)
-
-    works = {kernel.name: partial(by, kernel) for kernel in KERNELS}
-    works["sums"] = partial(time_of, torch.compile(attend_by_sums, dynamic=False))
-    return ", ".join(f"{name} {result_of(work)}" for name, work in works.items())
-
-
-def kernel_times(work: Callable[[], object]) -> list[tuple[float, str]]:
-    """Return how long, ms, each kernel of some work took, and its name; the longest first."""
-    work()
-    with torch.profiler.profile() as profile:
-        work()
-        torch.cuda.synchronize()
-    kernels = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-    times = ((kernel.time_range.elapsed_us() / 1000, kernel.name) for kernel in kernels)
-    return sorted(times, reverse=True)
+def operators_of_a_step(world: World, precision: str) -> str:
+    """Print the longest operators of an eager step, and of a step as users run it."""
+    for way in ("eager", "ours"):
+        training = Training(DEFAULT, CONFIG, precision, world, way)
+        batch = training.batch()
+        training.step(*batch)
+        with torch.profiler.profile() as profile:
+            training.step(*batch)
+            torch.cuda.synchronize()
+        print(profile.key_averages().table("self_device_time_total", 12), flush=True)
+    return "above, eager and as users run it"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ def test_all_but_captures_passes_on_a_cpu(monkeypatch):
             "CONFIG": CONFIG,
             "CHECKED": CONFIG,
             "RANDOM": replace(CONFIG, drop_rate=0.1, drop_path_rate=0.1),
-            "PoseFormerConfig": lambda *_: CONFIG,
             "TOLERANCE": dict.fromkeys(gpu.TOLERANCE, 1e-9),
             "SMALL": replace(gpu.SMALL, batch_size=6),
             "DEFAULT": replace(gpu.DEFAULT, batch_size=8),
