@@ -137,20 +137,14 @@ class World:
         if self.size > 1:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
-            _clear_frames(sys.exc_info()[1])
+            # A failed all-reduce holds the group, and a CUDA graph its messages, in the frames of
+            # the calls that ended in the error, and in those before it.
+            error = sys.exc_info()[1]
+            while error is not None:
+                traceback.clear_frames(error.__traceback__)
+                error = error.__cause__ or error.__context__
             gc.collect()
             dist.destroy_process_group()
-
-
-def _clear_frames(error: BaseException | None) -> None:
-    """Free what the calls that ended in this error, and in those before it, still hold.
-
-    A failed all-reduce holds the group, and a CUDA graph its messages; both would otherwise outlive
-    `destroy_process_group`.
-    """
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def start_world(gpu: str) -> World:
