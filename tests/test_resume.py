@@ -222,7 +222,6 @@ def test_the_campaign_in_short():
     assert result.stdout.endswith("nothing was lost\n")
 
 
-
 def test_synthetic_people_are_the_same_after_a_resume(train, evaluate, monkeypatch):
     flags = ("--recipe", "footage", "-e", "2", "--people", "8", "--no-eval")
     result, whole = train(*flags, folder="whole")
