@@ -82,12 +82,8 @@ class World:
         zero: on a GPU one graph and one compilation serve all steps. A single process on a CPU has
         no use for that: it takes the batch as it is, without weights.
 
-        Args:
-            batch: (B,) int64 indices, the same in every process.
-            batch_size: of a full batch.
-
-        Returns:
-            indices (`local_batch_size`,) and weights of the same shape, or None.
+        The batch (B,) int64 is the same in every process, `batch_size` that of a full one; indices
+        and weights that are returned are (`local_batch_size`,).
         """
         if self.size == 1 and self.device.type == "cpu":
             return batch, None
@@ -150,9 +146,8 @@ class World:
 def start_world(gpu: str) -> World:
     """Join the processes that torchrun started, or stand alone.
 
-    Args:
-        gpu: number of the GPU, or "cpu". Under torchrun each process takes the GPU of its local
-            rank, unless it is "cpu".
+    `gpu` is the number of the GPU, or "cpu"; under torchrun each process takes the GPU of its local
+    rank, unless it is "cpu".
 
     Raises:
         InputError: if there is no such GPU, the environment is not torchrun's, or the other

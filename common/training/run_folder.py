@@ -24,8 +24,7 @@ BEST, LAST, CURVES = "best_epoch.bin", "last_epoch.bin", "training_curves.png"
 def prepare_folder(folder: Path, overwrite: bool) -> list[Path]:
     """Make sure that a new run can write into the checkpoint folder, and does not mix with another.
 
-    Returns:
-        What an earlier run has left, for the new run's first save to replace.
+    What an earlier run has left is returned, for the new run's first save to replace.
 
     Raises:
         InputError: if there is an earlier run and `overwrite` is false. A folder without a
@@ -115,27 +114,20 @@ class RunFolder:
         self._waiting = waiting | files
         with _warning_of_failure():
             for name, content in list(self._waiting.items()):
-                self._write(name, content)
+                with atomic_output(self.folder / name) as temporary:
+                    temporary.write_bytes(content)
+                    # The new run is on the disk; a kill from here on leaves one run or the other.
+                    for path in self.earlier:
+                        if path.name != name:
+                            path.unlink(missing_ok=True)
+                    self.earlier = []
                 del self._waiting[name]
-
-    def _write(self, name: str, content: bytes) -> None:
-        with atomic_output(self.folder / name) as temporary:
-            temporary.write_bytes(content)
-            # The new run is on the disk; a kill from here on leaves one run or the other.
-            for path in self.earlier:
-                if path.name != name:
-                    path.unlink(missing_ok=True)
-            self.earlier = []
 
     def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
-        """After an interruption save, say how to go on, and exit.
-
-        Raises:
-            SystemExit: after an interruption, in all processes once the main one has saved.
-        """
+        """After an interruption save, say how to go on, and exit once all is saved."""
         if not isinstance(error, Interrupted):
             return
         if self.world.is_main:
