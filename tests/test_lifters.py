@@ -56,23 +56,6 @@ def model():
 # Clips -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frames", [1, 8, 9, 10, 18, 19, 40])
-def test_as_few_clips_as_cover_a_sequence_and_the_most_central_one_of_a_frame(frames):
-    numbers, read = clips_of(frames, 9)
-    assert numbers.shape == (-(-frames // 9), 9)
-    if frames >= 9:
-        assert (np.diff(numbers) == 1).all() and numbers.min() == 0 and numbers.max() == frames - 1
-        starts = np.diff(numbers[:, 0])
-        assert len(starts) == 0 or starts.max() - starts.min() <= 1
-    for frame, (clip, place) in enumerate(read):
-        # To the middle of each clip that holds the frame; a short clip's repeated frames aside.
-        places = [abs(frame - (row[0] + 4)) if frames >= 9 else 0 for row in numbers]
-        assert numbers[clip, place] == frame
-        assert places[clip] == min(places)
-    with pytest.raises(ValueError, match="no frame"):
-        clips_of(0, 9)
-
-
 @torch.no_grad()
 def clip_by_clip(model, sequence):
     """Every frame's pose, from every clip of the sequence that there is to choose from."""
@@ -92,11 +75,13 @@ def clip_by_clip(model, sequence):
 
 
 def test_prediction_is_that_of_clip_by_clip(model):
-    keypoints, _ = sequences([30, 1, 9, 5])
+    keypoints, _ = sequences([30, 1, 9, 5, 8, 10, 18, 19])
     poses = predict(model, keypoints, device="cpu", batch_size=3)
     for sequence, predicted in zip(keypoints, poses, strict=True):
         assert predicted.dtype == np.float32
         np.testing.assert_allclose(predicted, clip_by_clip(model, sequence), atol=1e-5)
+    with pytest.raises(ValueError, match="no frame"):
+        clips_of(0, 9)
 
 
 def test_targets_are_the_poses_of_all_frames_and_their_mirror_images():

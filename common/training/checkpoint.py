@@ -34,21 +34,13 @@ _PROGRESS = ("step", "samples", "loss_sum", "is_best", "random_state")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A checkpoint that was read and checked; `Checkpoint.load` reads one.
-
-    Attributes:
-        path: its file.
-        weights: {the model's own name of a parameter: tensor on the CPU}.
-        config: the network that the weights belong to.
-        recipe: {flag: value} of the training; empty for a published checkpoint.
-        content: what else the file holds.
-    """
+    """A checkpoint that was read and checked; `Checkpoint.load` reads one."""
 
     path: Path
-    weights: dict[str, Tensor]
-    config: LifterConfig
-    recipe: dict[str, Any]
-    content: dict[str, Any]
+    weights: dict[str, Tensor]  # by the model's own names, on the CPU
+    config: LifterConfig  # of the network that the weights belong to
+    recipe: dict[str, Any]  # {flag: value} of the training; empty for a published checkpoint
+    content: dict[str, Any]  # what else the file holds
 
     @classmethod
     def load(
@@ -145,13 +137,8 @@ class Checkpoint:
     ) -> None:
         """Put model, optimizer and state where the training stopped.
 
-        A published checkpoint goes on after its last whole epoch, without its optimizer.
-
-        Args:
-            model: gets the weights.
-            optimizer: of `build_optimizer`.
-            state: gets everything else.
-            is_main: whether this process, of several, takes on the sum of the losses.
+        A published checkpoint goes on after its last whole epoch, without its optimizer. Of several
+        processes only the main one takes on the sum of the losses.
 
         Raises:
             InputError: if weights or optimizer do not fit the model, or something is missing.

@@ -62,10 +62,8 @@ def choose_device(gpu: str, quiet: bool = False) -> torch.device:
 def resolve_precision(choice: str, device: torch.device) -> str:
     """Return a key of `DTYPES`, the precision of matrix products.
 
-    Args:
-        choice: one, or "auto" for bf16 where the processor has such products, fp16 on those of
-            NVIDIA's GPUs (V100, T4) that have them in fp16 alone, and fp32 elsewhere.
-        device: where they are computed.
+    "auto" is bf16 where the processor has such products, fp16 on those of NVIDIA's GPUs (V100, T4)
+    that have them in fp16 alone, and fp32 elsewhere.
     """
     if choice != "auto":
         return choice
@@ -117,11 +115,8 @@ def compile_loss(
     The compiled one is run once. Its loss and gradients must be those of the plain one, or no
     further from them than chance takes the plain ones. A line on standard error says what is wrong.
 
-    Args:
-        batch_loss: returns the loss from the indices (B,) int64 and the weights (B,) of samples.
-        model: of `batch_loss`, in training mode.
-        batch_size: B, of every step.
-        precision: of matrix products, a key of `DTYPES`.
+    `batch_loss` takes indices (B,) int64 and weights (B,) of samples, always `batch_size`; its
+    model is in training mode.
     """
     # Whether to use TF32 is the user's choice, --tf32.
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")

@@ -78,18 +78,9 @@ class Epoch:
     """What the current epoch still has to train on: `for lr, batch, weights in epoch: …`.
 
     The body of the loop gives each batch's loss to `add`. The samples come in an order that the
-    seed and the epoch's number determine. Between two steps the loop ends with `Interrupted` if a
-    signal was received, and `state` is then ready to be saved.
-
-    Args:
-        windows: the samples.
-        state: where the epoch begins; brought up to date as the steps are done.
-        recipe: of the training.
-        world: this process among the others.
-        interruption: asked between steps.
-
-    Attributes:
-        samples_per_s: of all processes, once the loop is done; 0 if no step was left.
+    seed and the epoch's number determine. `state` is brought up to date as the steps are done.
+    Between two steps the loop ends with `Interrupted` if a signal was received, and `state` is then
+    ready to be saved. `samples_per_s` is of all processes, 0 if no step was left.
     """
 
     def __init__(
@@ -228,10 +219,8 @@ class Interruption:
     def run_interruptible(self, work: Callable[[], T]) -> T:
         """Return what `work` returns; after a signal, end it at once and raise `Interrupted`.
 
-        All processes call it together, and all raise after the work of each.
-
-        Args:
-            work: leaves nothing half-done, and does not wait for other processes.
+        All processes call it together, and all raise after the work of each, which leaves nothing
+        half-done and does not wait for other processes.
         """
         self.check()
         try:

@@ -28,13 +28,8 @@ class Muon(torch.optim.AdamW):
     """Moves matrices by whitened steps, and all other parameters as AdamW does.
 
     Where G is the Nesterov average of a matrix's gradients, the matrix (m, n) moves by
-    0.2 √max(m, n) `whiten(G)` times the learning rate.
-
-    Args:
-        matrices: parameters (m, n), the first group.
-        others: parameters of any shape, the second group.
-        dtype: in which the matrix products are computed.
-        options: of AdamW; matrices use the learning rate and the weight decay.
+    0.2 √max(m, n) `whiten(G)` times the learning rate. Matrix products are computed in `dtype`;
+    of AdamW's options matrices use the learning rate and the weight decay.
     """
 
     def __init__(

@@ -29,20 +29,15 @@ _LOST = (
 class World:
     """This process among those that train together.
 
-    Attributes:
-        rank: number of this process; 0 writes files and prints.
-        size: how many processes there are.
-        device: where this process computes.
-        control: the group for small messages between the processors, which do not wait for the
-            GPU; None for the default group, where that is gloo.
-        restarts: how often torchrun has restarted the processes.
+    `control` is the group for small messages between the processors, which do not wait for the GPU;
+    None for the default group, where that is gloo.
     """
 
-    rank: int
-    size: int
-    device: torch.device
+    rank: int  # number of this process; 0 writes files and prints
+    size: int  # how many processes there are
+    device: torch.device  # where this process computes
     control: "dist.ProcessGroup | None" = None
-    restarts: int = 0
+    restarts: int = 0  # how often torchrun has restarted the processes
 
     @property
     def is_main(self) -> bool:

@@ -53,27 +53,17 @@ class RunFolder:
     A file that cannot be written, as on a full disk, is kept in memory and tried again at the next
     save, before any later `last_epoch.bin`.
 
-    Attributes:
-        folder: the checkpoint folder.
-        world: this process among the others; the main one writes and prints.
-        state: where the training is.
-        checkpoint: gives the bytes of a checkpoint as it is now.
-        epochs: how many there are to be.
-        every: keep `epoch_N.bin` every so many epochs; 0 for never.
-        curves: whether to draw the training curves after each epoch.
-        wandb: the Weights & Biases run.
-        earlier: files of an earlier run, which the first save replaces.
     """
 
     folder: Path
-    world: World
+    world: World  # of which the main process writes and prints
     state: TrainingState
-    checkpoint: Callable[[], bytes]
-    epochs: int
-    every: int = 0
-    curves: bool = False
+    checkpoint: Callable[[], bytes]  # gives the bytes of a checkpoint as it is now
+    epochs: int  # how many there are to be
+    every: int = 0  # keep `epoch_N.bin` every so many epochs; 0 for never
+    curves: bool = False  # draw the training curves after each epoch
     wandb: WandbRun = field(default_factory=lambda: WandbRun("disabled"))
-    earlier: list[Path] = field(default_factory=list)
+    earlier: list[Path] = field(default_factory=list)  # of a run that the first save replaces
     _waiting: dict[str, bytes] = field(default_factory=dict, init=False)
 
     def save_epoch(self) -> None:
