@@ -237,10 +237,9 @@ def log_of(folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100, help="SIGKILLs")
-    parser.add_argument("--sigterms", type=int, default=30)
-    parser.add_argument("--sigints", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    defaults = {"kills": 100, "sigterms": 30, "sigints": 30, "seed": random.randrange(10**6)}
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
