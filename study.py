@@ -29,24 +29,18 @@ from common.files.npz import read_positions_2d
 from common.files.output import atomic_output
 from common.files.tables import format_markdown, latex_cells, mean_and_spread
 from common.fusion.errors_2d import list_views, measure, ranks, view_arrays
-from common.h36m_dataset import (
-    estimator_names,
-    keypoints_names,
-    keypoints_path,
-    positions_3d_path,
-)
+from common.h36m_dataset import estimator_names, keypoints_names, keypoints_path, positions_3d_path
 from common.lifters import DEFAULT, LIFTERS
 from common.study_runs import do_runs, flags_of_lifters, parse_study_arguments, prepare_study
 
 Report = Mapping[str, Any]  # of `make_report`
 Row = dict[str, Any]  # of `study_rows`
 
-KEYPOINTS_HELP = (
-    "inputs, as run_poseformer.py takes them (default: each estimator and mixture that there is, "
-    "the estimators concatenated, and with confidences where there are any)"
-)
 OWN_FLAGS = {
-    "--keypoints": {"help": KEYPOINTS_HELP},
+    "--keypoints": {
+        "help": "inputs, as run_poseformer.py takes them (default: each estimator and mixture that "
+        "there is, the estimators concatenated, and with confidences where there are any)"
+    },
     "--model": {
         "choices": tuple(LIFTERS),
         "default": [DEFAULT],
@@ -154,12 +148,11 @@ def study_rows(
 ) -> list[Row]:
     """Return a row for each input, the best first.
 
-    Returns:
-        `keypoints`; `error_2d_px` and `bias_free_2d_px`, None for a concatenation; for both
-        metrics `<metric>`, the mean over the seeds, `<metric>_std`, None for one seed, and
-        `<metric>_seeds`; `p_best`, from `wilcoxon` against the best row, times the number of such
-        tests (Bonferroni), None for the best; `worse`, whether it is so beyond chance: that p is
-        significant, and the difference is more than two of `seed_error_mm`.
+    It holds `keypoints`; `error_2d_px` and `bias_free_2d_px`, None for a concatenation; for both
+    metrics `<metric>`, the mean over the seeds, `<metric>_std`, None for one seed, and
+    `<metric>_seeds`; `p_best`, from `wilcoxon` against the best row, times the number of such tests
+    (Bonferroni), None for the best; `worse`, whether it is so beyond chance: that p is significant,
+    and the difference is more than two of `seed_error_mm`.
     """
     rows = []
     for name, of_seeds in reports.items():
@@ -186,13 +179,11 @@ def study_rows(
 
 
 def add_ranks(blocks: Mapping[str, Sequence[Row]]) -> None:
-    """Add to each row its lifter, and how that lifter ranks the inputs beside the others.
+    """Add to each row its lifter, and how all lifters, which have the same inputs, rank them.
 
-    Args:
-        blocks: {lifter: rows of `study_rows`}, of the same inputs. A row gets `model`, its lifter;
-            for each lifter `rank_<lifter>`, its input's by MPJPE, 1 the best, equal errors sharing
-            their mean; and `spearman_<lifter>`, the correlation of all ranks by that lifter with
-            those by the row's own; NaN for one input.
+    A row gets `model`, its lifter; for each lifter `rank_<lifter>`, its input's by MPJPE, 1 the
+    best, equal errors sharing their mean; and `spearman_<lifter>`, the correlation of all ranks by
+    that lifter with those by the row's own; NaN for one input.
     """
     errors = [{row["keypoints"]: row["mpjpe_mm"] for row in rows} for rows in blocks.values()]
     names = list(errors[0])
@@ -218,11 +209,6 @@ def seed_error_mm(rows: Sequence[Row]) -> float:
     return math.sqrt(2 * float(np.mean([row["mpjpe_mm_std"] ** 2 for row in rows])) / seeds)
 
 
-def pairs(reports: Mapping[str, Sequence[Report]]) -> list[tuple[str, str, float, float]]:
-    """Return (a, b, MPJPE of a - that of b in mm, p) of any two inputs, p without a correction."""
-    return [(a, b, *compare(reports[a], reports[b])) for a, b in combinations(reports, 2)]
-
-
 def compare(a: Sequence[Report], b: Sequence[Report]) -> tuple[float, float]:
     """Return the mean difference in MPJPE over the test sequences, a - b in mm, and Wilcoxon's p.
 
@@ -241,10 +227,7 @@ def compare(a: Sequence[Report], b: Sequence[Report]) -> tuple[float, float]:
 def wilcoxon(differences: np.ndarray) -> float:
     """Return the two-sided p of Wilcoxon's signed-rank test (Biometrics Bulletin 1945).
 
-    By the normal approximation, corrected for ties; differences of zero are left out.
-
-    Args:
-        differences: (pairs,).
+    By the normal approximation, corrected for ties; of the differences (pairs,) zeros are left out.
     """
     differences = differences[differences != 0]
     n = len(differences)
@@ -267,13 +250,14 @@ def write_results(
 ) -> str:
     """Write table.md, .tex, .csv, pairs.csv and study.png; return the table for the terminal.
 
-    Args:
-        folder: of the study.
-        blocks: rows of each lifter, of several with their ranks.
-        reports: {lifter: {input: of its seeds}}.
+    `blocks` are the rows of each lifter; `reports` {lifter: {input: of its seeds}}.
     """
     rows = [row for block in blocks for row in block]
-    compared = [(model, *pair) for model in reports for pair in pairs(reports[model])]
+    compared = [
+        (model, a, b, *compare(of_inputs[a], of_inputs[b]))  # p without a correction
+        for model, of_inputs in reports.items()
+        for a, b in combinations(of_inputs, 2)
+    ]
     first = 0 if len(blocks) > 1 else 1  # of several lifters the table says which
     titles = ("model", "a", "b", "difference_mm", "p")
     texts = {

@@ -25,13 +25,7 @@ from common.drawing.figures import COLORS, paper_figure, save_figure
 from common.files.console import InputError, positive_float, run_script
 from common.files.output import atomic_output
 from common.files.tables import format_markdown, mean_and_spread
-from common.study_runs import (
-    Run,
-    do_runs,
-    flags_of_lifters,
-    parse_study_arguments,
-    prepare_study,
-)
+from common.study_runs import Run, do_runs, flags_of_lifters, parse_study_arguments, prepare_study
 from common.training.run_log import LOG_NAME, read_log
 
 RECIPES = {
@@ -52,10 +46,10 @@ RECIPES = {
     "motionagformer": "--model motionagformer",
     "motionagformer, default": "--model motionagformer --recipe default",
 }
-OF_THE_FIRST_LIFTER = [name for name, flags in RECIPES.items() if "--model" not in flags]
 OWN_FLAGS = {
     "--recipes": {
-        **{"choices": tuple(RECIPES), "default": OF_THE_FIRST_LIFTER},
+        "choices": tuple(RECIPES),
+        "default": [name for name, flags in RECIPES.items() if "--model" not in flags],
         "help": f"{'; '.join(RECIPES)} (default: those of poseformerv2)",
     },
     "--minutes": {
@@ -76,8 +70,7 @@ def main() -> None:
             "train about as long"
         )
     prepare_study(arguments.study, {name: str(value) for name, value in settings.items()})
-    flags = {name: (*RECIPES[name].split(), *passed) for name in arguments.recipes}
-    flags = flags_of_lifters(flags)
+    flags = flags_of_lifters({n: (*RECIPES[n].split(), *passed) for n in arguments.recipes})
     if arguments.minutes:
         once = {name: (*words, "--epochs", "1") for name, words in flags.items()}
         timed = do_runs(arguments.study / "one_epoch", once, arguments.seeds[:1], arguments.gpus)
@@ -117,10 +110,8 @@ def draw(courses: Mapping[str, np.ndarray]) -> Any:
     figure, axes = paper_figure(6.4, 3.6)
     for color, (name, of_seeds) in zip(COLORS * len(courses), courses.items()):
         minutes, errors = of_seeds[..., 0].mean(0) / 60, of_seeds[..., 1]
-        line = {"color": color, "label": name, "linewidth": 1.8, "markersize": 3.5}
-        axes.plot(minutes, errors.mean(0), "o-", **line)
-        band = {"color": color, "alpha": 0.15, "linewidth": 0}
-        axes.fill_between(minutes, errors.min(0), errors.max(0), **band)
+        axes.plot(minutes, errors.mean(0), "o-", color=color, label=name, lw=1.8, ms=3.5)
+        axes.fill_between(minutes, errors.min(0), errors.max(0), color=color, alpha=0.15, lw=0)
     axes.set(xlabel="minutes, validation included", ylabel="validation MPJPE, mm")
     axes.legend(frameon=False, fontsize=9)
     return figure

@@ -17,7 +17,7 @@ from common.files.console import (
     warn,
 )
 from common.h36m_dataset import Sequence2d3d, parse_subjects
-from common.lifters import DEFAULT, LIFTERS, Lifter, LifterConfig, name_of
+from common.lifters import DEFAULT, LIFTERS, LifterConfig, name_of
 from common.training.checkpoint import Checkpoint
 from common.training.recipe import RECIPES, Recipe, one_of
 
@@ -103,14 +103,9 @@ _MOVED = ("--render", "--viz-", "--causal", "--no-resample", "--smooth", "--up")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the command line.
+    """Return every flag's value, of the process's command line by default.
 
-    Args:
-        argv: the arguments, those of the process by default.
-
-    Returns:
-        Every flag's value; of `Recipe` and the network, which a checkpoint may answer too, None
-        unless it was given.
+    Of `Recipe` and the network, which a checkpoint may answer too, it is None unless given.
 
     Raises:
         SystemExit: with status 2 and one line on standard error, for wrong usage.
@@ -134,17 +129,12 @@ def make_parser() -> ArgumentParser:
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.HelpFormatter,
     )
-    groups = {
-        title: parser.add_argument_group(title, description)
-        for title, description in (
-            ("data", None),
-            ("model", "with --resume and --evaluate the checkpoint says; others are an error"),
-            ("training", "with --resume all of it comes from the checkpoint"),
-            ("run", None),
-            ("run of a training", None),
-            ("evaluation", None),
-        )
+    says = {
+        "model": "with --resume and --evaluate the checkpoint says; others are an error",
+        "training": "with --resume all of it comes from the checkpoint",
     }
+    titles = ("data", "model", "training", "run", "run of a training", "evaluation")
+    groups = {title: parser.add_argument_group(title, says.get(title)) for title in titles}
     for f in fields(Recipe):
         _add_recipe_flag(groups[f.metadata["group"]], f)
     for short, name, metavar, help in NETWORK_FLAGS:
@@ -181,20 +171,15 @@ def _add_recipe_flag(group: Any, field: Any) -> None:
 
 
 def _check(parser: ArgumentParser, given: dict[str, Any]) -> None:
-    """Refuse flags that contradict each other, or that would not be read.
-
-    Raises:
-        InputError: naming the first of them.
-    """
+    """Refuse flags that contradict each other, or that would not be read."""
     if given.get("dataset") == "custom":
         raise InputError(f"-d custom: {_BY_LIFT}")
     for name in ("evaluate", "resume", "init_from"):
         if given.get(name) == "":
             raise InputError(f"--{name.replace('_', '-')} '': give the checkpoint's file")
-    pairs = ("resume", "evaluate"), ("resume", "overwrite"), ("resume", "init-from")
-    for one, other in pairs:
-        if one in given and other.replace("-", "_") in given:
-            raise InputError(f"--{one} and --{other} exclude each other; give one of them")
+    for other in ("evaluate", "overwrite", "init-from"):
+        if "resume" in given and other.replace("-", "_") in given:
+            raise InputError(f"--resume and --{other} exclude each other; give one of them")
     unread, reason = ("evaluation",), "goes with --evaluate"
     if "evaluate" in given:
         unread = ("training", "run of a training")
@@ -269,11 +254,7 @@ def network_config(
 ) -> LifterConfig:
     """Return the network that the checkpoint holds, or else the one that the flags describe.
 
-    Args:
-        arguments: of the command line.
-        recipe: of the training, for its dropout; or of the evaluation.
-        sequences: the data, whose channels the network takes.
-        checkpoint: None for a new training.
+    It takes the channels of the sequences, and has the recipe's dropout.
 
     Raises:
         InputError: if the flags describe no network, or one for longer clips than there are, or
@@ -284,7 +265,10 @@ def network_config(
     flags = _network_flags(arguments, model)
     flags["in_chans"] = sequences[0].keypoints.shape[-1]
     flags["confidence_chans"] = sequences[0].confidences
-    rates = _drop_rates(recipe, lifter, model)
+    rates = {"drop_rate": recipe.dropout, "drop_path_rate": recipe.drop_path}
+    if any(rates[name] for name in rates.keys() - lifter.fields):
+        raise InputError(f"--dropout, --drop-path: {model} has none; leave it out")
+    rates = {name: rate for name, rate in rates.items() if name in lifter.fields}
     if checkpoint is not None:
         checkpoint.check_channels(flags["in_chans"], flags["confidence_chans"])
         for name, value in flags.items():
@@ -309,11 +293,7 @@ def network_config(
 
 
 def _network_flags(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
-    """Return the fields of the lifter's configuration that the user gave as flags or a preset.
-
-    Raises:
-        InputError: if the lifter has no such field or preset.
-    """
+    """Return the fields of the lifter's configuration that the user gave as flags or a preset."""
     lifter, values = LIFTERS[model], vars(arguments)
     flags = {name: values[name] for _, name, *_ in NETWORK_FLAGS if values[name] is not None}
     for name in sorted(flags.keys() - lifter.fields):
@@ -321,14 +301,6 @@ def _network_flags(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
     if arguments.preset and arguments.preset not in lifter.presets:
         raise InputError(f"--preset {arguments.preset}: {model} has no presets; leave it out")
     return lifter.presets.get(arguments.preset, {}) | flags
-
-
-def _drop_rates(recipe: Recipe, lifter: Lifter, model: str) -> dict[str, float]:
-    """Return the recipe's dropout as fields of the lifter's configuration, which may have none."""
-    rates = {"drop_rate": recipe.dropout, "drop_path_rate": recipe.drop_path}
-    if any(rates[name] for name in rates.keys() - lifter.fields):
-        raise InputError(f"--dropout, --drop-path: {model} has none; leave it out")
-    return {name: rate for name, rate in rates.items() if name in lifter.fields}
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:

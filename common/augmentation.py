@@ -70,8 +70,7 @@ class AugmentedWindows(WindowGenerator):
 
     def start_epoch(self, seed: int, epoch: int) -> Tensor:
         """Draw the epoch's scenes; return its permutation of all samples."""
-        random = self._random(seed, epoch)
-        order = self._permutation(random)
+        order, random = self._shuffled(seed, epoch)
         # In place: a captured CUDA graph reads them from where they are.
         self.draws.uniform_(-1, 1, generator=random)
         self.limb_draws.uniform_(generator=random)

@@ -29,9 +29,6 @@ class View(NamedTuple):
     truth: np.ndarray  # (frames, 17, 2), pixels: the 3D, projected
     estimates: np.ndarray  # (estimators, frames, 17, 2), pixels; NaN for points at (0, 0)
 
-    def __str__(self) -> str:
-        return f"{self.subject}, camera {self.camera.id}"
-
 
 def check_data(
     sequences: Sequence[Sequence2d3d],
@@ -45,7 +42,7 @@ def check_data(
         sequences: of `load_sequences`, in every frame.
         names: of the estimators, in the order of the keypoints' channels.
         trust: whether what does not fit is a warning only.
-        quiet: do not print, as the processes of a training do but for the first.
+        quiet: whether to print nothing.
 
     Raises:
         InputError: if 2D and 3D do not belong together; the message names the likely cause.
@@ -71,8 +68,7 @@ def check_data(
                 "data/prepare_2d_estimation.py fills such points"
             )
         problems = [_problem(view, i, views, d) for view, d in zip(views, distances)]
-        bad = [problem for problem in problems if problem]
-        if bad:
+        if bad := [problem for problem in problems if problem]:
             object_to(f"{name}: {bad[0]} (so in {len(bad)} of {len(views)} views)")
 
 
@@ -96,22 +92,17 @@ def _sample(sequences: Sequence[Sequence2d3d], estimators: int) -> list[View]:
         frames = ((np.arange(count) + 0.5) * n / count).astype(int) if count < n else slice(None)
         camera_poses = s.poses[frames].astype(np.float64) + s.root[frames, None]
         parts.setdefault((s.subject, s.camera), []).append((s.keypoints[frames], camera_poses))
-    return [
-        _view(*key, *map(np.concatenate, zip(*arrays)), estimators) for key, arrays in parts.items()
-    ]
-
-
-def _view(
-    subject: str, index: int, keypoints: np.ndarray, poses: np.ndarray, estimators: int
-) -> View:
-    """Return a view from normalised keypoints (F, 17, C) and camera coordinates (F, 17, 3)."""
-    camera = load_cameras()[subject][index]
-    with np.errstate(all="ignore"):  # of 3D that lies in no camera's picture
-        truth = project(poses, camera.intrinsics)
-    pairs = [keypoints[..., 2 * i : 2 * i + 2].astype(np.float64) for i in range(estimators)]
-    pixels = (np.stack(pairs) + [1, camera.height / camera.width]) * camera.width / 2
-    pixels[(np.abs(pixels) < 1e-3).all(axis=-1)] = np.nan
-    return View(subject, camera, truth, pixels)
+    views = []
+    for (subject, index), arrays in parts.items():
+        keypoints, poses = map(np.concatenate, zip(*arrays))  # (F, 17, C), (F, 17, 3)
+        camera = load_cameras()[subject][index]
+        with np.errstate(all="ignore"):  # of 3D that lies in no camera's picture
+            truth = project(poses, camera.intrinsics)
+        pairs = [keypoints[..., 2 * i : 2 * i + 2].astype(np.float64) for i in range(estimators)]
+        pixels = (np.stack(pairs) + [1, camera.height / camera.width]) * camera.width / 2
+        pixels[(np.abs(pixels) < 1e-3).all(axis=-1)] = np.nan
+        views.append(View(subject, camera, truth, pixels))
+    return views
 
 
 def _distance_px(estimate: np.ndarray, truth: np.ndarray) -> float:
@@ -125,12 +116,10 @@ def _problem(view: View, estimator: int, views: Sequence[View], distance: float)
     """Return what is wrong with an estimator's 2D of one view, and the likely cause."""
     if distance <= SUSPECT_PX:
         return None
-    found = f"{view}: its 2D lies {distance:.0f} px from the projected 3D"
-    readings = [
-        (_distance_px(estimate, truth), cause)
-        for cause, estimate, truth in _other_readings(view, estimator, views)
-    ]
-    nearest, cause = min(readings)
+    found = f"{view.subject}, camera {view.camera.id}: its 2D lies {distance:.0f} px from the "
+    found += "projected 3D"
+    readings = _other_readings(view, estimator, views)
+    nearest, cause = min((_distance_px(points, truth), cause) for cause, points, truth in readings)
     if nearest < min(distance / 2, HOPELESS_PX):
         return f"{found}, but {nearest:.0f} px if {cause}"
     if distance <= HOPELESS_PX:
@@ -150,11 +139,8 @@ def _other_readings(
     for other in views:
         is_other = other.subject == view.subject and other is not view
         if is_other and other.truth.shape == truth.shape:
-            yield (
-                f"the cameras are in another order: this is what {other.camera.id} sees",
-                points,
-                other.truth,
-            )
+            cause = f"the cameras are in another order: this is what {other.camera.id} sees"
+            yield cause, points, other.truth
     as_coco = coco_to_h36m(points)
     readings = {
         "left and right are exchanged": points[:, EXCHANGED],

@@ -51,15 +51,15 @@ def predict_on_device(
         One (frames, 17, 3) float32 tensor a sequence, on the device: metres, relative to the hip,
         all joints as the network gives them, the hip included.
     """
-    device = torch.device(device)
-    if model.config.gives_all_frames:
-        return _predict_clips(model, keypoints, device, precision, flip, batch_size)
-    kept = model.config.number_of_kept_frames
-    generator = WindowGenerator(keypoints, None, model.config.number_of_frames, device=device)
-    total, confidences = len(generator), model.config.confidence_chans
-    tokens = kept + model.config.number_of_kept_coeffs
+    device, config = torch.device(device), model.config
     at_once = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
-    batch_size = batch_size or max(1, at_once // tokens)
+    if config.gives_all_frames:  # a frame of a clip costs about as much as four tokens
+        batch_size = batch_size or max(1, at_once // (4 * config.number_of_frames))
+        return _predict_clips(model, keypoints, device, precision, flip, batch_size)
+    kept, confidences = config.number_of_kept_frames, config.confidence_chans
+    batch_size = batch_size or max(1, at_once // (kept + config.number_of_kept_coeffs))
+    generator = WindowGenerator(keypoints, None, config.number_of_frames, device=device)
+    total = len(generator)
     poses = torch.empty(total, NUM_JOINTS, 3, device=device)
     # Features of the frames from `first` on; frames before `known` have been computed.
     features, first, known = None, 0, 0
@@ -81,18 +81,12 @@ def predict_on_device(
 
 
 def clips_of(frames: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the clips of a sequence, and from which clip, and where in it, a frame is read.
+    """Return the clips (clips, length) of a sequence, and where a frame is read, (frames, 2).
 
-    As few clips as cover the sequence overlap by equal parts; a frame is read from the clip in
-    which it lies most central, the earlier one of two. The one clip of a sequence that is shorter
-    repeats its first and its last frame.
-
-    Args:
-        frames: of the sequence, at least 1.
-        length: of a clip.
-
-    Returns:
-        (clips, length), numbers of the sequence's frames; (frames, 2), a clip's number and a place.
+    They are numbers of the sequence's frames; and of a clip, and a place in it. As few clips as
+    cover the sequence overlap by equal parts; a frame is read from the clip in which it lies most
+    central, the earlier one of two. The one clip of a sequence that is shorter repeats its first
+    and its last frame.
 
     Raises:
         ValueError: if there is no frame.
@@ -115,18 +109,15 @@ def _predict_clips(
     device: torch.device,
     precision: str,
     flip: bool,
-    batch_size: int | None,
+    batch_size: int,
 ) -> list[Tensor]:
     """Return what `predict_on_device` does, from the poses of clips; the hip is zero."""
-    length, confidences = model.config.number_of_frames, model.config.confidence_chans
-    at_once = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
-    parts = [clips_of(len(sequence), length) for sequence in keypoints]
+    parts = [clips_of(len(sequence), model.config.number_of_frames) for sequence in keypoints]
     clips = np.concatenate([k[numbers] for k, (numbers, _) in zip(keypoints, parts)])
     poses = []
     with autocast(device, precision):
-        # A frame of a clip costs about as much as four tokens.
-        for batch in torch.from_numpy(clips).split(batch_size or max(1, at_once // (4 * length))):
-            views = both_views(batch.to(device), flip, confidences)
+        for batch in torch.from_numpy(clips).split(batch_size):
+            views = both_views(batch.to(device), flip, model.config.confidence_chans)
             poses.append(average_views(model(views.flatten(0, 1)).float(), flip))
     result = []
     for own, (_, read) in zip(torch.cat(poses).split([len(n) for n, _ in parts]), parts):
@@ -164,13 +155,11 @@ def evaluate(
     """
     model.eval()
     sums = MetricSums()
-    mine = sequences[world.rank :: world.size]
-    if mine:
-        poses = predict_on_device(
-            model, [s.keypoints for s in mine], device=world.device, precision=precision
-        )
-        for sequence, predicted in zip(mine, poses):
-            sums.add(sequence.subject, sequence.action, predicted, sequence.poses, all_metrics)
+    if mine := sequences[world.rank :: world.size]:
+        keypoints = [s.keypoints for s in mine]
+        poses = predict_on_device(model, keypoints, device=world.device, precision=precision)
+        for s, predicted in zip(mine, poses):
+            sums.add(s.subject, s.action, predicted, s.poses, all_metrics)
     sums.state = world.sum(sums.state)
     keys = list(dict.fromkeys((s.subject, s.action) for s in sequences))
     nothing = torch.zeros_like(sums.state[0, 0, 0])

@@ -88,10 +88,8 @@ class WindowGenerator:
             raise ValueError("there is no frame in the sequences")
         if poses is not None and [len(sequence) for sequence in poses] != lengths:
             raise ValueError("keypoints and poses differ in their numbers of frames")
-        self.device = torch.device(device)
-        self.augment = augment
-        self.confidences = confidences
-        self.all_frames = all_frames
+        self.device, self.number_of_frames = torch.device(device), number_of_frames
+        self.augment, self.confidences, self.all_frames = augment, confidences, all_frames
         self._keypoints = pack(keypoints, self.device)  # (all frames, 17, C)
         self._poses = None if poses is None else pack(poses, self.device)  # (all frames, 17, 3)
 
@@ -102,7 +100,6 @@ class WindowGenerator:
         # One row a window: its middle frame, the first and last frame of its sequence, and which.
         windows = np.stack([middles, starts[sequence], ends[sequence] - 1, sequence], axis=1)
         self._windows = torch.from_numpy(windows).to(self.device)
-        self.number_of_frames = number_of_frames
 
     def __len__(self) -> int:
         return len(self._windows) * (2 if self.augment else 1)
@@ -113,14 +110,12 @@ class WindowGenerator:
         It depends on (seed, epoch) and the kind of device alone, so every process of a distributed
         run and every resumed run draws the same one.
         """
-        return self._permutation(self._random(seed, epoch))
+        return self._shuffled(seed, epoch)[0]
 
-    def _random(self, seed: int, epoch: int) -> torch.Generator:
+    def _shuffled(self, seed: int, epoch: int) -> tuple[Tensor, torch.Generator]:
         number = np.random.SeedSequence([seed, epoch]).generate_state(1)[0]
-        return torch.Generator(self.device).manual_seed(int(number))
-
-    def _permutation(self, random: torch.Generator) -> Tensor:
-        return torch.randperm(len(self), generator=random, device=self.device)
+        random = torch.Generator(self.device).manual_seed(int(number))
+        return torch.randperm(len(self), generator=random, device=self.device), random
 
     def frame_numbers(self, windows: Tensor, count: int) -> Tensor:
         """Return the (B, count) numbers of the central frames of windows (B,) int64.

@@ -73,13 +73,9 @@ def is_corrupt(subject: str, action: str) -> bool:
 
 
 def wrong_takes(sequences: Iterable[str]) -> list[str]:
-    """Say which of one subject's sequence names are no action's, and which actions lack a take.
+    """Return a phrase for each of one subject's sequence names that is wrong, or that lacks.
 
-    Args:
-        sequences: names, canonical or as in the dataset, S11's corrupt one among them.
-
-    Returns:
-        One phrase for each problem; none where there are two takes of each of the 15 actions.
+    There are to be two takes of each of the 15 actions, S11's corrupt one among them.
     """
     names = Counter(map(canonical_action, sequences))
     takes = Counter(map(action_class, names))
@@ -97,15 +93,7 @@ def wrong_takes(sequences: Iterable[str]) -> list[str]:
 def list_raw_files(
     folder: Path, subjects: Sequence[str], list_subject: Callable[[str], tuple[Any, list[str]]]
 ) -> dict[str, Any]:
-    """List the raw files of every subject, after checking that none is missing.
-
-    Args:
-        folder: holds the subjects' files.
-        subjects: which subjects.
-        list_subject: returns one subject's files, and a phrase for each problem with them.
-
-    Returns:
-        {subject: its files}.
+    """Return {subject: its files} of a folder; `list_subject` gives those and a phrase a problem.
 
     Raises:
         InputError: naming all problems of all subjects.
@@ -218,7 +206,9 @@ def load_sequences(
     subjects: Sequence[str],
     actions: Sequence[str] | None = None,
 ) -> list[Sequence2d3d]:
-    """Load and align 2D with 3D.
+    """Load and align 2D with 3D: one sequence for each subject, action and camera.
+
+    2D that goes on after the end of 3D, as estimators' files do by a frame or two, is cut.
 
     Args:
         path_3d: `data_3d_<dataset>.npz`, in world or in camera coordinates.
@@ -226,12 +216,7 @@ def load_sequences(
             concatenated along the last axis, and behind them the confidences of those whose name
             ends in `_w_conf`. Confidences that are logits are scaled as in `merge.py`.
         subjects: which subjects, in this order.
-        actions: which of the 15 actions; a numbered name such as "Sitting 1" selects that
-            sequence alone. None for all.
-
-    Returns:
-        One sequence for each subject, action and camera. 2D that goes on after the end of 3D, as
-        estimators' files do by a frame or two, is cut.
+        actions: as `select_actions` takes them.
 
     Raises:
         InputError: if a file lacks a subject or an action that another has, no sequence is left,
@@ -239,7 +224,16 @@ def load_sequences(
     """
     positions_3d = read_positions_3d(path_3d)
     positions_2d = [read_estimates(path) for path in paths_2d]
-    _check_same_sequences(path_3d, positions_3d, paths_2d, positions_2d, subjects)
+    for path, positions in [(path_3d, positions_3d), *zip(paths_2d, positions_2d)]:
+        if missing := [s for s in subjects if s not in positions]:
+            raise InputError(
+                f"{path}: lacks {', '.join(missing)}; it holds {', '.join(sorted(positions))}"
+            )
+        for subject in subjects:  # figures would not be comparable
+            if lacking := sorted(positions_3d[subject].keys() - positions[subject].keys()):
+                raise InputError(
+                    f"{path}: {subject} lacks {', '.join(lacking)}, which {path_3d.name} has"
+                )
     sequences = []
     for subject in subjects:
         for action in select_actions(path_3d, positions_3d[subject], actions):
@@ -259,6 +253,8 @@ def load_sequences(
 def select_actions(path: Path | str, available: Any, actions: Sequence[str] | None) -> list[str]:
     """Return the names in `available` that `actions` selects; exact names, never prefixes.
 
+    One of the 15 actions selects both of its takes, "Sitting 1" that one; None selects all.
+
     Raises:
         InputError: if one of `actions` selects nothing, or there is none.
     """
@@ -277,15 +273,10 @@ def select_actions(path: Path | str, available: Any, actions: Sequence[str] | No
 
 
 def cameras_poses(positions: np.ndarray | list[np.ndarray], subject: str) -> list[np.ndarray]:
-    """Return the 17 joints in each camera's coordinates.
+    """Return the 17 joints in each camera's coordinates, four (frames, 17, 3), float64, metres.
 
-    Args:
-        positions: (frames, 32, 3) in world coordinates, or a list of four such arrays in camera
-            coordinates; metres.
-        subject: whose cameras.
-
-    Returns:
-        Four arrays (frames, 17, 3), float64, metres.
+    `positions` are (frames, 32, 3) in world coordinates, or a list of four such arrays in camera
+    coordinates; metres.
     """
     if isinstance(positions, list):
         return [p[:, JOINTS_32_TO_17].astype(np.float64) for p in positions]
@@ -294,28 +285,6 @@ def cameras_poses(positions: np.ndarray | list[np.ndarray], subject: str) -> lis
         world_to_camera(world, camera.orientation, camera.translation_m)
         for camera in load_cameras()[subject]
     ]
-
-
-def _check_same_sequences(
-    path_3d: Path,
-    positions_3d: Positions3d,
-    paths_2d: Sequence[Path],
-    positions_2d: Sequence[Positions2d],
-    subjects: Sequence[str],
-) -> None:
-    """Refuse files of which one lacks what another has: figures would not be comparable."""
-    for path, positions in [(path_3d, positions_3d), *zip(paths_2d, positions_2d)]:
-        missing = [s for s in subjects if s not in positions]
-        if missing:
-            raise InputError(
-                f"{path}: lacks {', '.join(missing)}; it holds {', '.join(sorted(positions))}"
-            )
-        for subject in subjects:
-            lacking = sorted(positions_3d[subject].keys() - positions[subject].keys())
-            if lacking:
-                raise InputError(
-                    f"{path}: {subject} lacks {', '.join(lacking)}, which {path_3d.name} has"
-                )
 
 
 def _sequence(
@@ -327,10 +296,8 @@ def _sequence(
     confidences = [p[..., 2:] for p in pixels]
     root = poses[:, ROOT]
     return Sequence2d3d(
-        subject=subject,
-        action=action,
-        camera=camera,
-        keypoints=np.concatenate(keypoints + confidences, axis=-1),
+        *(subject, action, camera),
+        np.concatenate(keypoints + confidences, axis=-1),
         poses=(poses - root[:, None]).astype(np.float32),
         root=root.astype(np.float32),
         confidences=sum(c.shape[-1] for c in confidences),

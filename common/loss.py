@@ -3,8 +3,6 @@
 Every function takes poses as two tensors (..., joints, 3) in metres, the prediction and the target,
 and raises a ValueError where their shapes differ. Those named `joint_…` give one value for each
 joint of each frame; those with the metrics' names average them to a scalar.
-
-The loss of a training batch is put together by `loss_of` in run_poseformer.py.
 """
 
 from collections.abc import Iterator
@@ -36,9 +34,8 @@ AUC_THRESHOLDS_M = torch.arange(31, dtype=torch.float64) * 5 / 1000
 def mpjpe(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean per-joint position error, "protocol 1", in metres; the training loss.
 
-    At least in float32. Its gradient is finite (zero) for a joint that is predicted exactly. With
-    `weights` (B,), it is the weighted sum of the errors of B poses, or clips, in place of their
-    mean.
+    Its gradient is finite (zero) for a joint that is predicted exactly. With `weights` (B,), it is
+    the weighted sum of the errors of B poses, or clips, in place of their mean.
     """
     errors = joint_errors(predicted, target)
     return errors.mean() if weights is None else errors.flatten(1).mean(dim=-1) @ weights
@@ -67,27 +64,6 @@ def n_mpjpe(predicted: Tensor, target: Tensor) -> Tensor:
     return joint_errors(align_scale(predicted, target), target.double()).mean()
 
 
-def mpjve(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean per-joint velocity error (Pavllo et al., CVPR 2019), in metres per frame.
-
-    MPJPE of first differences; the first dimension is time. NaN for a single frame.
-    """
-    return joint_velocity_errors(predicted, target).mean()
-
-
-def pck(predicted: Tensor, target: Tensor) -> Tensor:
-    """Percentage of joints with an error below 150 mm (Mehta et al., 3DV 2017); float64."""
-    return 100 * joint_pck(joint_errors(predicted, target)).mean()
-
-
-def auc(predicted: Tensor, target: Tensor) -> Tensor:
-    """Area under the PCK curve in percent, float64: the mean over the thresholds 0, 5, …, 150 mm.
-
-    No error is below 0 mm, so that a perfect prediction has 30/31 = 96.8 %, as in the field.
-    """
-    return 100 * joint_auc(joint_errors(predicted, target)).mean()
-
-
 def joint_errors(predicted: Tensor, target: Tensor) -> Tensor:
     """Return the Euclidean distances (..., joints), metres, of poses (..., joints, 3).
 
@@ -99,18 +75,28 @@ def joint_errors(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def joint_velocity_errors(predicted: Tensor, target: Tensor) -> Tensor:
-    """Return errors (frames - 1, ..., joints), metres per frame, of (frames, ..., joints, 3)."""
+    """Return errors (frames - 1, ..., joints), metres per frame, of (frames, ..., joints, 3).
+
+    Their mean is MPJVE (Pavllo et al., CVPR 2019), NaN for a single frame.
+    """
     velocities = (_at_least_float32(poses).diff(dim=0) for poses in (predicted, target))
     return joint_errors(*velocities)
 
 
 def joint_pck(errors: Tensor) -> Tensor:
-    """Return 1.0 where an error (..., joints), metres, is below `PCK_THRESHOLD_M`, else 0.0."""
+    """Return 1.0 where an error (..., joints), metres, is below `PCK_THRESHOLD_M`, else 0.0.
+
+    Their mean is PCK@150 (Mehta et al., 3DV 2017).
+    """
     return (errors < PCK_THRESHOLD_M).double()
 
 
 def joint_auc(errors: Tensor) -> Tensor:
-    """Return the share of `AUC_THRESHOLDS_M` that lie above each error (..., joints), metres."""
+    """Return the share of `AUC_THRESHOLDS_M` that lie above each error (..., joints), metres.
+
+    Their mean is the area under the PCK curve. No error is below 0 mm, so that a perfect
+    prediction has 30/31 = 96.8 %, as in the field.
+    """
     thresholds = AUC_THRESHOLDS_M.to(errors.device)
     not_above = torch.bucketize(errors.double(), thresholds, right=True)
     return 1 - not_above / len(thresholds)

@@ -60,15 +60,12 @@ class Run:
 def parse_study_arguments(
     description: str, set_here: set[str], own_flags: Mapping[str, Mapping[str, Any]]
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Parse the command line of a study.
+    """Parse the command line of a study: the script's own flags, and those to pass on.
 
     Args:
         description: the script's docstring, of which the first line is shown.
         set_here: further flags of `run_poseformer.py` that a user cannot pass on.
-        own_flags: of the script, which take names unless their options for `add_argument` differ.
-
-    Returns:
-        The script's own flags (those, `study`, `seeds`, `gpus`), and those to pass on.
+        own_flags: beside `study`, `seeds` and `gpus`; options for `add_argument`.
     """
     parser = ArgumentParser(
         description=description.splitlines()[0],
@@ -96,10 +93,8 @@ def parse_study_arguments(
 def prepare_study(folder: Path, settings: dict[str, Any]) -> None:
     """Create the folder of a study, or make sure that it holds the same study.
 
-    Args:
-        folder: of all its runs.
-        settings: what they have in common, plain values. Those that the folder's file lacks, as
-            it is of another version, are not compared.
+    The settings are what all runs have in common, plain values. Those that the folder's file lacks,
+    as it is of another version, are not compared.
 
     Raises:
         InputError: if it holds something else.
@@ -125,16 +120,10 @@ def prepare_study(folder: Path, settings: dict[str, Any]) -> None:
 def do_runs(
     study: Path, flags: Mapping[str, Sequence[str]], seeds: Sequence[int], gpus: Sequence[str]
 ) -> dict[str, list[Run]]:
-    """Do all runs of a study that have no report yet, one at a time on each GPU.
+    """Do all runs of a study that have no report yet, one at a time on each GPU; return all.
 
-    Args:
-        study: folder of all runs.
-        flags: of `run_poseformer.py`, for each name that is compared.
-        seeds: all are trained with each; the first seed of all names comes first.
-        gpus: values of the flag --gpu.
-
-    Returns:
-        For each name its runs, one for each seed.
+    They are one for each seed, for each name; of `flags` each name has its own. The first seed of
+    all names comes first.
 
     Raises:
         InputError: if one fails; the others save where they are and end.
@@ -180,8 +169,10 @@ def train_and_evaluate(one: Run, gpu: str, stop: threading.Event) -> None:
     place = ["-c", str(folder), "--gpu", gpu]
     start = ["--resume", LAST] if (folder / LAST).is_file() else ["--overwrite"]
     partial = folder / f"partial_{REPORT}"
+    values = vars(parse_arguments(list(one.flags)))
+    shared = as_flags({name: values[name] for name in _EVALUATED if values[name] is not None})
     train = [*one.flags, *place, *start, "--wandb-mode", "disabled"]
-    evaluate = [*evaluation_flags(one.flags), *place, "--evaluate", LAST, "--report", str(partial)]
+    evaluate = [*shared, *place, "--evaluate", LAST, "--report", str(partial)]
     for flags in (train, evaluate):
         if run_command([*program, *flags], folder / OUTPUT, stop):
             lines = (folder / OUTPUT).read_text().split("\n")
@@ -201,12 +192,6 @@ def run_command(command: list[str], output: Path, stop: threading.Event) -> int:
             pass
         process.terminate()  # does nothing where it has ended
         return process.wait()
-
-
-def evaluation_flags(flags: Sequence[str]) -> list[str]:
-    """Return those of a training's flags that its evaluation is given too."""
-    values = vars(parse_arguments(list(flags)))
-    return as_flags({name: values[name] for name in _EVALUATED if values[name] is not None})
 
 
 def flags_of_lifters(flags: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

@@ -59,10 +59,22 @@ def data_dir(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("npz"))
 
 
-def run_training(data_dir, folder, *arguments, mode="disabled"):
+def run_training(data_dir, folder, *arguments, mode="disabled", small=SMALL):
     """Train in this process, 8 steps an epoch; return the call's result and the folder."""
     fixed = ("--data-dir", data_dir, "-c", folder, "--wandb-mode", mode, *CPU)
-    return call(run_poseformer.main, *SMALL, *fixed, *arguments), folder
+    return call(run_poseformer.main, *small, *fixed, *arguments), folder
+
+
+def stop_at(monkeypatch, number, what):
+    """Call `what` within the training step with this number, counted over epochs from 1."""
+    steps, plain = iter(range(1, 10**6)), run_poseformer.loss_of
+
+    def counted(*arguments, **options):
+        if next(steps) == number:
+            what()
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(run_poseformer, "loss_of", counted)
 
 
 @pytest.fixture
@@ -102,16 +114,10 @@ def assert_same_training(ours, theirs):
     """Weights, moments, step counts, errors and place are the same to the last bit."""
     for name in ("epoch", "lr", "min_loss", "progress"):
         assert ours[name] == theirs[name], f"{name}: {ours[name]} is not {theirs[name]}"
-    found, expected = _tensors(ours), _tensors(theirs)
-    assert found.keys() == expected.keys()
-    others = [key for key, value in expected.items() if not torch.equal(found[key], value)]
-    assert not others, f"different: {others}"
-
-
-def _tensors(checkpoint):
-    moments = {
-        (index, name): value
-        for index, state in checkpoint["optimizer"]["state"].items()
-        for name, value in state.items()
-    }
-    return checkpoint["model_pos"] | moments
+    for found, expected in (
+        (ours["model_pos"], theirs["model_pos"]),
+        *zip(*(one["optimizer"]["state"].values() for one in (ours, theirs)), strict=True),
+    ):
+        assert found.keys() == expected.keys()
+        others = [key for key, value in expected.items() if not torch.equal(found[key], value)]
+        assert not others, f"different: {others}"

@@ -17,7 +17,12 @@ from common.training.checkpoint import Checkpoint
 PATH = CHECKPOINT_DIR / "footage.bin"
 # Right wrist, left foot and head of some frames of cam02, MediaPipe heavy, metres, as it was made.
 FRAMES, JOINTS = (0, 30, 60, 99), (16, 6, 10)
-EXPECTED_M = None
+EXPECTED_M = (
+    ((-0.340, -0.025, -0.024), (0.004, 0.753, 0.171), (-0.066, -0.708, -0.240)),
+    ((-0.248, -0.551, -0.294), (0.092, 0.655, 0.324), (0.328, -0.559, -0.306)),
+    ((-0.003, -0.534, -0.539), (0.174, 0.664, 0.403), (0.392, -0.429, -0.436)),
+    ((-0.593, -0.095, -0.201), (0.076, 0.709, 0.189), (-0.216, -0.606, -0.324)),
+)
 
 
 @pytest.fixture(scope="module")

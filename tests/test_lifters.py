@@ -3,11 +3,12 @@
 import os
 import signal
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from raw_trees import call
+from raw_trees import assert_one_line_error, call
 from small_training import (  # noqa: F401
     CPU,
     assert_same_training,
@@ -15,7 +16,8 @@ from small_training import (  # noqa: F401
     evaluate,
     load,
     log_figures,
-    train,
+    run_training,
+    stop_at,
 )
 from test_augmentation import FRAMES, generators
 from test_generators import brute_force, mirror, sequences
@@ -32,7 +34,7 @@ from common.model_motionagformer import MotionAGFormer, MotionAGFormerConfig
 from common.training.checkpoint import Checkpoint
 from common.training.device import kept_statistics
 from common.training.optimizer import build_optimizer
-from common.training.recipe import RECIPES, Recipe
+from common.training.recipe import Recipe
 
 CONFIG = MotionAGFormerConfig(9, 1, 16)
 LAST = "last_epoch.bin"
@@ -54,23 +56,6 @@ def model():
 # Clips -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frames", [1, 8, 9, 10, 18, 19, 40])
-def test_as_few_clips_as_cover_a_sequence_and_the_most_central_one_of_a_frame(frames):
-    numbers, read = clips_of(frames, 9)
-    assert numbers.shape == (-(-frames // 9), 9)
-    if frames >= 9:
-        assert (np.diff(numbers) == 1).all() and numbers.min() == 0 and numbers.max() == frames - 1
-        starts = np.diff(numbers[:, 0])
-        assert len(starts) == 0 or starts.max() - starts.min() <= 1
-    for frame, (clip, place) in enumerate(read):
-        # To the middle of each clip that holds the frame; a short clip's repeated frames aside.
-        places = [abs(frame - (row[0] + 4)) if frames >= 9 else 0 for row in numbers]
-        assert numbers[clip, place] == frame
-        assert places[clip] == min(places)
-    with pytest.raises(ValueError, match="no frame"):
-        clips_of(0, 9)
-
-
 @torch.no_grad()
 def clip_by_clip(model, sequence):
     """Every frame's pose, from every clip of the sequence that there is to choose from."""
@@ -90,11 +75,13 @@ def clip_by_clip(model, sequence):
 
 
 def test_prediction_is_that_of_clip_by_clip(model):
-    keypoints, _ = sequences([30, 1, 9, 5])
+    keypoints, _ = sequences([30, 1, 9, 5, 8, 10, 18, 19])
     poses = predict(model, keypoints, device="cpu", batch_size=3)
     for sequence, predicted in zip(keypoints, poses, strict=True):
         assert predicted.dtype == np.float32
         np.testing.assert_allclose(predicted, clip_by_clip(model, sequence), atol=1e-5)
+    with pytest.raises(ValueError, match="no frame"):
+        clips_of(0, 9)
 
 
 def test_targets_are_the_poses_of_all_frames_and_their_mirror_images():
@@ -168,10 +155,7 @@ def test_the_log_gets_mpjpe_and_the_weights_the_gradient_of_the_whole_loss(model
 # Training and evaluation -------------------------------------------------------------------------
 
 
-def training(data_dir, folder, *arguments):
-    fixed = ("--data-dir", data_dir, "-c", folder, "--wandb-mode", "disabled", *CPU)
-    result = call(run_poseformer.main, *TINY, *fixed, *arguments)
-    return result, folder
+training = partial(run_training, small=TINY)
 
 
 def test_a_tiny_training_lowers_the_error_and_its_checkpoint_tells_the_lifter(
@@ -193,15 +177,8 @@ def test_a_tiny_training_lowers_the_error_and_its_checkpoint_tells_the_lifter(
 def test_a_stopped_training_goes_on_to_the_bit(data_dir, tmp_path, monkeypatch, recipe):
     flags = ("-e", "2", "--recipe", recipe, "-b", "32", "-s", "4")
     _, whole = training(data_dir, tmp_path / "whole", *flags)
-    plain, steps = run_poseformer.loss_of, iter(range(1, 1000))
-
-    def stopped(*arguments, **options):
-        if next(steps) == 5:  # of 3 an epoch
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain(*arguments, **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(run_poseformer, "loss_of", stopped)
+        stop_at(patch, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))  # of 3 steps an epoch
         result, folder = training(data_dir, tmp_path / "run", *flags)
     assert result.status == 128 + signal.SIGTERM
     result, _ = training(data_dir, folder, "--resume", LAST)
@@ -224,16 +201,14 @@ REFUSED = {
 @pytest.mark.parametrize(("flags", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_a_lifter_does_not_have_is_refused_in_a_line(data_dir, tmp_path, flags, message):
     result, folder = training(data_dir, tmp_path / "run", *flags.split())
-    assert (result.status, len(result.stderr.splitlines())) == (2, 1)
-    assert message in result.stderr
+    assert_one_line_error(result, message)
     assert not folder.exists()
 
 
 def test_no_memory_for_a_batch_is_a_line(data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(run_poseformer, "loss_of", lambda *_, **__: torch.empty(2**50))
     result, _ = training(data_dir, tmp_path / "run")
-    assert result.stderr == "error: out of memory; choose a smaller --batch-size\n"
-    assert result.status == 2
+    assert_one_line_error(result, "error: out of memory; choose a smaller --batch-size")
 
 
 def test_trial_steps_leave_no_statistics_behind(model):
@@ -254,13 +229,10 @@ def test_a_checkpoint_of_one_lifter_is_refused_as_the_others(model, data_dir, tm
     theirs = save(LIFTERS["poseformerv2"].network(LIFTERS["poseformerv2"].config()), tmp_path / "p")
     for flag in ("--evaluate", "--resume"):
         flags = (flag, ours, "--data-dir", data_dir, "--model", "poseformerv2", *CPU)
-        result = call(run_poseformer.main, *flags)
-        assert result.stderr == (
-            f"error: --model poseformerv2: contradicts {ours}, which is a motionagformer; leave "
-            "the flag out or choose another checkpoint\n"
-        )
+        says = f"--model poseformerv2: contradicts {ours}, which is a motionagformer; leave"
+        assert_one_line_error(call(run_poseformer.main, *flags), says)
     result = call(lift_script.main, "--checkpoint", theirs, *MODEL, "-k", "x", "-g", "cpu")
-    assert result.status == 2 and "which is a poseformerv2" in result.stderr
+    assert_one_line_error(result, "which is a poseformerv2")
 
 
 def test_weights_of_a_published_file_load(model, tmp_path):
@@ -279,13 +251,7 @@ def test_weights_of_a_published_file_load(model, tmp_path):
         Checkpoint.load(path).build_model("cpu")
 
 
-def test_the_recipe_is_the_published_one_and_muon_takes_the_layers(model):
-    recipe = RECIPES["motionagformer"]
-    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (60, 16, 5e-4)
-    assert (recipe.optimizer, recipe.weight_decay) == ("adamw", 0.01)
-    assert (recipe.schedule, recipe.lr_decay) == ("published", 0.99)
-    optimizer = build_optimizer(model, recipe)
-    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.01}
+def test_muon_takes_the_layers(model):
     matrices, _ = build_optimizer(model, Recipe()).param_groups
     # Of each block the MLP's two; qkv and proj of attention, U and V of a graph; and the fusion.
     assert len(matrices["params"]) == 4 * 4 + 1

@@ -19,6 +19,7 @@ from small_training import (  # noqa: F401
     log_figures,
     train,
 )
+from test_checkpoint import published
 
 import run_poseformer
 from common.camera import load_cameras
@@ -126,16 +127,7 @@ def test_a_published_checkpoint_gives_its_model_s_figure(data_dir, evaluate, tmp
     """Made in exactly the published form: `module.` on every key, a pickled RandomState."""
     torch.manual_seed(0)
     model = PoseFormerV2(PoseFormerConfig(embed_dim_ratio=16, depth=2))
-    content = {
-        "epoch": 60,
-        "lr": 1e-4,
-        "random_state": np.random.RandomState(1234),
-        "optimizer": torch.optim.AdamW(model.parameters(), lr=1e-4).state_dict(),
-        "model_pos": {f"module.{k}": v for k, v in model.state_dict().items()},
-        "min_loss": np.float64(48.1),
-        "wandb_id": "6mr5twid",
-    }
-    torch.save(content, tmp_path / "published.bin")
+    torch.save(published(model), tmp_path / "published.bin")
     result, figures = evaluate("published.bin", "-c", tmp_path, "-k", "vitpose", "-a", "Walking")
     assert result.status == 0, result.stderr
     expected = plain_mpjpe_mm(model.eval(), data_dir, "Walking 1")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from raw_trees import assert_one_line_error, call
 from scipy import stats
-from test_run_poseformer import data_dir, load  # noqa: F401
+from small_training import SMALL, data_dir, load  # noqa: F401
 
 import run_poseformer
 import study
@@ -21,9 +21,6 @@ from benchmarks import recipes
 from common import study_runs
 from common.arguments import parse_arguments, training_recipe
 from common.training.recipe import RECIPES
-
-SMALL = ("-frame", "9", "--depth", "1", "--embed-dim-ratio", "8", "-str", "S1,S5", "-ste", "S9")
-SMALL += ("--precision", "fp32", "-b", "64")
 
 
 def report(seed, mean):
@@ -76,8 +73,9 @@ def do_study(data_dir, tmp_path):
     """Run a script on the small data set, with a small network on the CPU."""
 
     def run(*arguments, script=study):
-        fixed = ("--study", tmp_path / "study", "--data-dir", data_dir, "--gpus", "cpu", *SMALL)
-        return call(script.main, *fixed, *arguments), tmp_path / "study"
+        fixed = ("--study", tmp_path / "study", "--data-dir", data_dir, "--gpus", "cpu")
+        small = (*SMALL, "--precision", "fp32")
+        return call(script.main, *fixed, *small, *arguments), tmp_path / "study"
 
     return run
 

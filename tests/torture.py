@@ -18,6 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch: a fork must not inherit i
 import argparse
 import contextlib
 import json
+import multiprocessing.connection
 import random
 import shutil
 import signal
@@ -25,7 +26,6 @@ import socket
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 from unittest import mock
 
@@ -53,54 +53,38 @@ SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 def launch(arguments, processes, output, attack=None):
-    """Fork the processes of a training; return their ids.
+    """Fork the processes of a training, which print into a file; return them.
 
-    Args:
-        arguments: of run_poseformer.py.
-        processes: how many.
-        output: gets what they print.
-        attack: signal and number of the placed moment at which the first process sends it to
-            itself, or None.
+    `attack` is a signal and the number of the placed moment at which the first process sends it to
+    itself, or None.
     """
     port = free_port()
-    ids = []
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until a process is ready
+    forked = []
     for rank in range(processes):
         environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        ids.append(os.fork())
-        if ids[-1] == 0:
-            live(arguments, environment, output, attack if rank == 0 else None)
+        its = arguments, environment, output, attack if rank == 0 else None
+        forked.append(multiprocessing.get_context("fork").Process(target=live, args=its))
+        forked[-1].start()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    return ids
+    return forked
 
 
 def live(arguments, environment, output, attack):
-    """Run the training in a forked process, and end it without what belongs to its parent."""
-    status = 99
-    try:
-        os.environ.update(environment)
-        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        sys.argv = ["run_poseformer.py", *map(str, arguments)]
+    """Run the training in a forked process."""
+    os.environ.update(environment)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.argv = ["run_poseformer.py", *map(str, arguments)]
 
-        def main():
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            run_poseformer.main()
+    def main():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        run_poseformer.main()
 
-        with placed(attack):
-            run_script(main)
-        status = 0
-    except SystemExit as ending:
-        status = ending.code or 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status)
+    with placed(attack):
+        run_script(main)
 
 
 @contextlib.contextmanager
@@ -142,28 +126,23 @@ def placed(attack):
         yield
 
 
-def wait(ids):
+def wait(processes):
     """Return the status of each process; the negative signal of one that was killed.
 
     After the first that fails the others get SIGTERM, then SIGKILL. So does torchrun; a process
     that waits for one that will not come cannot answer a signal.
     """
-    statuses, deadline, patience_ends = {}, time.monotonic() + LIMIT_S, None
-    while len(statuses) < len(ids):
-        assert time.monotonic() < deadline, f"a process did not end within {LIMIT_S} s"
-        for pid in set(ids) - set(statuses):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                statuses[pid] = os.waitstatus_to_exitcode(status)
-                if statuses[pid] and patience_ends is None:
-                    patience_ends = time.monotonic() + PATIENCE_S
-                    for other in set(ids) - set(statuses):
-                        os.kill(other, signal.SIGTERM)
-        if patience_ends and time.monotonic() > patience_ends:
-            for other in set(ids) - set(statuses):
-                os.kill(other, signal.SIGKILL)
-        time.sleep(0.005)
-    return [statuses[pid] for pid in ids]
+    left = processes
+    while left:
+        ended = multiprocessing.connection.wait([one.sentinel for one in left], LIMIT_S)
+        assert ended, f"a process did not end within {LIMIT_S} s"
+        left = [one for one in left if one.is_alive()]
+        if any(one.exitcode for one in processes):
+            for one in left:
+                one.terminate()
+                one.join(PATIENCE_S)
+                one.kill()
+    return [one.exitcode for one in processes]
 
 
 def free_port():
@@ -192,8 +171,7 @@ class Campaign:
 
     def launch(self, folder, processes, attack=None):
         flags = [*SMALL, *CPU, "-s", 6, "-b", 24, "-e", EPOCHS, "-cf", 1]
-        flags += ["--wandb-mode", "disabled"]
-        flags += ["--data-dir", self.work / "data", "-c", folder]
+        flags += ["--wandb-mode", "disabled", "--data-dir", self.work / "data", "-c", folder]
         flags += RANDOM if processes == 1 else ()  # of one process, to the last bit
         flags += ["--resume", LAST] if (folder / LAST).is_file() else ()
         return launch(flags, processes, folder.with_suffix(".txt"), attack)
@@ -218,13 +196,13 @@ class Campaign:
         is_placed = self.chance.random() < 0.5
         moment = (number, self.chance.randint(1, MOMENTS)) if is_placed else None
         left = (EPOCHS - len(log_of(folder))) / EPOCHS
-        ids = self.launch(folder, processes, moment)
+        forked = self.launch(folder, processes, moment)
         if not is_placed:
             time.sleep(self.chance.uniform(0, left * self.references[processes][1]))
             # A signal comes to one process, or from a terminal and torchrun to each, twice.
-            for pid in [self.chance.choice(ids)] if self.chance.random() < 0.5 else ids * 2:
-                os.kill(pid, number)  # a process that has ended stays until it is waited for
-        statuses = wait(ids)
+            for one in [self.chance.choice(forked)] if self.chance.random() < 0.5 else forked * 2:
+                os.kill(one.pid, number)  # one that has ended stays until it is waited for
+        statuses = wait(forked)
         expected = {0, 128 + number, -number}
         if processes > 1:  # who loses another says so, or gets SIGTERM, as from torchrun
             expected |= {2, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL}
@@ -259,10 +237,9 @@ def log_of(folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100, help="SIGKILLs")
-    parser.add_argument("--sigterms", type=int, default=30)
-    parser.add_argument("--sigints", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    defaults = {"kills": 100, "sigterms": 30, "sigints": 30, "seed": random.randrange(10**6)}
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it

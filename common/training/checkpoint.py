@@ -34,21 +34,13 @@ _PROGRESS = ("step", "samples", "loss_sum", "is_best", "random_state")
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A checkpoint that was read and checked; `Checkpoint.load` reads one.
-
-    Attributes:
-        path: its file.
-        weights: {the model's own name of a parameter: tensor on the CPU}.
-        config: the network that the weights belong to.
-        recipe: {flag: value} of the training; empty for a published checkpoint.
-        content: what else the file holds.
-    """
+    """A checkpoint that was read and checked; `Checkpoint.load` reads one."""
 
     path: Path
-    weights: dict[str, Tensor]
-    config: LifterConfig
-    recipe: dict[str, Any]
-    content: dict[str, Any]
+    weights: dict[str, Tensor]  # by the model's own names, on the CPU
+    config: LifterConfig  # of the network that the weights belong to
+    recipe: dict[str, Any]  # {flag: value} of the training; empty for a published checkpoint
+    content: dict[str, Any]  # what else the file holds
 
     @classmethod
     def load(
@@ -60,8 +52,8 @@ class Checkpoint:
 
         Args:
             path: the file.
-            number_of_frames: the window's length where the file does not tell it. If it is None
-                there, the default is taken and a warning says so.
+            number_of_frames: the window's length where the file does not tell it; None for the
+                default, with a warning.
             model: the name of the lifter that it is to be; None for any.
 
         Raises:
@@ -74,13 +66,20 @@ class Checkpoint:
             weights = _weights(content.pop("model_pos"), path)
         else:
             weights, content = _foreign_weights(content, path), {}
+        weights = {k: w.float() if w.is_floating_point() else w for k, w in weights.items()}
         config = _config(content, weights, path, number_of_frames)
         if model not in (None, name_of(config)):
             raise InputError(
                 f"--model {model}: contradicts {path}, which is a {name_of(config)}; leave the "
                 "flag out or choose another checkpoint"
             )
-        return cls(path, weights, config, _recipe(content, path), content)
+        stored = content.get("recipe", {})
+        recipe = {
+            f.name: f.metadata["kind"].check(stored[f.name], f"{path}: its {f.name}")
+            for f in fields(Recipe)
+            if f.name in stored
+        }
+        return cls(path, weights, config, recipe, content)
 
     def build_model(self, device: torch.device | str) -> nn.Module:
         """Return its network on a device, in evaluation mode.
@@ -138,13 +137,8 @@ class Checkpoint:
     ) -> None:
         """Put model, optimizer and state where the training stopped.
 
-        A published checkpoint goes on after its last whole epoch, without its optimizer.
-
-        Args:
-            model: gets the weights.
-            optimizer: of `build_optimizer`.
-            state: gets everything else.
-            is_main: whether this process, of several, takes on the sum of the losses.
+        A published checkpoint goes on after its last whole epoch, without its optimizer. Of several
+        processes only the main one takes on the sum of the losses.
 
         Raises:
             InputError: if weights or optimizer do not fit the model, or something is missing.
@@ -155,7 +149,13 @@ class Checkpoint:
         try:
             if "config" in self.content:
                 load_optimizer_state(optimizer, self.content["optimizer"])
-            _restore_place(state, self.content)
+            state.epoch, state.wandb_id = int(self.content["epoch"]), self.content.get("wandb_id")
+            if "progress" in self.content:  # else it is not said in which unit the loss is
+                state.min_loss = self.content["min_loss"]
+                state.log = [dict(record) for record in self.content.get("log", [])]
+                for name, value in ({"is_best": False} | self.content["progress"]).items():
+                    if name in _PROGRESS:
+                        setattr(state, name, value)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{self.path}: its training cannot go on ({error}); evaluate it, start a new "
@@ -174,12 +174,7 @@ def checkpoint_bytes(
 ) -> bytes:
     """Return a checkpoint's file: tensors and plain types under published names.
 
-    Args:
-        model: weights and configuration.
-        optimizer: of `build_optimizer`.
-        state: where the training is.
-        recipe: what a resume goes on with.
-        mean_pose: (17, 3) of the training data, metres, which evaluation compares with.
+    `mean_pose` (17, 3), metres, is of the training data; evaluation compares with it.
     """
     content = {
         "epoch": state.epoch,
@@ -202,10 +197,6 @@ def checkpoint_bytes(
 def find_checkpoint(name: str, checkpoint_dir: Path) -> Path:
     """Find a checkpoint by path, under `checkpoint_dir`, or in the repository's `checkpoint/`.
 
-    Args:
-        name: a path, or a file's name.
-        checkpoint_dir: the folder of this run, `-c`.
-
     Raises:
         InputError: if it is in none of these places; the message lists them.
     """
@@ -218,22 +209,18 @@ def find_checkpoint(name: str, checkpoint_dir: Path) -> Path:
 
 
 def _weights(state: Any, path: Path) -> dict[str, Tensor]:
-    """Return a state dict's tensors under the model's own names, without prefixes, in fp32."""
+    """Return a state dict's tensors under the model's own names, without prefixes."""
     is_state = isinstance(state, dict) and state and all(isinstance(key, str) for key in state)
     if not (is_state and all(isinstance(value, Tensor) for value in state.values())):
         raise InputError(f"{path}: its 'model_pos' is not a dict of named tensors")
     prefix = next(iter(_prefixes(state)), "")
     if not all(key.startswith(prefix) for key in state):
         prefix = ""
-    return {key.removeprefix(prefix): _fp32(value) for key, value in state.items()}
-
-
-def _fp32(weight: Tensor) -> Tensor:
-    return weight.float() if weight.is_floating_point() else weight
+    return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
 def _foreign_weights(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the weights in a file of people's own scripts, in fp32, wherever they are in it.
+    """Return the weights in a file of people's own scripts, wherever they are in it.
 
     The file is a state dict, or holds one as 'state_dict', 'model', 'ema' or the like, beside
     other things. An average of the weights (EMA) is taken before the weights themselves.
@@ -248,7 +235,7 @@ def _foreign_weights(content: Any, path: Path) -> dict[str, Tensor]:
     where = where or next(iter(found))
     if len(found) > 1:
         warn(f"{path}: holds weights in {listing(found)}; taking those in {where}")
-    return {key: _fp32(value) for key, value in found[where].items()}
+    return found[where]
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:
@@ -276,9 +263,8 @@ def _config(
 ) -> LifterConfig:
     """Return the network that the weights belong to.
 
-    The shapes of the weights tell channels, width and depth. The window's length is not among it
-    for PoseFormerV2, as the DCT has no parameters: it comes from the configuration in our own
-    files, and otherwise from the user.
+    Their shapes tell all but the window's length of PoseFormerV2, as the DCT has no parameters: it
+    comes from the configuration in our own files, and otherwise from the user.
     """
     known = recognise(weights)
     if known is None:
@@ -315,25 +301,3 @@ def _config(
                 f"{getattr(config, name)} and its weights say {value}; create it again"
             )
     return config
-
-
-def _recipe(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return those fields of the recipe that a checkpoint holds, each checked as its flag is."""
-    stored = content.get("recipe", {})
-    return {
-        f.name: f.metadata["kind"].check(stored[f.name], f"{path}: its {f.name}")
-        for f in fields(Recipe)
-        if f.name in stored
-    }
-
-
-def _restore_place(state: TrainingState, content: Mapping[str, Any]) -> None:
-    """Take over how far a checkpoint's training has come."""
-    state.epoch, state.wandb_id = int(content["epoch"]), content.get("wandb_id")
-    if "progress" not in content:  # published files do not say in which unit the loss is
-        return
-    state.min_loss = content["min_loss"]
-    state.log = [dict(record) for record in content.get("log", [])]
-    for name, value in ({"is_best": False} | content["progress"]).items():
-        if name in _PROGRESS:
-            setattr(state, name, value)

@@ -35,9 +35,9 @@ def choose_device(gpu: str, quiet: bool = False) -> torch.device:
             "torchrun --nproc_per_node=N run_poseformer.py …"
         )
     if not torch.cuda.is_available():
-        cuda = torch.version.cuda
-        why = f"it is built for CUDA {cuda}; is the driver missing or too old?" if cuda else ""
-        why = why or "it is built without CUDA"
+        cuda, why = torch.version.cuda, "it is built without CUDA"
+        if cuda:
+            why = f"it is built for CUDA {cuda}; is the driver missing or too old?"
         if not quiet:
             print(f"There is no GPU that PyTorch can use ({why}); this run uses the CPU.")
         return torch.device("cpu")
@@ -46,18 +46,8 @@ def choose_device(gpu: str, quiet: bool = False) -> torch.device:
             f"--gpu {gpu}: there are {torch.cuda.device_count()} GPUs, numbered from 0"
         )
     device = torch.device("cuda", int(gpu))
-    _try_a_kernel(device)
-    return device
-
-
-def _try_a_kernel(device: torch.device) -> None:
-    """Refuse a GPU for which this PyTorch has no kernels: they fail at the first use, not before.
-
-    Raises:
-        InputError: naming the GPU's compute capability and what PyTorch was built for.
-    """
     try:
-        torch.ones(2, device=device).sum().item()
+        torch.ones(2, device=device).sum().item()  # without kernels it fails here, not before
     except RuntimeError as error:
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
         raise InputError(
@@ -66,15 +56,14 @@ def _try_a_kernel(device: torch.device) -> None:
             f"{', '.join(torch.cuda.get_arch_list())}; install a build that has it "
             "(pytorch.org/get-started/previous-versions), or take -g cpu"
         ) from error
+    return device
 
 
 def resolve_precision(choice: str, device: torch.device) -> str:
     """Return a key of `DTYPES`, the precision of matrix products.
 
-    Args:
-        choice: one, or "auto" for bf16 where the processor has such products, fp16 on those of
-            NVIDIA's GPUs (V100, T4) that have them in fp16 alone, and fp32 elsewhere.
-        device: where they are computed.
+    "auto" is bf16 where the processor has such products, fp16 on those of NVIDIA's GPUs (V100, T4)
+    that have them in fp16 alone, and fp32 elsewhere.
     """
     if choice != "auto":
         return choice
@@ -112,11 +101,10 @@ def backward(loss: Tensor, model: nn.Module, precision: str) -> None:
 
 def allow_tf32(device: torch.device, quiet: bool = False) -> None:
     """Let a GPU round the factors of float32 products to TF32's 11 bits, and say so."""
-    if device.type != "cuda":
-        return
-    torch.set_float32_matmul_precision("high")
-    if not quiet:
-        print("The GPU computes products of fp32 in TF32.")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        if not quiet:
+            print("The GPU computes products of fp32 in TF32.")
 
 
 def compile_loss(
@@ -127,11 +115,8 @@ def compile_loss(
     The compiled one is run once. Its loss and gradients must be those of the plain one, or no
     further from them than chance takes the plain ones. A line on standard error says what is wrong.
 
-    Args:
-        batch_loss: returns the loss from the indices (B,) int64 and the weights (B,) of samples.
-        model: with whose parameters, in training mode, it does so.
-        batch_size: B, of every step.
-        precision: of matrix products, a key of `DTYPES`.
+    `batch_loss` takes indices (B,) int64 and weights (B,) of samples, always `batch_size`; its
+    model is in training mode.
     """
     # Whether to use TF32 is the user's choice, --tf32.
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
@@ -183,15 +168,13 @@ def kept_statistics(model: nn.Module) -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Let this process's allocator keep what is freed; does nothing without glibc.
+    """Let this process's allocator keep what is freed; does nothing but on Linux.
 
     Memory that is fresh from the system costs a page fault every 4 KiB, 6% of a training step on a
     CPU. The settings hold for the whole process, so a script calls this at its beginning.
     """
-    if sys.platform != "linux":
-        return
-    mmap_max, trim_threshold, largest = -4, -1, 2**31 - 1  # of mallopt(3)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(mmap_max, 0)
-        mallopt(trim_threshold, largest)
+    if sys.platform == "linux":
+        mmap_max, trim_threshold, largest = -4, -1, 2**31 - 1  # of mallopt(3)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, largest)

@@ -61,22 +61,13 @@ class TrainingState:
     ) -> None:
         """Count the epoch as completed and add its line to the log.
 
-        Args:
-            valid_mpjpe_mm: MPJPE of the validation; None without one.
-            samples_per_s: training samples of all processes a second.
-            seconds: that the epoch took with its validation.
+        `valid_mpjpe_mm` is None without a validation, whose time is part of `seconds`; the samples
+        are those of all processes.
         """
         self.epoch += 1
-        self.log.append(
-            {
-                "epoch": self.epoch,
-                "lr": self.lr,
-                "train_mpjpe_mm": self.mean_loss_mm,
-                "valid_mpjpe_mm": valid_mpjpe_mm,
-                "samples_per_s": samples_per_s,
-                "seconds": seconds,
-            }
-        )
+        record = {"epoch": self.epoch, "lr": self.lr, "train_mpjpe_mm": self.mean_loss_mm}
+        record |= {"valid_mpjpe_mm": valid_mpjpe_mm, "samples_per_s": samples_per_s}
+        self.log.append(record | {"seconds": seconds})
         self.step, self.samples, self.loss_sum, self.random_state = 0, 0, 0.0, None
         self.is_best = valid_mpjpe_mm is not None and valid_mpjpe_mm < self.min_loss
         if self.is_best:
@@ -87,18 +78,9 @@ class Epoch:
     """What the current epoch still has to train on: `for lr, batch, weights in epoch: …`.
 
     The body of the loop gives each batch's loss to `add`. The samples come in an order that the
-    seed and the epoch's number determine. Between two steps the loop ends with `Interrupted` if a
-    signal was received, and `state` is then ready to be saved.
-
-    Args:
-        windows: the samples.
-        state: where the epoch begins; brought up to date as the steps are done.
-        recipe: of the training.
-        world: this process among the others.
-        interruption: asked between steps.
-
-    Attributes:
-        samples_per_s: of all processes, once the loop is done; 0 if no step was left.
+    seed and the epoch's number determine. `state` is brought up to date as the steps are done.
+    Between two steps the loop ends with `Interrupted` if a signal was received, and `state` is then
+    ready to be saved. `samples_per_s` is of all processes, 0 if no step was left.
     """
 
     def __init__(
@@ -148,7 +130,9 @@ class Epoch:
                     if self._interruption.is_requested():
                         break
         state.loss_sum = float(world.sum(torch.tensor(state.loss_sum, dtype=torch.float64)))
-        state.random_state = random_state(world.device)
+        state.random_state = [torch.get_rng_state()]
+        if world.device.type == "cuda":
+            state.random_state.append(torch.cuda.get_rng_state(world.device))
         self._interruption.check()
         self.samples_per_s = (state.samples - samples_before) / (time.perf_counter() - began)
 
@@ -186,14 +170,6 @@ def seed_dropout(seed: int, state: TrainingState, world: World) -> None:
         return
     entropy = [seed, state.epoch, state.step, world.rank]
     torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
-
-
-def random_state(device: torch.device) -> list[Tensor]:
-    """Return the state of the generators that training on `device` draws from."""
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return states
 
 
 class Interrupted(Exception):
@@ -243,10 +219,8 @@ class Interruption:
     def run_interruptible(self, work: Callable[[], T]) -> T:
         """Return what `work` returns; after a signal, end it at once and raise `Interrupted`.
 
-        All processes call it together, and all raise after the work of each.
-
-        Args:
-            work: leaves nothing half-done, and does not wait for other processes.
+        All processes call it together, and all raise after the work of each, which leaves nothing
+        half-done and does not wait for other processes.
         """
         self.check()
         try:

@@ -28,13 +28,8 @@ class Muon(torch.optim.AdamW):
     """Moves matrices by whitened steps, and all other parameters as AdamW does.
 
     Where G is the Nesterov average of a matrix's gradients, the matrix (m, n) moves by
-    0.2 √max(m, n) `whiten(G)` times the learning rate.
-
-    Args:
-        matrices: parameters (m, n), the first group.
-        others: parameters of any shape, the second group.
-        dtype: in which the matrix products are computed.
-        options: of AdamW; matrices use the learning rate and the weight decay.
+    0.2 √max(m, n) `whiten(G)` times the learning rate. Matrix products are computed in `dtype`;
+    of AdamW's options matrices use the learning rate and the weight decay.
     """
 
     def __init__(
@@ -102,12 +97,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe, precision: str = "fp32") -
     """Return the recipe's optimizer, with its state in place, which a captured step needs.
 
     On a GPU the learning rate is a tensor, so that a captured step reads its present value. It is
-    set before each step by `set_learning_rate`.
-
-    Args:
-        model: whose parameters it updates.
-        recipe: of the training.
-        precision: of Muon's matrix products, a key of `DTYPES`.
+    set before each step by `set_learning_rate`. Muon's products are in `precision`.
 
     Raises:
         InputError: if there is no matrix for Muon.
@@ -145,15 +135,11 @@ def build_optimizer(model: nn.Module, recipe: Recipe, precision: str = "fp32") -
 
 @torch.no_grad()
 def init_at_mean_pose(model: nn.Module, pose: np.ndarray) -> None:
-    """Make a new network answer nearly the same pose, whatever it sees.
+    """Make a new network answer nearly the training data's mean pose (17, 3), whatever it sees.
 
     The head's bias becomes the pose and its weights a tenth. PyTorch's own weights answer a body
     of noise, and the first steps are spent on forgetting it. A head that serves each joint alike
     answers the mean of the joints.
-
-    Args:
-        model: just built.
-        pose: (17, 3), metres: the training data's mean.
     """
     last = model.head[-1] if isinstance(model.head, nn.Sequential) else model.head
     last.weight.mul_(0.1)

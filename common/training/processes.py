@@ -29,20 +29,15 @@ _LOST = (
 class World:
     """This process among those that train together.
 
-    Attributes:
-        rank: number of this process; 0 writes files and prints.
-        size: how many processes there are.
-        device: where this process computes.
-        control: the group for small messages between the processors, which do not wait for the
-            GPU; None for the default group, where that is gloo.
-        restarts: how often torchrun has restarted the processes.
+    `control` is the group for small messages between the processors, which do not wait for the GPU;
+    None for the default group, where that is gloo.
     """
 
-    rank: int
-    size: int
-    device: torch.device
+    rank: int  # number of this process; 0 writes files and prints
+    size: int  # how many processes there are
+    device: torch.device  # where this process computes
     control: "dist.ProcessGroup | None" = None
-    restarts: int = 0
+    restarts: int = 0  # how often torchrun has restarted the processes
 
     @property
     def is_main(self) -> bool:
@@ -82,12 +77,8 @@ class World:
         zero: on a GPU one graph and one compilation serve all steps. A single process on a CPU has
         no use for that: it takes the batch as it is, without weights.
 
-        Args:
-            batch: (B,) int64 indices, the same in every process.
-            batch_size: of a full batch.
-
-        Returns:
-            indices (`local_batch_size`,) and weights of the same shape, or None.
+        The batch (B,) int64 is the same in every process, `batch_size` that of a full one; indices
+        and weights that are returned are (`local_batch_size`,).
         """
         if self.size == 1 and self.device.type == "cpu":
             return batch, None
@@ -137,28 +128,21 @@ class World:
         if self.size > 1:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
-            _clear_frames(sys.exc_info()[1])
+            # A failed all-reduce holds the group, and a CUDA graph its messages, in the frames of
+            # the calls that ended in the error, and in those before it.
+            error = sys.exc_info()[1]
+            while error is not None:
+                traceback.clear_frames(error.__traceback__)
+                error = error.__cause__ or error.__context__
             gc.collect()
             dist.destroy_process_group()
-
-
-def _clear_frames(error: BaseException | None) -> None:
-    """Free what the calls that ended in this error, and in those before it, still hold.
-
-    A failed all-reduce holds the group, and a CUDA graph its messages; both would otherwise outlive
-    `destroy_process_group`.
-    """
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def start_world(gpu: str) -> World:
     """Join the processes that torchrun started, or stand alone.
 
-    Args:
-        gpu: number of the GPU, or "cpu". Under torchrun each process takes the GPU of its local
-            rank, unless it is "cpu".
+    `gpu` is the number of the GPU, or "cpu"; under torchrun each process takes the GPU of its local
+    rank, unless it is "cpu".
 
     Raises:
         InputError: if there is no such GPU, the environment is not torchrun's, or the other

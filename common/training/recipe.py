@@ -26,12 +26,8 @@ from common.training.device import PRECISIONS
 def parameter(group: str, default: Any, kind: Check, names: str, help: str) -> Any:
     """Return a field of `Recipe` that is also a flag.
 
-    Args:
-        group: of flags: "data" for those that an evaluation reads too, "run" or "training".
-        default: of the default recipe.
-        kind: what the value may be.
-        names: the flag's short name, if any, and what stands for its value in the help.
-        help: of the flag.
+    `group` is "data" for those that an evaluation reads too; `names` are the flag's short name, if
+    any, and what stands for its value in the help.
     """
     metadata = {"group": group, "names": names.split(), "kind": kind, "help": help}
     return field(default=default, metadata=metadata)
@@ -58,9 +54,6 @@ _steps = Check(
 )
 
 
-RECIPE_HELP = "gives the defaults of the other flags (default: motionagformer for that model)"
-
-
 @dataclass(frozen=True)
 class Recipe:
     """What a training does, but for the network; checkpoints keep it.
@@ -70,7 +63,10 @@ class Recipe:
     """
 
     recipe: str = training(
-        "default", one_of("default", "published", "motionagformer", "footage"), "", RECIPE_HELP
+        "default",
+        one_of("default", "published", "motionagformer", "footage"),
+        "",
+        "gives the defaults of the other flags (default: motionagformer for that model)",
     )
     epochs: int = training(40, non_negative_int, "-e N", "in all, with those before a resume")
     batch_size: int = training(128, positive_int, "-b N", "windows a step, over all processes")
@@ -204,10 +200,6 @@ class LearningRates:
     After `warmup` steps, in which it rises in equal parts, the rate is that of the schedule:
     "linear" and "cosine" fall from `learning_rate` to zero, which the step behind the last one
     would reach; "published" multiplies it by `lr_decay` after each epoch.
-
-    Args:
-        recipe: of the training.
-        steps_per_epoch: of all processes together.
 
     Raises:
         InputError: if the warm-up is longer than the training.

@@ -24,8 +24,7 @@ BEST, LAST, CURVES = "best_epoch.bin", "last_epoch.bin", "training_curves.png"
 def prepare_folder(folder: Path, overwrite: bool) -> list[Path]:
     """Make sure that a new run can write into the checkpoint folder, and does not mix with another.
 
-    Returns:
-        What an earlier run has left, for the new run's first save to replace.
+    What an earlier run has left is returned, for the new run's first save to replace.
 
     Raises:
         InputError: if there is an earlier run and `overwrite` is false. A folder without a
@@ -54,27 +53,17 @@ class RunFolder:
     A file that cannot be written, as on a full disk, is kept in memory and tried again at the next
     save, before any later `last_epoch.bin`.
 
-    Attributes:
-        folder: the checkpoint folder.
-        world: this process among the others; the main one writes and prints.
-        state: where the training is.
-        checkpoint: gives the bytes of a checkpoint as it is now.
-        epochs: how many there are to be.
-        every: keep `epoch_N.bin` every so many epochs; 0 for never.
-        curves: whether to draw the training curves after each epoch.
-        wandb: the Weights & Biases run.
-        earlier: files of an earlier run, which the first save replaces.
     """
 
     folder: Path
-    world: World
+    world: World  # of which the main process writes and prints
     state: TrainingState
-    checkpoint: Callable[[], bytes]
-    epochs: int
-    every: int = 0
-    curves: bool = False
+    checkpoint: Callable[[], bytes]  # gives the bytes of a checkpoint as it is now
+    epochs: int  # how many there are to be
+    every: int = 0  # keep `epoch_N.bin` every so many epochs; 0 for never
+    curves: bool = False  # draw the training curves after each epoch
     wandb: WandbRun = field(default_factory=lambda: WandbRun("disabled"))
-    earlier: list[Path] = field(default_factory=list)
+    earlier: list[Path] = field(default_factory=list)  # of a run that the first save replaces
     _waiting: dict[str, bytes] = field(default_factory=dict, init=False)
 
     def save_epoch(self) -> None:
@@ -115,27 +104,20 @@ class RunFolder:
         self._waiting = waiting | files
         with _warning_of_failure():
             for name, content in list(self._waiting.items()):
-                self._write(name, content)
+                with atomic_output(self.folder / name) as temporary:
+                    temporary.write_bytes(content)
+                    # The new run is on the disk; a kill from here on leaves one run or the other.
+                    for path in self.earlier:
+                        if path.name != name:
+                            path.unlink(missing_ok=True)
+                    self.earlier = []
                 del self._waiting[name]
-
-    def _write(self, name: str, content: bytes) -> None:
-        with atomic_output(self.folder / name) as temporary:
-            temporary.write_bytes(content)
-            # The new run is on the disk; a kill from here on leaves one run or the other.
-            for path in self.earlier:
-                if path.name != name:
-                    path.unlink(missing_ok=True)
-            self.earlier = []
 
     def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
-        """After an interruption save, say how to go on, and exit.
-
-        Raises:
-            SystemExit: after an interruption, in all processes once the main one has saved.
-        """
+        """After an interruption save, say how to go on, and exit once all is saved."""
         if not isinstance(error, Interrupted):
             return
         if self.world.is_main:

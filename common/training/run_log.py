@@ -35,12 +35,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def save_training_curves(log_path: Path | str, output: Path | str) -> None:
-    """Draw the MPJPE in mm over the epochs, of training and of validation, the best marked.
-
-    Args:
-        log_path: `log.jsonl`, whose records have `epoch`, `train_mpjpe_mm` and, where there was a
-            validation, `valid_mpjpe_mm`.
-        output: the PNG.
+    """Draw a log's MPJPE in mm over the epochs, of training and of validation, the best marked.
 
     Raises:
         InputError: if the log is missing, empty or damaged.

@@ -14,16 +14,9 @@ _IN_THE_LOG = "log.jsonl holds the figures"
 class WandbRun:
     """A Weights & Biases run; none where that is not wanted or fails.
 
-    Args:
-        mode: "online", "offline", "disabled", or "auto": what WANDB_MODE says, else online where
-            the user is logged in, else offline.
-        project: its project.
-        name: its name; None for one that Weights & Biases invents.
-        run_id: id of the run to go on with; None for a new one.
-        config: plain values, shown beside the run.
-
-    Attributes:
-        id: with which a later training goes on with the run; None without a run.
+    `mode` is "online", "offline", "disabled", or "auto": what WANDB_MODE says, else online where
+    the user is logged in, else offline. `run_id` is of the run to go on with; `config` are plain
+    values, shown beside it. With `id`, None without a run, a later training goes on with the run.
     """
 
     def __init__(

@@ -13,15 +13,10 @@ def test_a_card_without_kernels_is_one_line(monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("CUDA error: no kernel image is available for execution\nmore")
 
-    cuda = {
-        "is_available": lambda: True,
-        "device_count": lambda: 1,
-        "get_device_capability": lambda _: (7, 0),
-        "get_device_name": lambda _: "Tesla V100",
-        "get_arch_list": lambda: ["sm_75", "sm_90"],
-    }
+    cuda = {"is_available": True, "device_count": 1, "get_device_capability": (7, 0)}
+    cuda |= {"get_device_name": "Tesla V100", "get_arch_list": ["sm_75", "sm_90"]}
     for name, value in cuda.items():
-        monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     monkeypatch.setattr(torch, "ones", fails)
     with pytest.raises(InputError) as error:
         choose_device("0")

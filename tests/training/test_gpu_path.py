@@ -62,15 +62,6 @@ def test_replayed_steps_are_eager_steps_bit_for_bit(monkeypatch, optimizer, prec
     assert step._graph.replays == 2 * 2
 
 
-def test_stand_in_freezes_what_python_holds(monkeypatch):
-    """A learning rate that is no tensor stays what it was: the test above could fail."""
-    stand_in_cuda.install(monkeypatch)
-    eager, captured = GpuTraining("adamw"), GpuTraining("adamw")
-    captured.optimizer.param_groups[0]["lr"] = 1e-3
-    found, expected = captured.train(captured.capture()), eager.train(eager.step)
-    assert not all(torch.equal(a, b) for a, b in zip(found, expected))
-
-
 def test_capture_that_fails_says_why_and_lack_of_memory_is_not_hidden(monkeypatch):
     stand_in_cuda.install(monkeypatch)
     training = GpuTraining("adamw")
@@ -168,11 +159,10 @@ def test_compiled_loss_is_used_only_if_it_agrees(monkeypatch, capsys, change, me
 
 @pytest.mark.parametrize("has", [(True, False), (False, True), (False, False)])
 def test_precision_follows_the_processor(monkeypatch, has):
-    device = torch.device("cpu")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has[0])
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has[1])
-    chosen = [resolve_precision(choice, device) for choice in ("fp32", "bf16", "auto")]
-    assert chosen == ["fp32", "bf16", "bf16" if any(has) else "fp32"]
+    chosen = [resolve_precision(choice, torch.device("cpu")) for choice in ("bf16", "auto")]
+    assert chosen == ["bf16", "bf16" if any(has) else "fp32"]
 
 
 @pytest.mark.parametrize(

@@ -114,36 +114,6 @@ def test_a_network_without_blocks_is_refused():
         build_optimizer(torch.nn.Linear(2, 2), MUON)
 
 
-@pytest.mark.parametrize("recipe", [MUON, ADAMW])
-def test_state_goes_on_from_a_checkpoint(recipe):
-    model, again = small_model(), small_model()
-    optimizer, resumed = build_optimizer(model, recipe), build_optimizer(again, recipe)
-    trained(model, optimizer)
-    again.load_state_dict(model.state_dict())
-    load_optimizer_state(resumed, copy.deepcopy(optimizer.state_dict()))
-    first, second = trained(model, optimizer), trained(again, resumed)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert {int(entry["step"]) for entry in resumed.state.values()} == {2 * STEPS}
-
-
-def test_state_of_another_adamw_fits():
-    """As releases before PyTorch 1.12 saved it: other options, and steps that are numbers."""
-    model = small_model()
-    optimizer = build_optimizer(model, ADAMW)
-    trained(model, optimizer)
-    foreign = torch.optim.AdamW(list(model.parameters()), lr=1.0, foreach=False)
-    foreign.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    state = foreign.state_dict()
-    for entry in state["state"].values():
-        entry["step"] = int(entry["step"])
-    fresh = build_optimizer(model, ADAMW)
-    load_optimizer_state(fresh, state)
-    assert fresh.param_groups[0]["fused"] and fresh.param_groups[0]["lr"] == 0
-    for p in model.parameters():
-        for name, value in optimizer.state[p].items():
-            assert torch.equal(fresh.state[p][name], value)
-
-
 def test_state_of_another_model_is_refused():
     model = small_model()
     optimizer = build_optimizer(model, ADAMW)

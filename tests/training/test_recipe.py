@@ -86,13 +86,16 @@ def test_a_warmup_longer_than_the_training_is_refused():
     LearningRates(Recipe(epochs=0), 10)  # nothing is to be trained
 
 
-def test_the_published_recipe_is_the_published_one():
-    recipe = RECIPES["published"]
-    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (200, 16, 5e-4)
-    assert (recipe.schedule, recipe.lr_decay, recipe.warmup) == ("published", 0.99, 0)
-    assert (recipe.optimizer, recipe.beta2, recipe.init) == ("adamw", 0.999, "published")
-    assert (recipe.dropout, recipe.drop_path) == (0, 0)
-    assert (recipe.turn, recipe.resize, recipe.exchange_limbs) == (0, 0, 0)
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("published", (200, 16, 5e-4, 0.1)), ("motionagformer", (60, 16, 5e-4, 0.01))],
+)
+def test_the_published_recipes_are_the_published_ones(name, published):
+    r = RECIPES[name]
+    assert (r.epochs, r.batch_size, r.learning_rate, r.weight_decay) == published
+    assert (r.schedule, r.lr_decay, r.warmup, r.init) == ("published", 0.99, 0, "published")
+    assert (r.optimizer, r.beta2, r.dropout, r.drop_path) == ("adamw", 0.999, 0, 0)
+    assert not r.makes_scenes
 
 
 def test_a_new_network_answers_the_mean_pose():
