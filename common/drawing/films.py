@@ -19,7 +19,7 @@ from common.drawing.panels import (
     SIDE_COLORS,
     TRUTH_STRENGTH,
     ImagePanel,
-    Limits,
+    Panel,
     View,
     WorldPanel,
     equal_scales,
@@ -38,8 +38,6 @@ _ALPHABET = "0123456789. abcdefghijklmnopqrstuvwxyzMPJE"
 # cameras of Human3.6M have 1000 and 1002 rows, and 29.97 frames a second are often called 30.
 _SAME_SHAPE, _SAME_RATE = 0.02, 0.01
 _APART_M = 1.2  # between people whose place in the room is not known
-
-Panel = ImagePanel | WorldPanel
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,8 +160,7 @@ class Scene:
         self._lines = [_attach(p, axes, animated=True) for p, axes in zip(panels, self._axes)]
         for panel, axes in zip(panels, self._axes):
             axes.set_title(panel.title, loc="left", size=9, color=INK, pad=5, parse_math=False)
-        for axes in self._axes[1:]:  # the first panel's numbers hold for all
-            axes.tick_params(labelleft=False)
+            axes.tick_params(labelleft=axes is self._axes[0])  # whose numbers hold for all
         style = {"size": 10.5, "weight": "bold", "color": INK, "parse_math": False}
         figure.text(16 / width, 1 - 24 / height, film.title, **style)
         _add_legend(figure, film, (1 - 120 / width, 1 - 20 / height))
@@ -307,7 +304,7 @@ def _read_pictures(
     scene: Scene,
     film: Film,
     recorded_fps: float | None,
-    even_fps: float | None = None,
+    even_fps: float | None,
 ) -> Iterator[np.ndarray]:
     """Yield the pictures of a video that belong to a film's frames, fit for the scene."""
     (width, height), fps = probe_video(video)
@@ -349,13 +346,16 @@ def save_strip(output: Path | str, film: Film) -> None:
     evenly = np.linspace(0, len(there) - 1, STRIP_COLUMNS)
     chosen = there[np.unique(evenly.round().astype(int))]
     still = replace(film.at(chosen), keypoints_px={"Input 2D": first[chosen]}, fps=0)
+    # Each picture's middle is that of its people; its extent is that of the largest.
+    low, high = np.nanmin(first[chosen], axis=1), np.nanmax(first[chosen], axis=1)
+    half, middles = 0.58 * (high - low).max(), (low + high) / 2
     rows = len(still.panels())
     height = 1.91 * rows + 0.37
     figure = Figure(figsize=(1.62 * len(chosen) + 0.3, height), dpi=200, facecolor=PAPER)
     grid = figure.subplots(rows, len(chosen), squeeze=False)
     for column, number in enumerate(still.frame_numbers):
-        panels = still.panels()
-        panels[0].limits = _centred_limits(first[chosen], column)
+        panels, (x, y) = still.panels(), middles[column]
+        panels[0].limits = x - half, x + half, y + half, y - half
         for panel, axes in zip(panels, grid[:, column]):
             _attach(panel, axes, animated=False)
             panel.update(column)
@@ -368,11 +368,3 @@ def save_strip(output: Path | str, film: Film) -> None:
     top, bottom = 1 - 0.366 / height, 0.061 / height
     figure.subplots_adjust(left=0.035, right=0.99, top=top, bottom=bottom, wspace=0.05, hspace=0.12)
     save_figure(figure, output)
-
-
-def _centred_limits(poses_px: np.ndarray, frame: int) -> Limits:
-    """Return limits around one frame's people, of the same extent for every frame."""
-    low, high = np.nanmin(poses_px, axis=1), np.nanmax(poses_px, axis=1)
-    half = 0.58 * (high - low).max()
-    x, y = (low[frame] + high[frame]) / 2
-    return x - half, x + half, y + half, y - half
