@@ -49,10 +49,9 @@ def fit_skeleton(poses_m: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarra
     bone: it is that of the shortest turn from the rest pose. Where this would spin, as with a bone
     opposite to its rest direction, the twist follows it at 90 degrees a second, so nothing jumps.
 
-    Returns:
-        (17, 3), each joint seen from its parent in the rest pose, metres; (frames, 17, 3, 3), the
-        rotations of a joint's children relative to its parent; (frames, 17, 3), where these and the
-        hip's path put the joints, metres.
+    Returns (17, 3), each joint seen from its parent in the rest pose, metres; (frames, 17, 3, 3),
+    the rotations of a joint's children relative to its parent; (frames, 17, 3), where these and the
+    hip's path put the joints, metres.
     """
     poses = poses_m.astype(np.float64)
     offsets = _rest_offsets(poses)

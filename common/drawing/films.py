@@ -44,7 +44,6 @@ _APART_M = 1.2  # between people whose place in the room is not known
 class Film:
     """What is drawn of one sequence in one camera; all arrays hold the same frames.
 
-    The MPJPE above the predicted pose is its mean distance from the true one, at the true root.
     Several people's joints stand one after another, NaN where a person is not there.
     """
 
@@ -63,11 +62,10 @@ class Film:
         """Return estimates of 2D over the truth, the true 2D, and the same of 3D, where given."""
         true_px = [] if self.truth_px is None else [self.truth_px]
         poses = [poses for poses in (self.predicted_m, self.truth_m) if poses is not None]
-        limits = image_limits([*true_px, *self.keypoints_px.values()])
         view = View(poses, self.azimuth, _FOLLOW_SECONDS * self.fps)
-        in_picture = (limits, self.image_size)
-        panels = [ImagePanel(n, p, *in_picture, *true_px) for n, p in self.keypoints_px.items()]
-        panels += [ImagePanel("Ground truth 2D", pixels, *in_picture) for pixels in true_px]
+        place = image_limits([*true_px, *self.keypoints_px.values()]), self.image_size
+        panels = [ImagePanel(n, p, *place, *true_px) for n, p in self.keypoints_px.items()]
+        panels += [ImagePanel("Ground truth 2D", pixels, *place) for pixels in true_px]
         if self.predicted_m is not None:
             panels.append(WorldPanel("Predicted 3D", self.predicted_m, view, self.truth_m))
         if self.truth_m is not None:
@@ -83,21 +81,17 @@ class Film:
 
 
 def together(films: Sequence[Film], title: str, frame_numbers: np.ndarray) -> Film:
-    """Return one film, of these frames, of all people of a video.
+    """Return one film of all people of a video, of frames whose numbers are increasing.
 
-    Args:
-        films: of one person each, with one estimator's keypoints; who appears again has several.
-        title: of the film.
-        frame_numbers: increasing, among them those of the films.
+    `films` are of one person each, with one estimator's keypoints; who appears again has several.
     """
     people = list(dict.fromkeys(film.people[0] for film in films))
     shape = len(frame_numbers), len(people), NUM_JOINTS
     pixels, poses = (np.full((*shape, axes), np.nan, np.float32) for axes in (2, 3))
     for film, shift in zip(films, side_by_side(films)):
         rows, person = np.searchsorted(frame_numbers, film.frame_numbers), film.people[0]
-        pixels[rows, people.index(person)] = next(iter(film.keypoints_px.values()))
+        ((name, pixels[rows, people.index(person)]),) = film.keypoints_px.items()
         poses[rows, people.index(person)] = film.predicted_m + shift
-    name = next(iter(films[0].keypoints_px))
     return replace(
         films[0],
         title=title,
@@ -115,10 +109,9 @@ def side_by_side(films: Sequence[Film]) -> np.ndarray:
     """
     people = list(dict.fromkeys(film.people[0] for film in films))
     shifts = np.zeros((len(films), 3))
-    hips = np.concatenate([film.predicted_m[:, ROOT, :2] for film in films])
-    if np.abs(hips).max() < 1e-3:
-        places = [people.index(film.people[0]) for film in films]
-        shifts[:, 0] = _APART_M * (np.array(places) - (len(people) - 1) / 2)
+    if max(np.abs(film.predicted_m[:, ROOT, :2]).max() for film in films) < 1e-3:
+        places = np.array([people.index(film.people[0]) for film in films])
+        shifts[:, 0] = _APART_M * (places - (len(people) - 1) / 2)
     return shifts
 
 
@@ -176,9 +169,8 @@ class Scene:
     def picture_part(self, image_size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
         """Return which part of the camera's picture the 2D panels show, and how large.
 
-        Returns:
-            (left, top, right, bottom) as shares of the picture; (width, height) in pixels of the
-            scene, the size of the `picture` that `draw` takes.
+        That is (left, top, right, bottom) as shares of the picture, and the (width, height) in
+        pixels of the scene that the `picture` has which `draw` takes.
         """
         low, high = self._axes[0].transData.transform(self._shown_px)
         width, height = np.rint(np.abs(high - low)).astype(int).tolist()
@@ -187,11 +179,8 @@ class Scene:
     def draw(self, frame: int, label: str, picture: np.ndarray | None = None) -> np.ndarray:
         """Draw one of the panels' frames, with a label at the top right.
 
-        A picture (height, width, 3) is laid under the strokes of the 2D panels; its size and what
-        it shows are those of `picture_part`.
-
-        Returns:
-            (height, width, 4), uint8, RGBA; overwritten by the next call.
+        A picture (height, width, 3), as `picture_part` says, is laid under the strokes of the 2D
+        panels. Returns (height, width, 4), uint8, RGBA, which the next call overwrites.
         """
         self._buffer[:] = self._background
         for panel, axes, lines in zip(self._panels, self._axes, self._lines):
@@ -334,10 +323,10 @@ def _read_pictures(
 
 
 def save_strip(output: Path | str, film: Film) -> None:
-    """Write a picture with a column for each of some frames: input 2D, predicted 3D, true 3D.
+    """Write a picture of six frames, a column each: input 2D, predicted 3D, true 3D.
 
-    There are six frames of the film at even distances, of those in which somebody is there; of
-    several estimators' keypoints, the first are drawn.
+    The frames are at even distances, of those in which somebody is there; of several estimators'
+    keypoints, the first are drawn.
     """
     from matplotlib.figure import Figure
 

@@ -195,8 +195,7 @@ class View:
     def project(self, points_m: np.ndarray, target_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Project world points (..., 3), for an eye that looks at a target of (3,) or such a shape.
 
-        Returns:
-            (..., 2), to the right and up, in metres at the target's distance; (...), nearness.
+        Returns (..., 2), to the right and up, in metres at the target's distance; (...), nearness.
         """
         local = (points_m - target_m) @ self._rotation.T
         distance_m = _VIEW_DISTANCE_M * self.radius_m

@@ -34,12 +34,8 @@ def export_poses(
     - `.bvh`: a skeleton and its rotations: metres, y up, as Blender's importer takes it by
       default (`drawing.bvh`); its bones keep their length, so its joints differ from `poses_m`.
 
-    Args:
-        output: the file.
-        poses_m: (frames, 17, 3), metres, z up.
-        frame_of_reference: what the positions are relative to, in words.
-        fps: frames a second of the recording.
-        frame_numbers: (frames,), at equal distances, which frames of the recording these are.
+    Poses are (frames, 17, 3), metres, z up, `frame_of_reference` says in words relative to what;
+    `fps` is the recording's, and `frame_numbers` (frames,), at equal distances, count its frames.
     """
     output = check_output(output, POSE_SUFFIXES)
     about = {
@@ -77,9 +73,8 @@ def _write_npy(path: Path, poses_m: np.ndarray, about: dict) -> None:
     fields += [(name, f"<U{len(text)}") for name, text in texts.items()]
     fields += [(joint, "<f4", (3,)) for joint in JOINT_NAMES]
     records = np.empty(len(poses_m), fields)
-    columns = {"frame": about["frames"], "time_s": about["time_s"], **texts}
-    columns |= zip(JOINT_NAMES, poses_m.swapaxes(0, 1))
-    for name, column in columns.items():
+    records["frame"], records["time_s"] = about["frames"], about["time_s"]
+    for name, column in (*texts.items(), *zip(JOINT_NAMES, poses_m.swapaxes(0, 1))):
         records[name] = column
     np.save(path, records, allow_pickle=False)
 

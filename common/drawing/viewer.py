@@ -23,11 +23,8 @@ def write_viewer(path: Path, films: Sequence[Film], fps: float, video: Path | No
     `colors` of the joints; `people`, each with `name`, `first` and `step` of its frame numbers,
     `poses_mm` (frames, 51), z up, and `pale` for a true pose; `video`, an mp4 in base 64, or null.
 
-    Args:
-        path: the html file.
-        films: of each person, with the predicted and perhaps the true pose.
-        fps: frames a second of the recording, which the films' frame numbers count.
-        video: the recording.
+    The films are of each person, with the predicted and perhaps the true pose; their frame numbers
+    count the recording, `fps` frames a second, and so `video`, where it is given.
     """
     first = int(min(film.frame_numbers[0] for film in films))
     last = int(max(film.frame_numbers[-1] for film in films))
