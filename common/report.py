@@ -21,14 +21,12 @@ Figures = dict[str, float | None]
 
 
 def make_report(sums: MetricSums) -> dict[str, Any]:
-    """Return every average as plain numbers and dicts, ready for JSON.
+    """Return every average as plain numbers and dicts, ready for JSON, units in their names.
 
-    Returns:
-        `frames`, `average_over_actions`, `average_over_frames`, `by_action`, `by_joint` (over all
-        frames), `by_subject`, which holds the same again for each subject, and `by_sequence`, over
-        a sequence's cameras. Units are in the names of the figures. Actions and subjects without
-        frames are left out; a figure of which there is no value, as MPJVE of single frames, is
-        None.
+    They are `frames`, `average_over_actions`, `average_over_frames`, `by_action`, `by_joint` (over
+    all frames), `by_subject`, which holds the same again for each subject, and `by_sequence`, over
+    a sequence's cameras. Actions and subjects without frames are left out; a figure of which there
+    is no value, as MPJVE of single frames, is None.
     """
     state = sums.state.cpu()
     return {
@@ -39,10 +37,7 @@ def make_report(sums: MetricSums) -> dict[str, Any]:
 
 
 def format_report(report: Mapping[str, Any], by_subject: bool = False) -> str:
-    """Return a report of `make_report` as text for a terminal; the last line is the field's figure.
-
-    `by_subject` gives each subject's figures too.
-    """
+    """Return a report as text for a terminal, which the field's figure ends; by subject, too."""
     blocks = [
         _UNITS,
         _action_table(report),

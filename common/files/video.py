@@ -21,8 +21,7 @@ from common.files.console import InputError, progress
 from common.files.output import atomic_output, check_output
 
 VIDEO_SUFFIXES = (".mp4", ".gif")
-# gif counts in hundredths of a second, and browsers slow down what is shown for one hundredth.
-MAX_GIF_FPS = 50
+MAX_GIF_FPS = 50  # it counts hundredths of a second, and browsers slow down what is shown for one
 # How much of a frame may wait in the pipe, the most that Linux grants everybody: with the usual
 # 64 KiB drawing waits for ffmpeg, which costs a third more time.
 _PIPE_BYTES = 1 << 20
@@ -90,26 +89,20 @@ def write_video(
     command = [_imageio_ffmpeg().get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo"]
     command += [*shape, *timing, "-i", "-", "-an", *coding]
     with atomic_output(path) as temporary, tempfile.TemporaryFile() as log:
-        complete = _encode([*command, _url(temporary)], chain([first], frames), log)
+        pipes = {"stdin": subprocess.PIPE, "stderr": log, "pipesize": _PIPE_BYTES, "bufsize": 0}
+        pipes["start_new_session"] = True  # Ctrl-C does not reach it: it ends with its pipe
+        with subprocess.Popen([*command, _url(temporary)], **pipes) as ffmpeg:
+            for frame in chain([first], frames):
+                left = memoryview(frame).cast("B")
+                try:
+                    while left:  # a signal may cut a write short
+                        left = left[ffmpeg.stdin.write(left) :]
+                except BrokenPipeError:  # it has ended; its log says why
+                    break
         log.seek(0)
         message = log.read().decode(errors="replace")
-        if message or not complete:
+        if message or ffmpeg.returncode:
             raise _ffmpeg_error(path, message)
-
-
-def _encode(command: list[str], frames: Iterable[np.ndarray], log: Any) -> bool:
-    """Send frames to ffmpeg, which writes errors to `log`; return whether it took all of them."""
-    pipes = {"stdin": subprocess.PIPE, "stderr": log, "pipesize": _PIPE_BYTES, "bufsize": 0}
-    # In a session of its own, Ctrl-C does not reach it: it ends when its pipe is closed.
-    with subprocess.Popen(command, start_new_session=True, **pipes) as ffmpeg:
-        for frame in frames:
-            left = memoryview(frame).cast("B")
-            try:
-                while left:  # a signal may cut a write short
-                    left = left[ffmpeg.stdin.write(left) :]
-            except BrokenPipeError:  # it has ended; its log says why
-                return False
-    return ffmpeg.returncode == 0
 
 
 def probe_video(path: Path | str) -> tuple[tuple[int, int], float]:
