@@ -62,17 +62,15 @@ def latex_row(report: Mapping[str, Any], label: str) -> str:
 
 def _summary(sums: Tensor) -> dict[str, Any]:
     """Return the report of sums (actions, joints, metrics, 2)."""
-    by_action = {
-        action: {"frames": _frames(part), **_means(part)}
-        for action, part in zip(ACTIONS, sums)
-        if part.any()
-    }
+    frames = sums[:, 0, 0, 1].int().tolist()  # the first joint's MPJPE's
+    counted = zip(ACTIONS, frames, sums)
+    by_action = {action: {"frames": n, **_means(part)} for action, n, part in counted if part.any()}
     over_actions: Figures = {}
     for metric in METRICS:
         figures = [means[metric] for means in by_action.values() if means[metric] is not None]
         over_actions[metric] = sum(figures) / len(figures) if figures else None
     return {
-        "frames": _frames(sums),
+        "frames": sum(frames),
         "average_over_actions": over_actions,
         "average_over_frames": _means(sums),
         "by_action": by_action,
@@ -84,11 +82,6 @@ def _means(sums: Tensor) -> Figures:
     """Return the six metrics of sums (..., metrics, 2), averaged over the leading dimensions."""
     totals = sums.reshape(-1, len(METRICS), 2).sum(dim=0).tolist()
     return {m: total / count if count else None for m, (total, count) in zip(METRICS, totals)}
-
-
-def _frames(sums: Tensor) -> int:
-    """Return the number of frames of sums (..., joints, metrics, 2): of the first joint's MPJPE."""
-    return int(sums[..., 0, 0, 1].sum())
 
 
 def _action_table(report: Mapping[str, Any]) -> str:

@@ -123,10 +123,7 @@ def count_frames(path: Path | str) -> int:
 
 
 def frame_times(path: Path | str) -> np.ndarray:
-    """Return when a video's frames are shown, (frames,), seconds from the first one.
-
-    The times are those in the file; no frame is decoded.
-    """
+    """Return when a video's frames are shown, by the file: (frames,), seconds from the first."""
     log = _ask_ffmpeg(path, "-v", "error", "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-")
     # Lines are "0, <decoding time>, <time>, <duration>, <bytes>, <checksum>[, F=<flags>]".
     unit = re.search(r"#tb 0: (\d+)/(\d+)", log)
@@ -159,9 +156,8 @@ def read_video(
 ) -> Iterator[np.ndarray]:
     """Yield a part of each of a video's frames, (height, width, 3), uint8, RGB, read-only.
 
-    `crop` is left, top, right, bottom of the part, as shares of the width and of the height; it is
-    scaled to `size`, (width, height) in pixels. With `even_fps`, frames are repeated and left out
-    so that so many come for each second.
+    `crop` is left, top, right, bottom of the part, as shares of the picture's size; it is scaled to
+    `size`, (width, height). With `even_fps`, so many frames come for each second.
     """
     left, top, right, bottom = crop
     region = f"iw*{right - left:.6f}:ih*{bottom - top:.6f}:iw*{left:.6f}:ih*{top:.6f}:exact=1"
@@ -174,12 +170,12 @@ def read_video(
         yield np.frombuffer(data, np.uint8).reshape(size[1], size[0], 3)
 
 
-def small_mp4(path: Path | str, first: int, last: int, fps: float, height: int = 360) -> bytes:
+def small_mp4(path: Path | str, first: int, last: int, fps: float) -> bytes:
     """Return some of a video's frames as a small mp4 (H.264), which every browser plays.
 
     Frame n of the video is shown from (n - first) / fps seconds, whatever the video's own times.
     """
-    filters = f"select=between(n\\,{first}\\,{last}),setpts=N/{fps}/TB,scale=-2:{height}"
+    filters = f"select=between(n\\,{first}\\,{last}),setpts=N/{fps}/TB,scale=-2:360"
     coding = ("-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "28", "-g", str(round(fps) or 1))
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         command = [_imageio_ffmpeg().get_ffmpeg_exe(), "-y", "-v", "error", "-i", _url(path)]
