@@ -80,10 +80,9 @@ def parse_arguments() -> argparse.Namespace:
 def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str]) -> dict:
     """Measure every estimator; one file is in memory at a time.
 
-    Returns:
-        `subjects`, `frames` (over the cameras); `estimators`, {name: what `measure` returns};
-        `best`, {figure: {joint: name}}; `error_correlation`: `names`, `mean` over the joints and
-        `by_joint`, matrices in the order of the names, None where an estimator is exact.
+    Returns `subjects`, `frames` (over the cameras); `estimators`, {name: what `measure` returns};
+    `best`, {figure: {joint: name}}; `error_correlation`: `names`, `mean` over the joints and
+    `by_joint`, matrices in the order of the names, None where an estimator is exact.
     """
     truth = read_positions_2d(truth_path)
     views = errors_2d.list_views(truth_path, truth, subjects)

@@ -287,8 +287,7 @@ def mix(
             for name, a in estimates.items()
         ]
         return weighted_mean(keypoints, cut_to_shortest(weights))
-    by_name = dict(zip(estimates, keypoints))
-    mixture = keypoints[0].copy()
+    by_name, mixture = dict(zip(estimates, keypoints)), keypoints[0].copy()
     for joint, name in replaced.items():
         mixture[:, joint] = by_name[name][:, joint]
     return mixture
@@ -338,8 +337,7 @@ def choose_joints(detectors: list[str], training: Training) -> dict[int, str]:
 
 def fit(detectors: list[str], training: Training) -> FittedMixture:
     """Fit a mixture to the training subjects, and say to what."""
-    mixture = fit_mixture(detectors, *training)
-    _, truths, subjects = training
+    mixture, (_, truths, subjects) = fit_mixture(detectors, *training), training
     models = {True: "variance by confidence", False: "constant variance"}
     told = (f"{name} ({models[known]})" for name, known in zip(detectors, mixture.confident))
     people, frames = ", ".join(dict.fromkeys(subjects)), sum(map(len, truths))

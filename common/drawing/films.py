@@ -126,8 +126,7 @@ def choose_frames(length: int, skip: int, downsample: int = 1, limit: int | None
 class Scene:
     """A film's panels side by side under its title, to be drawn for one frame after another.
 
-    `size` is (width, height) of the picture in pixels, None for what suits the number of panels:
-    1700x400 for three.
+    `size` is (width, height) in pixels, None for what suits the panels: 1700x400 for three.
     """
 
     def __init__(self, film: Film, size: tuple[int, int] | None = None) -> None:
@@ -241,8 +240,7 @@ def _add_legend(figure: Any, film: Film, position: tuple[float, float]) -> None:
     """Explain the colours in one line that ends at `position`."""
     from matplotlib.lines import Line2D
 
-    style = {"linewidth": 3, "solid_capstyle": "round"}
-    names = SIDE_COLORS
+    style, names = {"linewidth": 3, "solid_capstyle": "round"}, SIDE_COLORS
     if len(film.people) > 1:
         names = {f"person {person}": color for person, color in zip(film.people, COLORS)}
     handles = [Line2D([], [], color=c, label=name, **style) for name, c in names.items()]
@@ -297,11 +295,11 @@ def _read_pictures(
 ) -> Iterator[np.ndarray]:
     """Yield the pictures of a video that belong to a film's frames, fit for the scene."""
     (width, height), fps = probe_video(video)
-    expected_width, expected_height = film.image_size
-    if abs(width * expected_height / (height * expected_width) - 1) > _SAME_SHAPE:
+    wanted_width, wanted_height = film.image_size
+    if abs(width * wanted_height / (height * wanted_width) - 1) > _SAME_SHAPE:
         raise InputError(
             f"{video}: its frames are {width}x{height} pixels, the keypoints' picture is "
-            f"{expected_width}x{expected_height}; give the video that the keypoints were found in"
+            f"{wanted_width}x{wanted_height}; give the video that the keypoints were found in"
         )
     part, shown = scene.picture_part(film.image_size)
     if 0 in shown:

@@ -36,11 +36,10 @@ Limits = tuple[float, float, float, float]
 
 
 class Strokes:
-    """Straight strokes with round ends in groups, in the order of painting.
+    """Straight strokes with round ends, in groups: widths in points, colours (strokes, 4), RGBA.
 
-    A group is the strokes' widths in points, and their colours (strokes, 4), RGBA from 0 to 1.
-    `strokes["bones"]` is a view of one group's start and end points, (strokes, 2, 2), to be
-    overwritten for each frame; `slices` tells where each group is in the arrays of all.
+    Groups are in the order of painting. `strokes["bones"]` is a view of one group's start and end
+    points, (strokes, 2, 2), to be overwritten for each frame; `slices` tells where a group is.
     """
 
     def __init__(self, **groups: tuple[float | np.ndarray, np.ndarray]) -> None:
@@ -149,17 +148,12 @@ class ImagePanel(Panel):
 
 
 class View:
-    """The eye of the 3D panels: at a camera's azimuth, slightly above, following the person.
+    """The eye of the 3D panels: at a camera's azimuth in degrees, slightly above.
 
-    The scale is one for the whole sequence, and the eye moves smoothly and horizontally only, so
+    It follows the hip of the last of all `poses_m` that will be drawn, (frames, points, 3) each,
+    world: horizontally, smoothed by a Gaussian of `follow_frames`, and at one scale, so that
     nothing jumps. Several people, or one who is not there all the time, are seen by an eye that
-    stands still, on a floor that is large enough for them. Perspective is mild.
-
-    Args:
-        poses_m: all that will be drawn, (frames, points, 3) each, metres, world; the hip of the
-            last is followed.
-        azimuth: direction in degrees from which the eye looks, as in `Camera`.
-        follow_frames: standard deviation of the Gaussian that smooths the hip's path; 0 for none.
+    stands still, on a floor that is large enough for them.
     """
 
     def __init__(self, poses_m: Sequence[np.ndarray], azimuth: float, follow_frames: float) -> None:
@@ -270,9 +264,9 @@ class WorldPanel(Panel):
 
 
 def image_limits(poses_px: Iterable[np.ndarray]) -> Limits:
-    """Return what must be visible of the camera's picture, with a margin, y downwards.
+    """Return what must be visible of poses (frames, points, 2), pixels, with a margin, y downwards.
 
-    Of poses (frames, points, 2), pixels; a stray keypoint in a few frames does not widen the view.
+    A stray keypoint in a few frames does not widen the view.
     """
     extremes = [np.nanpercentile(p.reshape(-1, 2), (0.2, 99.8), axis=0) for p in poses_px]
     low, high = np.min(extremes, axis=(0, 1)), np.max(extremes, axis=(0, 1))

@@ -104,10 +104,7 @@ class _PatientStream:
 
 
 def never_fail_to_print() -> None:
-    """Let standard output and error lose what cannot be written, in place of raising an OSError.
-
-    For a training, which is worth more than what it prints, and whose results are in files.
-    """
+    """Let output lose what cannot be written: a training is worth more than what it prints."""
     sys.stdout, sys.stderr = _PatientStream(sys.stdout), _PatientStream(sys.stderr)
 
 

@@ -46,10 +46,9 @@ def cut_to_shortest(views: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def weighted_mean(keypoints: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
-    """Average estimators' keypoints (frames, joints, 2), each joint of each frame by its weights.
+    """Average keypoints (frames, joints, 2) by weights (frames, joints), not negative; float64.
 
-    The weights (frames, joints) are not negative; where those of all estimators are zero, the mean
-    is the plain one. Returns (frames, joints, 2), float64.
+    Where the weights of all estimators are zero, the mean is the plain one.
     """
     weights = np.stack(weights).astype(np.float64)
     weights = np.where(weights.sum(axis=0) > 0, weights, 1.0)
