@@ -27,15 +27,9 @@ def resample(
 ) -> np.ndarray:
     """Return the frames that a recording has at another rate, by Catmull and Rom's spline (1974).
 
-    Args:
-        values: (old frames, ...), at `fps` frames a second.
-        fps: their rate.
-        to_fps: the rate that is wanted; where it is the same, `values` come back.
-        frames: how many are wanted; by default all until the recording's end.
-
-    Returns:
-        (frames, ...), in the precision of `values`, frame k at k / `to_fps` seconds; the last one
-        is held where the recording ends before it.
+    Takes values (old frames, ...), at `fps` frames a second; returns (frames, ...), in their
+    precision, frame k at k / `to_fps` seconds, by default all until the recording's end; the last
+    one is held where the recording ends before it.
     """
     if fps == to_fps:
         return values
@@ -94,7 +88,7 @@ def lowpass(values: np.ndarray, fps: float, cutoff_hz: float = DEFAULT_CUTOFF_HZ
     The filter is a Gaussian whose gain at the cutoff is √½: exp(-2 π² σ² f²) = √½ gives
     σ = √(ln 2) / (2 π f) seconds. Straight motion stays as it is, at the ends too.
 
-    Takes and returns (frames, ...), in the precision of `values`, at `fps` frames a second.
+    Takes and returns (frames, ...), in the precision of `values`.
     """
     if len(values) < 2:
         return values
@@ -114,20 +108,18 @@ def gaussian_filter(values: np.ndarray, sigma: float, **ends: str) -> np.ndarray
 
 
 def up_direction(poses_m: np.ndarray) -> np.ndarray:
-    """Return the direction (3,) that is up, from the trunk and the feet of poses (frames, 17, 3).
+    """Return the direction (3,) that is up, of poses (frames, 17, 3).
 
-    It is the mean of two averages over the frames: of the directions from the hip to the thorax,
-    and from between the feet to the hip.
+    It is the mean of the mean directions from hip to thorax and from between the feet to the hip.
     """
     trunk, legs = _trunk_and_legs(poses_m)
     return unit(unit(trunk.mean(axis=0)) + unit(legs.mean(axis=0)))
 
 
 def roll_of_body(keypoints_px: np.ndarray) -> np.ndarray:
-    """Return (frames,), radians: by how much bodies are turned in the picture, clockwise.
+    """Return (frames,), radians: by how much bodies (frames, 17, 2), y down, are turned clockwise.
 
-    It is the direction from between the feet to the thorax, 0 for upwards, of joints
-    (frames, 17, 2), pixels, y down.
+    It is the direction from between the feet to the thorax, 0 for upwards.
     """
     x, y = (keypoints_px[:, _THORAX] - keypoints_px[:, _FEET].mean(axis=1)).T
     return np.arctan2(x, -y)
@@ -197,22 +189,18 @@ def bone_variation_percent(poses_m: np.ndarray) -> float:
 
 
 def jitter_m_s3(poses_m: np.ndarray, fps: float) -> float:
-    """Return the mean jerk of the joints, in m/s³ (Flash and Hogan, 1985); 0 below 4 frames.
-
-    Jerk is the third derivative of the position, here by finite differences.
-    """
+    """Return the joints' mean jerk, third differences (Flash and Hogan, 1985); 0 below 4 frames."""
     if len(poses_m) < 4:
         return 0.0
     return float(np.linalg.norm(np.diff(poses_m, 3, axis=0), axis=-1).mean() * fps**3)
 
 
 def reprojection_px(poses_m: np.ndarray, keypoints_px: np.ndarray) -> float:
-    """Return how far poses lie from the keypoints that they were made from, in the picture.
+    """Return the mean distance of poses from the keypoints that they were made from, in pixels.
 
     The camera's focal length and the person's distance are not known, so each frame's pose
     (frames, 17, 3), camera coordinates, is laid over its keypoints (frames, 17, 2) by the scale and
-    the shift of least squares (scaled orthographic projection). The mean distance of the joints is
-    returned, in pixels.
+    the shift of least squares (scaled orthographic projection).
     """
     flat = poses_m[..., :2] - poses_m[..., :2].mean(axis=1, keepdims=True)
     points = keypoints_px - keypoints_px.mean(axis=1, keepdims=True)

@@ -21,14 +21,12 @@ Figures = dict[str, float | None]
 
 
 def make_report(sums: MetricSums) -> dict[str, Any]:
-    """Return every average as plain numbers and dicts, ready for JSON.
+    """Return every average as plain numbers and dicts, ready for JSON, units in their names.
 
-    Returns:
-        `frames`, `average_over_actions`, `average_over_frames`, `by_action`, `by_joint` (over all
-        frames), `by_subject`, which holds the same again for each subject, and `by_sequence`, over
-        a sequence's cameras. Units are in the names of the figures. Actions and subjects without
-        frames are left out; a figure of which there is no value, as MPJVE of single frames, is
-        None.
+    They are `frames`, `average_over_actions`, `average_over_frames`, `by_action`, `by_joint` (over
+    all frames), `by_subject`, which holds the same again for each subject, and `by_sequence`, over
+    a sequence's cameras. Actions and subjects without frames are left out; a figure of which there
+    is no value, as MPJVE of single frames, is None.
     """
     state = sums.state.cpu()
     return {
@@ -39,10 +37,7 @@ def make_report(sums: MetricSums) -> dict[str, Any]:
 
 
 def format_report(report: Mapping[str, Any], by_subject: bool = False) -> str:
-    """Return a report of `make_report` as text for a terminal; the last line is the field's figure.
-
-    `by_subject` gives each subject's figures too.
-    """
+    """Return a report as text for a terminal, which the field's figure ends; by subject, too."""
     blocks = [
         _UNITS,
         _action_table(report),
@@ -67,17 +62,15 @@ def latex_row(report: Mapping[str, Any], label: str) -> str:
 
 def _summary(sums: Tensor) -> dict[str, Any]:
     """Return the report of sums (actions, joints, metrics, 2)."""
-    by_action = {
-        action: {"frames": _frames(part), **_means(part)}
-        for action, part in zip(ACTIONS, sums)
-        if part.any()
-    }
+    frames = sums[:, 0, 0, 1].int().tolist()  # the first joint's MPJPE's
+    counted = zip(ACTIONS, frames, sums)
+    by_action = {action: {"frames": n, **_means(part)} for action, n, part in counted if part.any()}
     over_actions: Figures = {}
     for metric in METRICS:
         figures = [means[metric] for means in by_action.values() if means[metric] is not None]
         over_actions[metric] = sum(figures) / len(figures) if figures else None
     return {
-        "frames": _frames(sums),
+        "frames": sum(frames),
         "average_over_actions": over_actions,
         "average_over_frames": _means(sums),
         "by_action": by_action,
@@ -89,11 +82,6 @@ def _means(sums: Tensor) -> Figures:
     """Return the six metrics of sums (..., metrics, 2), averaged over the leading dimensions."""
     totals = sums.reshape(-1, len(METRICS), 2).sum(dim=0).tolist()
     return {m: total / count if count else None for m, (total, count) in zip(METRICS, totals)}
-
-
-def _frames(sums: Tensor) -> int:
-    """Return the number of frames of sums (..., joints, metrics, 2): of the first joint's MPJPE."""
-    return int(sums[..., 0, 0, 1].sum())
 
 
 def _action_table(report: Mapping[str, Any]) -> str:

@@ -20,17 +20,16 @@ def save_error_figures(folder: Path, report: Mapping[str, Any]) -> list[Path]:
     estimators, correlation = report["estimators"], report["error_correlation"]
     colors = dict(zip(estimators, cycle(COLORS)))
     told = {name: s["confidence"] for name, s in estimators.items() if s["confidence"]}
-    pictures = {
-        "joint_errors.png": _joints(estimators),
-        "cumulative_error.png": _cumulative(estimators, colors),
-    }
+    pictures = {"joint_errors": _joints(estimators)}
+    pictures["cumulative_error"] = _cumulative(estimators, colors)
     if len(estimators) > 1:
-        pictures["error_correlation.png"] = _correlation(correlation["names"], correlation["mean"])
+        pictures["error_correlation"] = _correlation(correlation["names"], correlation["mean"])
     if told:
-        pictures["calibration.png"] = _calibration(told, colors)
-    for name, picture in pictures.items():
-        save_figure(picture, folder / name)
-    return [folder / name for name in pictures]
+        pictures["calibration"] = _calibration(told, colors)
+    paths = [folder / f"{name}.png" for name in pictures]
+    for path, picture in zip(paths, pictures.values()):
+        save_figure(picture, path)
+    return paths
 
 
 def _joints(estimators: Mapping[str, Mapping[str, Any]]) -> Any:

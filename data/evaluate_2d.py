@@ -49,7 +49,7 @@ def main() -> None:
             f"{data_dir}: holds no estimator's data_2d_h36m_*.npz; prepare one with "
             "data/prepare_2d_estimation.py"
         )
-    paths = {name: errors_2d.estimates_path(data_dir, name) for name in names}
+    paths = {name: errors_2d.estimates_path(data_dir, "h36m", name) for name in names}
     report = evaluate(keypoints_path(data_dir, "h36m", "gt"), paths, arguments.subjects)
     print(format_report(report))
     if arguments.report:
@@ -80,10 +80,9 @@ def parse_arguments() -> argparse.Namespace:
 def evaluate(truth_path: Path, paths: Mapping[str, Path], subjects: Sequence[str]) -> dict:
     """Measure every estimator; one file is in memory at a time.
 
-    Returns:
-        `subjects`, `frames` (over the cameras); `estimators`, {name: what `measure` returns};
-        `best`, {figure: {joint: name}}; `error_correlation`: `names`, `mean` over the joints and
-        `by_joint`, matrices in the order of the names, None where an estimator is exact.
+    Returns `subjects`, `frames` (over the cameras); `estimators`, {name: what `measure` returns};
+    `best`, {figure: {joint: name}}; `error_correlation`: `names`, `mean` over the joints and
+    `by_joint`, matrices in the order of the names, None where an estimator is exact.
     """
     truth = read_positions_2d(truth_path)
     views = errors_2d.list_views(truth_path, truth, subjects)
@@ -123,34 +122,34 @@ def format_report(report: Mapping[str, Any]) -> str:
     estimators = report["estimators"]
     names, summaries = list(estimators), list(estimators.values())
 
-    def table(title: str, columns: Iterable[str], rows: Mapping[str, Iterable[str]]) -> str:
-        return format_table([[title, *columns], *([label, *row] for label, row in rows.items())])
+    def numbers(title: str, columns: Iterable[str], rows: Mapping[str, Iterable]) -> str:
+        rows = [[label, *map(_number, row)] for label, row in rows.items()]
+        return format_table([[title, *columns], *rows])
 
     def grouped(title: str, group: str, figure: str, show: Callable = _starred) -> str:
-        rows = {m: show([s[group][m][figure] for s in summaries]) for m in summaries[0][group]}
-        return table(title, names, rows)
+        rows = [[m, *show([s[group][m][figure] for s in summaries])] for m in summaries[0][group]]
+        return format_table([[title, *names], *rows])
 
-    overall = {n: [_number(s[figure]) for figure in COLUMNS] for n, s in estimators.items()}
+    overall = {name: [s[figure] for figure in COLUMNS] for name, s in estimators.items()}
     blocks = [
         f"{', '.join(report['subjects'])}: {report['frames']:,} frames over the cameras, px",
-        table("Estimator", COLUMNS.values(), overall),
+        numbers("Estimator", COLUMNS.values(), overall),
         grouped("Mean error", "by_joint", "mean_px"),
         grouped("Without bias", "by_joint", "bias_free_px"),
         grouped("Bias, x and y", "by_joint", "bias_px", _signed),
         *(grouped(f"{title}, no bias", group, "bias_free_px") for group, title in GROUPS.items()),
     ]
     if len(names) > 1:
-        correlations = zip(names, report["error_correlation"]["mean"])
-        rows = {name: map(_number, row) for name, row in correlations}
-        blocks.append(table("Error correlation", names, rows))
+        rows = dict(zip(names, report["error_correlation"]["mean"]))
+        blocks.append(numbers("Error correlation", names, rows))
     told = {n: s["confidence"] for n, s in estimators.items() if s["confidence"]}
     if told:
-        rows = {}
-        for name, confidence in told.items():
-            errors = [one["error_px"] for one in confidence["calibration"]]
-            rows[name] = map(_number, [*errors, confidence["rank_correlation"]])
-        tenths = [f"{10 * i} %" for i in range(len(errors))]
-        blocks.append(table("Error by confidence", [*tenths, "rank corr."], rows))
+        columns = [f"{10 * i} %" for i in range(errors_2d.CALIBRATION_BINS)] + ["rank corr."]
+        rows = {
+            name: [*(one["error_px"] for one in c["calibration"]), c["rank_correlation"]]
+            for name, c in told.items()
+        }
+        blocks.append(numbers("Error by confidence", columns, rows))
     return "\n\n".join(blocks)
 
 

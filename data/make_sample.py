@@ -59,11 +59,9 @@ def main() -> None:
         write_clips(Path(temporary), clips)
         install(Path(temporary), preprocess, folders)
     frames = sum(clip.frames for clip in clips)
-    print(
-        f"{preprocess}: wrote {len(clips)} sequences of {len(args.subjects)} subjects, "
-        f"{frames:,} frames at 50 Hz, as CDF and as seen by {len(ESTIMATORS)} estimators in "
-        f"{len(CAMERA_IDS)} cameras"
-    )
+    seen = f"{len(ESTIMATORS)} estimators in {len(CAMERA_IDS)} cameras"
+    wrote = f"{len(clips)} sequences of {len(args.subjects)} subjects, {frames:,} frames at 50 Hz"
+    print(f"{preprocess}: wrote {wrote}, as CDF and as seen by {seen}")
 
 
 def parse_arguments() -> Namespace:
@@ -121,8 +119,7 @@ def full_lengths() -> dict[tuple[str, str], int]:
 
 
 def write_clips(folder: Path, clips: Sequence[Clip]) -> None:
-    """Make and write all clips, one process per core."""
-    # The longest clips first, so that all cores finish at about the same time.
+    """Make and write all clips, one process per core, the longest clips first."""
     ordered = sorted(clips, key=lambda clip: -clip.frames)
     with ProcessPoolExecutor(os.cpu_count(), initializer=console.leave_signals_to_parent) as pool:
         try:
@@ -136,12 +133,10 @@ def write_clips(folder: Path, clips: Sequence[Clip]) -> None:
 def write_clip(folder: Path, clip: Clip) -> None:
     """Make one sequence; write its CDF and its estimators' files."""
     subject, cameras = SUBJECTS.index(clip.subject), load_cameras()[clip.subject]
-    # No two subjects are of the same height.
-    of_all = np.random.default_rng(clip.seed)
+    of_all = np.random.default_rng(clip.seed)  # no two subjects are of the same height
     people = make_bodies(of_all, of_all.permutation(np.linspace(1.60, 1.86, len(SUBJECTS))))
     random = np.random.default_rng([clip.seed, subject, clip.number])
-    # The first camera's videos are a frame longer than the motion capture.
-    frames = clip.frames + 1
+    frames = clip.frames + 1  # the first camera's videos are longer than the motion capture
     joints = perform(random, action_class(clip.name), people[subject], frames, cameras)
     found = look(random, joints, cameras)
     cdf = folder / "cdf_files" / clip.subject / "MyPoseFeatures/D3_Positions" / f"{clip.name}.cdf"
@@ -185,11 +180,11 @@ def _list_files(folder: Path) -> list[str]:
 
 def install(temporary: Path, preprocess: Path, folders: Sequence[str]) -> None:
     """Move finished folders to their place, each with a list of its files."""
-    for name in folders:
-        (temporary / name / _MANIFEST).write_text("\n".join(_list_files(temporary / name)) + "\n")
-        if (preprocess / name).exists():
-            shutil.rmtree(preprocess / name)
-        (temporary / name).rename(preprocess / name)
+    for new, old in ((temporary / name, preprocess / name) for name in folders):
+        (new / _MANIFEST).write_text("\n".join(_list_files(new)) + "\n")
+        if old.exists():
+            shutil.rmtree(old)
+        new.rename(old)
 
 
 if __name__ == "__main__":

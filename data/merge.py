@@ -73,7 +73,9 @@ def main() -> None:
         detectors = choose_detectors(data_dir, strategy, arguments.detectors, replaced)
     files = find_files(detectors, arguments.detectors or "") if own and weights else detectors
     logits = choose_logits(arguments.logits, detectors)
-    paths = {n: input_path(data_dir, dataset, strategy, file) for n, file in zip(detectors, files)}
+    confident = own or strategy in ("fitted", "weighted_average")
+    path_of = estimates_path if confident else keypoints_path
+    paths = {name: path_of(data_dir, dataset, file) for name, file in zip(detectors, files)}
     learns = strategy in LEARNED and not weights
     truth_paths = [keypoints_path(data_dir, "h36m", "gt")] if learns else []
     output = npz_path(data_dir, arguments.output_filename or f"data_2d_{dataset}_merge_{strategy}")
@@ -83,13 +85,18 @@ def main() -> None:
         estimators, views, estimates, videos = read_own_footage(paths, output)
     else:
         estimators = {name: read_positions_2d(path) for name, path in paths.items()}
-        views, estimates = align(paths, estimators)
+        opened = list(zip(paths.values(), estimators.values()))
+        views = list(dict.fromkeys(view for file in opened for view in list_views(*file, file[1])))
+        estimates = list(zip(*(view_arrays(*file, views) for file in opened)))
     for i, (name, path) in enumerate(paths.items()):
         print(f"read {path} ({sum(map(len, estimators[name].values()))} sequences)")
         if strategy == "weighted_average" or (mixture and mixture.confident[i]):
             confidences.check_channel(path, estimators[name])
         if strategy == "weighted_average" and name not in logits:
-            warn_of_logits(path, name, confidences.largest_confidence(estimators[name]))
+            largest = confidences.largest_confidence(estimators[name])
+            if largest > confidences.LARGEST_PROBABILITY:
+                advice = f"if they are logits, add {name} to --logits"
+                console.warn(f"{path}: confidences reach {largest:.3g}; {advice}")
     report_cuts(detectors, views, estimates)
     if learns:
         training = training_views(truth_paths[0], views, estimates)
@@ -193,9 +200,8 @@ def choose_detectors(
     if strategy == "manual":
         unused = sorted(set(detectors[1:]) - set(replaced.values()))
         if unused:
-            raise InputError(
-                f"--detectors {given}: --replace takes no joint of {', '.join(unused)}"
-            )
+            unused = ", ".join(unused)
+            raise InputError(f"--detectors {given}: --replace takes no joint of {unused}")
         detectors = detectors[:1] + list(replaced.values())
     detectors = list(dict.fromkeys(detectors))
     if len(detectors) < 2:
@@ -210,9 +216,8 @@ def find_files(estimators: list[str], given: str) -> list[str]:
     """Return for each of a fit's estimators the name in --detectors that ends like it."""
     names, chosen = split_names(given), []
     for estimator in estimators:
-        ending = [
-            n for n in names if n.removesuffix(confidences.WITH_CONFIDENCE).endswith(estimator)
-        ]
+        end = estimator, estimator + confidences.WITH_CONFIDENCE
+        ending = [name for name in names if name.endswith(end)]
         if len(ending) != 1:
             raise InputError(
                 f"--detectors {given}: {len(ending)} of the names end in {estimator}; the fit "
@@ -233,22 +238,6 @@ def choose_logits(given: str | None, detectors: list[str]) -> list[str]:
     return logits
 
 
-def input_path(data_dir: Path, dataset: str, strategy: str, name: str) -> Path:
-    """Return an estimator's file, with confidences where the strategy takes them."""
-    if dataset == "custom" or strategy in ("fitted", "weighted_average"):
-        return estimates_path(data_dir, name, dataset)
-    return keypoints_path(data_dir, dataset, name)
-
-
-def align(
-    paths: dict[str, Path], estimators: dict[str, Positions2d]
-) -> tuple[list[View], list[Sequence[np.ndarray]]]:
-    """Return the views, and for each the estimators' arrays (frames, 17, 2 or 3), uncut."""
-    files = list(zip(paths.values(), estimators.values()))
-    views = list(dict.fromkeys(view for file in files for view in list_views(*file, file[1])))
-    return views, list(zip(*(view_arrays(*file, views) for file in files)))
-
-
 def read_own_footage(
     paths: dict[str, Path], output: Path
 ) -> tuple[dict[str, Positions2d], list[View], list[list[np.ndarray]], dict[str, dict]]:
@@ -262,13 +251,6 @@ def read_own_footage(
     views = [View(sequence.name, "custom", 0) for sequence in same]
     videos = {sequence.name: sequence.about for sequence in same}
     return estimators, views, [sequence.estimates for sequence in same], videos
-
-
-def warn_of_logits(path: Path, name: str, largest: float) -> None:
-    """Warn if the largest confidence looks like a logit that is not declared to be one."""
-    if largest > confidences.LARGEST_PROBABILITY:
-        advice = f"if they are logits, add {name} to --logits"
-        console.warn(f"{path}: confidences reach {largest:.3g}; {advice}")
 
 
 def report_cuts(
@@ -305,8 +287,7 @@ def mix(
             for name, a in estimates.items()
         ]
         return weighted_mean(keypoints, cut_to_shortest(weights))
-    by_name = dict(zip(estimates, keypoints))
-    mixture = keypoints[0].copy()
+    by_name, mixture = dict(zip(estimates, keypoints)), keypoints[0].copy()
     for joint, name in replaced.items():
         mixture[:, joint] = by_name[name][:, joint]
     return mixture
@@ -356,8 +337,7 @@ def choose_joints(detectors: list[str], training: Training) -> dict[int, str]:
 
 def fit(detectors: list[str], training: Training) -> FittedMixture:
     """Fit a mixture to the training subjects, and say to what."""
-    mixture = fit_mixture(detectors, *training)
-    _, truths, subjects = training
+    mixture, (_, truths, subjects) = fit_mixture(detectors, *training), training
     models = {True: "variance by confidence", False: "constant variance"}
     told = (f"{name} ({models[known]})" for name, known in zip(detectors, mixture.confident))
     people, frames = ", ".join(dict.fromkeys(subjects)), sum(map(len, truths))

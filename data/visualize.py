@@ -87,12 +87,10 @@ def load_film(args: argparse.Namespace, camera: int, title: str) -> Film:
     if isinstance(poses, list):  # one array for each camera, in its coordinates
         poses = camera_to_world(poses[camera], view.orientation, view.translation_m)
     lengths = [len(array) for array in (*estimates, truth, poses)]
-    shortest = min(lengths)
+    shortest, name = min(lengths), f"{args.subject} {args.action}"
     if max(lengths) > shortest:
         held = ", ".join(f"{path.name} {length}" for path, length in zip(files, lengths))
-        console.warn(
-            f"{args.subject} {args.action}: unequal lengths, cut to {shortest} frames ({held})"
-        )
+        console.warn(f"{name}: unequal lengths, cut to {shortest} frames ({held})")
     film = Film(
         title,
         dict(zip(panel_names(files_2d[:-1]), estimates)),
@@ -111,9 +109,9 @@ def find_file(path: Path, data_dir: Path) -> Path:
     if path.is_file() or path.is_absolute():
         return path
     if not (data_dir / path).is_file():
-        there_are = ", ".join(sorted(p.name for p in data_dir.glob("data_*.npz"))) or "no npz files"
+        held = ", ".join(sorted(p.name for p in data_dir.glob("data_*.npz"))) or "no npz files"
         raise InputError(
-            f"{path}: no such file, neither here nor in {data_dir}, which holds {there_are}"
+            f"{path}: no such file, neither here nor in {data_dir}, which holds {held}"
         )
     return data_dir / path
 

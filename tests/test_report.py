@@ -55,9 +55,8 @@ def report():
 
 def brute_force(sequences):
     """Every metric over all frames; no velocity crosses from one sequence to the next."""
-    predicted, target = (
-        torch.from_numpy(np.concatenate(part)) for part in list(zip(*sequences))[2:]
-    )
+    _, _, *both = zip(*sequences)
+    predicted, target = (torch.from_numpy(np.concatenate(part)) for part in both)
     differences = [np.diff(p, axis=0) - np.diff(t, axis=0) for _, _, p, t in sequences]
     figures = {
         "mpjpe_mm": 1000 * mpjpe(predicted, target),
@@ -98,12 +97,11 @@ def test_by_subject_is_the_report_of_that_subject_alone(report):
 
 
 def test_by_joint(report):
-    predicted, target = (np.concatenate(part) for part in list(zip(*SEQUENCES))[2:])
-    distances = np.linalg.norm(predicted - target, axis=-1)
+    distances = np.concatenate([np.linalg.norm(p - t, axis=-1) for _, _, p, t in SEQUENCES])
     assert list(report["by_joint"]) == list(JOINT_NAMES)
-    for j, figures in enumerate(report["by_joint"].values()):
-        assert figures["mpjpe_mm"] == pytest.approx(1000 * distances[:, j].mean())
-        assert figures["pck_percent"] == pytest.approx(100 * (distances[:, j] < 0.15).mean())
+    for of_joint, figures in zip(distances.T, report["by_joint"].values()):
+        assert figures["mpjpe_mm"] == pytest.approx(1000 * of_joint.mean())
+        assert figures["pck_percent"] == pytest.approx(100 * (of_joint < 0.15).mean())
 
 
 def test_states_of_two_processes_add_up_to_the_whole(report):
@@ -144,8 +142,8 @@ def test_the_text_holds_the_literatures_table_and_both_averages(report):
         figures.append(report["average_over_actions"][metric])
         assert row.split() == [name, *("-" if x is None else f"{x:.1f}" for x in figures)]
     assert len({len(line) for line in [lines[header], *rows]}) == 1
-    over_actions = f"{report['average_over_actions']['mpjpe_mm']:.2f}"
-    over_frames = f"{report['average_over_frames']['mpjpe_mm']:.2f}"
+    averages = (report[f"average_over_{what}"]["mpjpe_mm"] for what in ("actions", "frames"))
+    over_actions, over_frames = map("{:.2f}".format, averages)
     rows = {line[:26].strip(): line[26:].split()[0] for line in lines if line}
     assert (rows["over 4 actions"], rows["over 95 frames"]) == (over_actions, over_frames)
     assert set(JOINT_NAMES) <= rows.keys()

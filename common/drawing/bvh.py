@@ -44,15 +44,13 @@ def fit_skeleton(poses_m: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarra
 
     A bone is as long as its median over the frames. From the hip outwards, each bone points from
     where its parent has come to lie to the given position of its joint. Where several bones leave
-    a joint (hip, thorax), its rotation is the least-squares one (Kabsch, 1976, "A solution for the
-    best rotation to relate two sets of vectors"). Positions do not show the twist of a single
-    bone: it is that of the shortest turn from the rest pose. Where this would spin, as with a bone
-    opposite to its rest direction, the twist follows it at 90 degrees a second, so nothing jumps.
+    a joint (hip, thorax), its rotation is the least-squares one (Kabsch, 1976). Positions do not
+    show the twist of a single bone: it is that of the shortest turn from the rest pose. Where this
+    would spin, as with a bone opposite to its rest direction, it follows at 90 degrees a second.
 
-    Returns:
-        (17, 3), each joint seen from its parent in the rest pose, metres; (frames, 17, 3, 3), the
-        rotations of a joint's children relative to its parent; (frames, 17, 3), where these and the
-        hip's path put the joints, metres.
+    Returns (17, 3), each joint seen from its parent in the rest pose, metres; (frames, 17, 3, 3),
+    the rotations of a joint's children relative to its parent; (frames, 17, 3), where these and the
+    hip's path put the joints, metres.
     """
     poses = poses_m.astype(np.float64)
     offsets = _rest_offsets(poses)

@@ -15,10 +15,9 @@ _DPI = 200
 
 
 def paper_figure(width: float, height: float, columns: tuple[float, ...] = (1,)) -> tuple[Any, Any]:
-    """Return a matplotlib figure and its axes: thin lines, a faint grid behind the data.
+    """Return a matplotlib figure, inches, and its axes: thin lines, a faint grid behind the data.
 
-    Width and height are in inches, `columns` are the relative widths of axes side by side; of
-    several, an array is returned.
+    `columns` are the relative widths of axes side by side; of several, an array is returned.
     """
     from matplotlib.figure import Figure
 

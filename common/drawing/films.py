@@ -19,7 +19,7 @@ from common.drawing.panels import (
     SIDE_COLORS,
     TRUTH_STRENGTH,
     ImagePanel,
-    Limits,
+    Panel,
     View,
     WorldPanel,
     equal_scales,
@@ -39,14 +39,11 @@ _ALPHABET = "0123456789. abcdefghijklmnopqrstuvwxyzMPJE"
 _SAME_SHAPE, _SAME_RATE = 0.02, 0.01
 _APART_M = 1.2  # between people whose place in the room is not known
 
-Panel = ImagePanel | WorldPanel
-
 
 @dataclass(frozen=True, eq=False)
 class Film:
     """What is drawn of one sequence in one camera; all arrays hold the same frames.
 
-    The MPJPE above the predicted pose is its mean distance from the true one, at the true root.
     Several people's joints stand one after another, NaN where a person is not there.
     """
 
@@ -65,11 +62,10 @@ class Film:
         """Return estimates of 2D over the truth, the true 2D, and the same of 3D, where given."""
         true_px = [] if self.truth_px is None else [self.truth_px]
         poses = [poses for poses in (self.predicted_m, self.truth_m) if poses is not None]
-        limits = image_limits([*true_px, *self.keypoints_px.values()])
         view = View(poses, self.azimuth, _FOLLOW_SECONDS * self.fps)
-        in_picture = (limits, self.image_size)
-        panels = [ImagePanel(n, p, *in_picture, *true_px) for n, p in self.keypoints_px.items()]
-        panels += [ImagePanel("Ground truth 2D", pixels, *in_picture) for pixels in true_px]
+        place = image_limits([*true_px, *self.keypoints_px.values()]), self.image_size
+        panels = [ImagePanel(n, p, *place, *true_px) for n, p in self.keypoints_px.items()]
+        panels += [ImagePanel("Ground truth 2D", pixels, *place) for pixels in true_px]
         if self.predicted_m is not None:
             panels.append(WorldPanel("Predicted 3D", self.predicted_m, view, self.truth_m))
         if self.truth_m is not None:
@@ -85,21 +81,17 @@ class Film:
 
 
 def together(films: Sequence[Film], title: str, frame_numbers: np.ndarray) -> Film:
-    """Return one film, of these frames, of all people of a video.
+    """Return one film of all people of a video, of frames whose numbers are increasing.
 
-    Args:
-        films: of one person each, with one estimator's keypoints; who appears again has several.
-        title: of the film.
-        frame_numbers: increasing, among them those of the films.
+    `films` are of one person each, with one estimator's keypoints; who appears again has several.
     """
     people = list(dict.fromkeys(film.people[0] for film in films))
     shape = len(frame_numbers), len(people), NUM_JOINTS
     pixels, poses = (np.full((*shape, axes), np.nan, np.float32) for axes in (2, 3))
     for film, shift in zip(films, side_by_side(films)):
         rows, person = np.searchsorted(frame_numbers, film.frame_numbers), film.people[0]
-        pixels[rows, people.index(person)] = next(iter(film.keypoints_px.values()))
+        ((name, pixels[rows, people.index(person)]),) = film.keypoints_px.items()
         poses[rows, people.index(person)] = film.predicted_m + shift
-    name = next(iter(films[0].keypoints_px))
     return replace(
         films[0],
         title=title,
@@ -117,10 +109,9 @@ def side_by_side(films: Sequence[Film]) -> np.ndarray:
     """
     people = list(dict.fromkeys(film.people[0] for film in films))
     shifts = np.zeros((len(films), 3))
-    hips = np.concatenate([film.predicted_m[:, ROOT, :2] for film in films])
-    if np.abs(hips).max() < 1e-3:
-        places = [people.index(film.people[0]) for film in films]
-        shifts[:, 0] = _APART_M * (np.array(places) - (len(people) - 1) / 2)
+    if max(np.abs(film.predicted_m[:, ROOT, :2]).max() for film in films) < 1e-3:
+        places = np.array([people.index(film.people[0]) for film in films])
+        shifts[:, 0] = _APART_M * (places - (len(people) - 1) / 2)
     return shifts
 
 
@@ -135,8 +126,7 @@ def choose_frames(length: int, skip: int, downsample: int = 1, limit: int | None
 class Scene:
     """A film's panels side by side under its title, to be drawn for one frame after another.
 
-    `size` is (width, height) of the picture in pixels, None for what suits the number of panels:
-    1700x400 for three.
+    `size` is (width, height) in pixels, None for what suits the panels: 1700x400 for three.
     """
 
     def __init__(self, film: Film, size: tuple[int, int] | None = None) -> None:
@@ -162,8 +152,7 @@ class Scene:
         self._lines = [_attach(p, axes, animated=True) for p, axes in zip(panels, self._axes)]
         for panel, axes in zip(panels, self._axes):
             axes.set_title(panel.title, loc="left", size=9, color=INK, pad=5, parse_math=False)
-        for axes in self._axes[1:]:  # the first panel's numbers hold for all
-            axes.tick_params(labelleft=False)
+            axes.tick_params(labelleft=axes is self._axes[0])  # whose numbers hold for all
         style = {"size": 10.5, "weight": "bold", "color": INK, "parse_math": False}
         figure.text(16 / width, 1 - 24 / height, film.title, **style)
         _add_legend(figure, film, (1 - 120 / width, 1 - 20 / height))
@@ -179,9 +168,8 @@ class Scene:
     def picture_part(self, image_size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
         """Return which part of the camera's picture the 2D panels show, and how large.
 
-        Returns:
-            (left, top, right, bottom) as shares of the picture; (width, height) in pixels of the
-            scene, the size of the `picture` that `draw` takes.
+        That is (left, top, right, bottom) as shares of the picture, and the (width, height) in
+        pixels of the scene that the `picture` has which `draw` takes.
         """
         low, high = self._axes[0].transData.transform(self._shown_px)
         width, height = np.rint(np.abs(high - low)).astype(int).tolist()
@@ -190,11 +178,8 @@ class Scene:
     def draw(self, frame: int, label: str, picture: np.ndarray | None = None) -> np.ndarray:
         """Draw one of the panels' frames, with a label at the top right.
 
-        A picture (height, width, 3) is laid under the strokes of the 2D panels; its size and what
-        it shows are those of `picture_part`.
-
-        Returns:
-            (height, width, 4), uint8, RGBA; overwritten by the next call.
+        A picture (height, width, 3), as `picture_part` says, is laid under the strokes of the 2D
+        panels. Returns (height, width, 4), uint8, RGBA, which the next call overwrites.
         """
         self._buffer[:] = self._background
         for panel, axes, lines in zip(self._panels, self._axes, self._lines):
@@ -255,8 +240,7 @@ def _add_legend(figure: Any, film: Film, position: tuple[float, float]) -> None:
     """Explain the colours in one line that ends at `position`."""
     from matplotlib.lines import Line2D
 
-    style = {"linewidth": 3, "solid_capstyle": "round"}
-    names = SIDE_COLORS
+    style, names = {"linewidth": 3, "solid_capstyle": "round"}, SIDE_COLORS
     if len(film.people) > 1:
         names = {f"person {person}": color for person, color in zip(film.people, COLORS)}
     handles = [Line2D([], [], color=c, label=name, **style) for name, c in names.items()]
@@ -307,15 +291,15 @@ def _read_pictures(
     scene: Scene,
     film: Film,
     recorded_fps: float | None,
-    even_fps: float | None = None,
+    even_fps: float | None,
 ) -> Iterator[np.ndarray]:
     """Yield the pictures of a video that belong to a film's frames, fit for the scene."""
     (width, height), fps = probe_video(video)
-    expected_width, expected_height = film.image_size
-    if abs(width * expected_height / (height * expected_width) - 1) > _SAME_SHAPE:
+    wanted_width, wanted_height = film.image_size
+    if abs(width * wanted_height / (height * wanted_width) - 1) > _SAME_SHAPE:
         raise InputError(
             f"{video}: its frames are {width}x{height} pixels, the keypoints' picture is "
-            f"{expected_width}x{expected_height}; give the video that the keypoints were found in"
+            f"{wanted_width}x{wanted_height}; give the video that the keypoints were found in"
         )
     part, shown = scene.picture_part(film.image_size)
     if 0 in shown:
@@ -337,10 +321,10 @@ def _read_pictures(
 
 
 def save_strip(output: Path | str, film: Film) -> None:
-    """Write a picture with a column for each of some frames: input 2D, predicted 3D, true 3D.
+    """Write a picture of six frames, a column each: input 2D, predicted 3D, true 3D.
 
-    There are six frames of the film at even distances, of those in which somebody is there; of
-    several estimators' keypoints, the first are drawn.
+    The frames are at even distances, of those in which somebody is there; of several estimators'
+    keypoints, the first are drawn.
     """
     from matplotlib.figure import Figure
 
@@ -349,13 +333,16 @@ def save_strip(output: Path | str, film: Film) -> None:
     evenly = np.linspace(0, len(there) - 1, STRIP_COLUMNS)
     chosen = there[np.unique(evenly.round().astype(int))]
     still = replace(film.at(chosen), keypoints_px={"Input 2D": first[chosen]}, fps=0)
+    # Each picture's middle is that of its people; its extent is that of the largest.
+    low, high = np.nanmin(first[chosen], axis=1), np.nanmax(first[chosen], axis=1)
+    half, middles = 0.58 * (high - low).max(), (low + high) / 2
     rows = len(still.panels())
     height = 1.91 * rows + 0.37
     figure = Figure(figsize=(1.62 * len(chosen) + 0.3, height), dpi=200, facecolor=PAPER)
     grid = figure.subplots(rows, len(chosen), squeeze=False)
     for column, number in enumerate(still.frame_numbers):
-        panels = still.panels()
-        panels[0].limits = _centred_limits(first[chosen], column)
+        panels, (x, y) = still.panels(), middles[column]
+        panels[0].limits = x - half, x + half, y + half, y - half
         for panel, axes in zip(panels, grid[:, column]):
             _attach(panel, axes, animated=False)
             panel.update(column)
@@ -368,11 +355,3 @@ def save_strip(output: Path | str, film: Film) -> None:
     top, bottom = 1 - 0.366 / height, 0.061 / height
     figure.subplots_adjust(left=0.035, right=0.99, top=top, bottom=bottom, wspace=0.05, hspace=0.12)
     save_figure(figure, output)
-
-
-def _centred_limits(poses_px: np.ndarray, frame: int) -> Limits:
-    """Return limits around one frame's people, of the same extent for every frame."""
-    low, high = np.nanmin(poses_px, axis=1), np.nanmax(poses_px, axis=1)
-    half = 0.58 * (high - low).max()
-    x, y = (low[frame] + high[frame]) / 2
-    return x - half, x + half, y + half, y - half

@@ -36,11 +36,10 @@ Limits = tuple[float, float, float, float]
 
 
 class Strokes:
-    """Straight strokes with round ends in groups, in the order of painting.
+    """Straight strokes with round ends, in groups: widths in points, colours (strokes, 4), RGBA.
 
-    A group is the strokes' widths in points, and their colours (strokes, 4), RGBA from 0 to 1.
-    `strokes["bones"]` is a view of one group's start and end points, (strokes, 2, 2), to be
-    overwritten for each frame; `slices` tells where each group is in the arrays of all.
+    Groups are in the order of painting. `strokes["bones"]` is a view of one group's start and end
+    points, (strokes, 2, 2), to be overwritten for each frame; `slices` tells where a group is.
     """
 
     def __init__(self, **groups: tuple[float | np.ndarray, np.ndarray]) -> None:
@@ -83,18 +82,35 @@ def _dots(points: np.ndarray, limits: Limits) -> np.ndarray:
     return np.stack([points, points + np.array([length, 0])], axis=1)
 
 
-def _truth_group(truth: np.ndarray | None) -> dict[str, tuple[float, np.ndarray]]:
-    if truth is None:
-        return {}
-    points = truth.shape[1]
-    return {"truth": (_TRUTH, joint_colors(points, TRUTH_STRENGTH)[bones_of(points)[:, 0]])}
+class Panel:
+    """Poses (frames, points, 2 or 3), over the paler true ones where these are given."""
+
+    _reading, _unit = "", 1  # what is written of the mean distance, once it is multiplied
+
+    def __init__(
+        self, title: str, poses: np.ndarray, limits: Limits, truth: np.ndarray | None
+    ) -> None:
+        self.title, self.limits = title, limits
+        self._poses, self._truth = poses, truth
+        points = poses.shape[1]
+        self._colors, self._bones = joint_colors(points), bones_of(points)
+        self._bone_colors, self._truth_group = self._colors[self._bones[:, 0]], {}
+        if truth is not None:
+            pale = joint_colors(points, TRUTH_STRENGTH)[self._bones[:, 0]]
+            self._truth_group = {"truth": (_TRUTH, pale)}
+
+    def reading(self, frame: int) -> str:
+        """Return the frame's mean distance from the truth."""
+        if self._truth is None:
+            return ""
+        errors = np.linalg.norm(self._poses[frame] - self._truth[frame], axis=-1)
+        return self._reading.format(self._unit * errors.mean())
 
 
-class ImagePanel:
-    """2D keypoints in a camera's picture, over the paler true ones where these are given.
+class ImagePanel(Panel):
+    """2D keypoints in pixels in a camera's picture of `image_size`, (width, height)."""
 
-    Keypoints are (frames, points, 2), pixels; `image_size` is (width, height) of the picture.
-    """
+    _reading = "mean error {:.1f} px"
 
     def __init__(
         self,
@@ -104,23 +120,14 @@ class ImagePanel:
         image_size: tuple[int, int],
         truth_px: np.ndarray | None = None,
     ) -> None:
-        self.title, self.limits, self.image_size = title, limits, image_size
-        self._keypoints, self._truth = keypoints_px, truth_px
-        colors = joint_colors(keypoints_px.shape[1])
-        self._bones = bones_of(len(colors))
+        super().__init__(title, keypoints_px, limits, truth_px)
+        self.image_size = image_size
         self.strokes = Strokes(
-            **_truth_group(truth_px),
+            **self._truth_group,
             halos=(_HALO, _rgba([PAPER] * len(self._bones))),
-            bones=(_BONE, colors[self._bones[:, 0]]),
-            joints=(_JOINT, colors),
+            bones=(_BONE, self._bone_colors),
+            joints=(_JOINT, self._colors),
         )
-
-    def reading(self, frame: int) -> str:
-        """Return the frame's mean distance from the truth."""
-        if self._truth is None:
-            return ""
-        errors = np.linalg.norm(self._keypoints[frame] - self._truth[frame], axis=-1)
-        return f"mean error {errors.mean():.1f} px"
 
     def decorate(self, axes: Any) -> None:
         """Draw what does not move: the picture's area, and ticks in pixels."""
@@ -133,7 +140,7 @@ class ImagePanel:
 
     def update(self, frame: int) -> None:
         """Move the strokes to a frame."""
-        pose = self._keypoints[frame]
+        pose = self._poses[frame]
         if self._truth is not None:
             self.strokes["truth"][:] = self._truth[frame][self._bones]
         self.strokes["halos"][:] = self.strokes["bones"][:] = pose[self._bones]
@@ -141,17 +148,12 @@ class ImagePanel:
 
 
 class View:
-    """The eye of the 3D panels: at a camera's azimuth, slightly above, following the person.
+    """The eye of the 3D panels: at a camera's azimuth in degrees, slightly above.
 
-    The scale is one for the whole sequence, and the eye moves smoothly and horizontally only, so
+    It follows the hip of the last of all `poses_m` that will be drawn, (frames, points, 3) each,
+    world: horizontally, smoothed by a Gaussian of `follow_frames`, and at one scale, so that
     nothing jumps. Several people, or one who is not there all the time, are seen by an eye that
-    stands still, on a floor that is large enough for them. Perspective is mild.
-
-    Args:
-        poses_m: all that will be drawn, (frames, points, 3) each, metres, world; the hip of the
-            last is followed.
-        azimuth: direction in degrees from which the eye looks, as in `Camera`.
-        follow_frames: standard deviation of the Gaussian that smooths the hip's path; 0 for none.
+    stands still, on a floor that is large enough for them.
     """
 
     def __init__(self, poses_m: Sequence[np.ndarray], azimuth: float, follow_frames: float) -> None:
@@ -170,36 +172,39 @@ class View:
         elif follow_frames:
             self.targets_m = gaussian_filter(self.targets_m, follow_frames, mode="edge")
         self.targets_m[:, 2] = self.floor_m + _TARGET_HEIGHT_M
-        self._rotation = _view_rotation(azimuth)
+        # Its rows are the eye's right, its up, and the direction towards the eye.
+        a, e = np.radians([azimuth, _ELEVATION])
+        towards_eye = np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
+        right = np.array([-np.sin(a), np.cos(a), 0])
+        self._rotation = np.stack([right, np.cross(towards_eye, right), towards_eye])
         targets = self.targets_m[:, None] if follows else self.targets_m[0]
         seen = [self.project(p, targets)[0].reshape(-1, 2) for p in people]
         # In a narrow panel the floor may be cut at the sides, so that the person stays large.
         seen = np.concatenate([*seen, self.floor_disc() * (0.7, 1)])
-        (left, bottom), (right, top) = seen.min(axis=0), seen.max(axis=0)
-        margin = 0.03 * (top - bottom)  # of what is visible, in metres at the person's distance
-        self.limits = (left - margin, right + margin, bottom - margin, top + margin)
+        low, high = seen.min(axis=0), seen.max(axis=0)
+        margin = 0.03 * (high - low)[1]  # of what is visible, in metres at the person's distance
+        (left, bottom), (right, top) = low - margin, high + margin
+        self.limits = left, right, bottom, top
 
     def project(self, points_m: np.ndarray, target_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Project world points (..., 3), for an eye that looks at a target of (3,) or such a shape.
 
-        Returns:
-            (..., 2), to the right and up, in metres at the target's distance; (...), nearness.
+        Returns (..., 2), to the right and up, in metres at the target's distance; (...), nearness.
         """
         local = (points_m - target_m) @ self._rotation.T
         distance_m = _VIEW_DISTANCE_M * self.radius_m
         scale = distance_m / (distance_m - local[..., 2:])
         return local[..., :2] * scale, local[..., 2]
 
-    def drop(self, points_m: np.ndarray) -> np.ndarray:
-        """Return (..., 3): the points' shadows on the floor."""
-        floor = np.full((*points_m.shape[:-1], 1), self.floor_m)
-        return np.concatenate([points_m[..., :2], floor], axis=-1)
+    def shadows(self, points_m: np.ndarray, target_m: np.ndarray) -> np.ndarray:
+        """Return (..., 2): the points' shadows on the floor, for an eye that looks at a target."""
+        return self.project(points_m * (1, 1, 0) + (0, 0, self.floor_m), target_m)[0]
 
     def floor_disc(self) -> np.ndarray:
         """Return (corners, 2): the outline of the round floor, which follows the eye."""
-        angles = np.linspace(0, 2 * np.pi, 120)
-        outline = self.radius_m * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-        return self.project(self.drop(self.targets_m[0, :2] + outline), self.targets_m[0])[0]
+        a, target = np.linspace(0, 2 * np.pi, 120), self.targets_m[0]
+        outline = self.radius_m * np.stack([np.cos(a), np.sin(a), 0 * a], axis=-1)
+        return self.shadows(target + outline, target)
 
     def floor_grid(self, target_m: np.ndarray) -> np.ndarray:
         """Return (lines, 2, 2): lines that stand still in the world, on the floor."""
@@ -214,45 +219,25 @@ class View:
         return self.project(lines.reshape(-1, 2, 3), target_m)[0]
 
 
-def _view_rotation(azimuth: float) -> np.ndarray:
-    """Return (3, 3): its rows are the eye's right, its up, and the direction towards the eye."""
-    a, e = np.radians([azimuth, _ELEVATION])
-    towards_eye = np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
-    right = np.array([-np.sin(a), np.cos(a), 0])
-    return np.stack([right, np.cross(towards_eye, right), towards_eye])
+class WorldPanel(Panel):
+    """3D poses, metres, world, on a floor; limits are in metres at the eye's target."""
 
-
-class WorldPanel:
-    """3D poses on a floor, over the paler true ones where these are given.
-
-    Poses are (frames, points, 3), metres, world; limits are in metres at the distance of the eye's
-    target.
-    """
+    _reading, _unit = "MPJPE {:.1f} mm", 1000
 
     def __init__(
         self, title: str, poses_m: np.ndarray, view: View, truth_m: np.ndarray | None = None
     ) -> None:
-        self.title, self.limits = title, view.limits
-        self._poses, self._truth, self._view = poses_m, truth_m, view
-        colors = joint_colors(poses_m.shape[1])
-        self._bones = bones_of(len(colors))
-        self._bone_colors, count = colors[self._bones[:, 0]], len(self._bones)
+        super().__init__(title, poses_m, view.limits, truth_m)
+        self._view, count = view, len(self._bones)
         self.strokes = Strokes(
             grid=(_GRID_LINE, _rgba([_GRID] * len(view.floor_grid(view.targets_m[0])))),
             shadows=(_SHADOW_BONE, _rgba([_SHADOW] * count)),
-            **_truth_group(truth_m),
+            **self._truth_group,
             # A halo, a bone, the next halo, …: a near limb stands out from the one behind it.
             limbs=(np.tile([_HALO, _BONE], count), _rgba([PAPER] * 2 * count)),
-            joints=(_JOINT, colors),
+            joints=(_JOINT, self._colors),
         )
         self._limb_colors = self.strokes.colors[self.strokes.slices["limbs"]]
-
-    def reading(self, frame: int) -> str:
-        """Return the frame's mean distance from the truth."""
-        if self._truth is None:
-            return ""
-        errors = np.linalg.norm(self._poses[frame] - self._truth[frame], axis=-1)
-        return f"MPJPE {1000 * errors.mean():.1f} mm"
 
     def decorate(self, axes: Any) -> None:
         """Draw what does not move: the floor's disc, and how large its cells are."""
@@ -267,7 +252,7 @@ class WorldPanel:
         view, target, pose = self._view, self._view.targets_m[frame], self._poses[frame]
         bones = self._bones
         self.strokes["grid"][:] = view.floor_grid(target)
-        self.strokes["shadows"][:] = view.project(view.drop(pose), target)[0][bones]
+        self.strokes["shadows"][:] = view.shadows(pose, target)[bones]
         if self._truth is not None:
             self.strokes["truth"][:] = view.project(self._truth[frame], target)[0][bones]
         points, nearness = view.project(pose, target)
@@ -279,9 +264,9 @@ class WorldPanel:
 
 
 def image_limits(poses_px: Iterable[np.ndarray]) -> Limits:
-    """Return what must be visible of the camera's picture, with a margin, y downwards.
+    """Return what must be visible of poses (frames, points, 2), pixels, with a margin, y downwards.
 
-    Of poses (frames, points, 2), pixels; a stray keypoint in a few frames does not widen the view.
+    A stray keypoint in a few frames does not widen the view.
     """
     extremes = [np.nanpercentile(p.reshape(-1, 2), (0.2, 99.8), axis=0) for p in poses_px]
     low, high = np.min(extremes, axis=(0, 1)), np.max(extremes, axis=(0, 1))

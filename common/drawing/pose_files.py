@@ -10,6 +10,8 @@ from common.drawing.bvh import SAFE_NAMES, write_bvh
 from common.files.output import atomic_output, check_output
 from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS
 
+POSE_SUFFIXES = (".npy", ".npz", ".json", ".csv", ".trc", ".bvh")
+
 
 def export_poses(
     output: Path | str,
@@ -32,12 +34,8 @@ def export_poses(
     - `.bvh`: a skeleton and its rotations: metres, y up, as Blender's importer takes it by
       default (`drawing.bvh`); its bones keep their length, so its joints differ from `poses_m`.
 
-    Args:
-        output: the file.
-        poses_m: (frames, 17, 3), metres, z up.
-        frame_of_reference: what the positions are relative to, in words.
-        fps: frames a second of the recording.
-        frame_numbers: (frames,), at equal distances, which frames of the recording these are.
+    Poses are (frames, 17, 3), metres, z up, `frame_of_reference` says in words relative to what;
+    `fps` is the recording's, and `frame_numbers` (frames,), at equal distances, count its frames.
     """
     output = check_output(output, POSE_SUFFIXES)
     about = {
@@ -50,15 +48,23 @@ def export_poses(
         "frames": frame_numbers.tolist(),
         "time_s": (frame_numbers / fps).tolist(),
     }
-    suffix, y_up_m = output.suffix.lower(), poses_m[..., (0, 2, 1)] * np.float64((1, 1, -1))
+    y_up_m = poses_m[..., (0, 2, 1)] * np.float64((1, 1, -1))
     rate = fps / np.ptp(frame_numbers[:2]) if len(frame_numbers) > 1 else fps
     with atomic_output(output) as temporary:
-        if suffix in _WRITERS:
-            _WRITERS[suffix](temporary, poses_m, about)
-        elif suffix == ".bvh":
-            write_bvh(temporary, y_up_m, rate)
-        else:
-            _write_trc(temporary, output.name, y_up_m, about, rate)
+        match output.suffix.lower():
+            case ".npy":
+                _write_npy(temporary, poses_m, about)
+            case ".npz":
+                np.savez(temporary, positions_m=poses_m, **about)
+            case ".json":
+                positions = np.round(poses_m.astype(np.float64), 6).tolist()
+                temporary.write_text(json.dumps(about | {"positions": positions}))
+            case ".csv":
+                _write_csv(temporary, poses_m, about)
+            case ".trc":
+                _write_trc(temporary, output.name, y_up_m, about, rate)
+            case ".bvh":
+                write_bvh(temporary, y_up_m, rate)
 
 
 def _write_npy(path: Path, poses_m: np.ndarray, about: dict) -> None:
@@ -67,20 +73,10 @@ def _write_npy(path: Path, poses_m: np.ndarray, about: dict) -> None:
     fields += [(name, f"<U{len(text)}") for name, text in texts.items()]
     fields += [(joint, "<f4", (3,)) for joint in JOINT_NAMES]
     records = np.empty(len(poses_m), fields)
-    columns = {"frame": about["frames"], "time_s": about["time_s"], **texts}
-    columns |= zip(JOINT_NAMES, poses_m.swapaxes(0, 1))
-    for name, column in columns.items():
+    records["frame"], records["time_s"] = about["frames"], about["time_s"]
+    for name, column in (*texts.items(), *zip(JOINT_NAMES, poses_m.swapaxes(0, 1))):
         records[name] = column
     np.save(path, records, allow_pickle=False)
-
-
-def _write_npz(path: Path, poses_m: np.ndarray, about: dict) -> None:
-    np.savez(path, positions_m=poses_m, **about)
-
-
-def _write_json(path: Path, poses_m: np.ndarray, about: dict) -> None:
-    positions = np.round(poses_m.astype(np.float64), 6).tolist()
-    path.write_text(json.dumps(about | {"positions": positions}))
 
 
 def _write_csv(path: Path, poses_m: np.ndarray, about: dict) -> None:
@@ -111,12 +107,8 @@ def _write_trc(path: Path, name: str, poses_m: np.ndarray, about: dict, fps: flo
         ("", "", *coordinates),
         (),
     ]
+    rows = [np.arange(1, frames + 1), about["time_s"], *1000 * poses_m.reshape(frames, -1).T]
     with path.open("w") as file:
         file.writelines("\t".join(map(str, line)) + "\n" for line in lines)
-        for index, (time_s, pose) in enumerate(zip(about["time_s"], 1000 * poses_m), 1):
-            row = "\t".join(f"{value:.3f}" for value in pose.ravel())
-            file.write(f"{index}\t{time_s:.6f}\t{row}\n")
-
-
-_WRITERS = {".npy": _write_npy, ".npz": _write_npz, ".json": _write_json, ".csv": _write_csv}
-POSE_SUFFIXES = (*_WRITERS, ".trc", ".bvh")
+        forms = ["%d", "%.6f", *["%.3f"] * 3 * NUM_JOINTS]
+        np.savetxt(file, np.stack(rows, axis=-1), forms, delimiter="\t")

@@ -14,9 +14,6 @@ from common.files.output import atomic_output
 from common.files.video import small_mp4
 from common.skeleton import BONES, SIDES
 
-TEMPLATE = Path(__file__).with_suffix(".html")
-_PLACEHOLDER = "/*DATA*/null"
-
 
 def write_viewer(path: Path, films: Sequence[Film], fps: float, video: Path | None = None) -> None:
     """Write a page with all people of a recording, and the video in step with them.
@@ -26,11 +23,8 @@ def write_viewer(path: Path, films: Sequence[Film], fps: float, video: Path | No
     `colors` of the joints; `people`, each with `name`, `first` and `step` of its frame numbers,
     `poses_mm` (frames, 51), z up, and `pale` for a true pose; `video`, an mp4 in base 64, or null.
 
-    Args:
-        path: the html file.
-        films: of each person, with the predicted and perhaps the true pose.
-        fps: frames a second of the recording, which the films' frame numbers count.
-        video: the recording.
+    The films are of each person, with the predicted and perhaps the true pose; their frame numbers
+    count the recording, `fps` frames a second, and so `video`, where it is given.
     """
     first = int(min(film.frame_numbers[0] for film in films))
     last = int(max(film.frame_numbers[-1] for film in films))
@@ -47,12 +41,12 @@ def write_viewer(path: Path, films: Sequence[Film], fps: float, video: Path | No
         "bones": BONES,
         "colors": [SIDE_COLORS[side] for side in SIDES],
         "people": people,
-        "video": _base64(small_mp4(video, first, last, fps)) if video else None,
+        "video": base64.b64encode(small_mp4(video, first, last, fps)).decode() if video else None,
     }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     with atomic_output(path) as temporary:
-        page = TEMPLATE.read_text(encoding="utf-8").replace(_PLACEHOLDER, text)
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(template.replace("/*DATA*/null", text), encoding="utf-8")
 
 
 def _person(film: Film, poses_m: np.ndarray) -> dict[str, Any]:
@@ -63,7 +57,3 @@ def _person(film: Film, poses_m: np.ndarray) -> dict[str, Any]:
         "step": int(numbers[1] - numbers[0]) if len(numbers) > 1 else 1,
         "poses_mm": np.rint(1000 * poses_m).astype(int).reshape(len(poses_m), -1).tolist(),
     }
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()

@@ -19,18 +19,13 @@ CHECKPOINT_DIR = REPOSITORY / "checkpoint"
 MAX_SHOWN_NAME = 80
 LARGEST_INTEGER = 2**32 - 1  # of a flag: a seed that every library takes
 
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
+EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 130, 143
 
 
 class InputError(Exception):
-    """Bad usage or bad input; the message is one line that names the file and what to do.
+    """Bad usage or bad input; the message is one line that names the file and what to do."""
 
-    Characters in it that cannot be printed, as in a damaged name, are replaced.
-    """
-
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str) -> None:  # a damaged name may hold what cannot be printed
         super().__init__("".join(c if c.isprintable() else "?" for c in message))
 
 
@@ -109,10 +104,7 @@ class _PatientStream:
 
 
 def never_fail_to_print() -> None:
-    """Let standard output and error lose what cannot be written, in place of raising an OSError.
-
-    For a training, which is worth more than what it prints, and whose results are in files.
-    """
+    """Let output lose what cannot be written: a training is worth more than what it prints."""
     sys.stdout, sys.stderr = _PatientStream(sys.stdout), _PatientStream(sys.stderr)
 
 
@@ -180,11 +172,7 @@ class Check:
         return is_typed and self.holds(value)
 
     def check(self, value: Any, where: str) -> Any:
-        """Return a value that was read from a file.
-
-        Raises:
-            InputError: if it is not of this kind; `where` names the file and the value's name.
-        """
+        """Return a value from a file; InputError, beginning with `where`, if it is another kind."""
         if not self.admits(value):
             raise InputError(f"{where} is {shown(value)}, not {self.what}")
         return value
@@ -210,11 +198,7 @@ def describe_os_error(error: OSError) -> str:
 
 
 def progress(iterable: Iterable | None = None, **options: Any) -> Any:
-    """Return a tqdm bar on standard error, silent where that is no terminal or tqdm is missing.
-
-    Without an `iterable`, the bar is moved by `update(n)`; `initial` steps of `total` were done
-    before. All options are tqdm's.
-    """
+    """Return a tqdm bar on standard error, silent where that is no terminal or tqdm is missing."""
     try:
         from tqdm import tqdm
     except ImportError:  # training and evaluation need NumPy and PyTorch alone

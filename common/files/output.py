@@ -17,8 +17,7 @@ SECONDS_PER_DAY = 24 * 60 * 60
 def find_folder(name: Path | str, parents: Iterable[Path], advice: str) -> Path:
     """Return the first of `parents` / `name` that is a folder; an absolute name is the only one.
 
-    Raises:
-        InputError: if there is none; the message says where it was looked for.
+    Raises InputError if there is none; the message says where it was looked for.
     """
     candidates = list(dict.fromkeys(parent / name for parent in parents))
     for candidate in candidates:
@@ -31,8 +30,7 @@ def find_folder(name: Path | str, parents: Iterable[Path], advice: str) -> Path:
 def check_output(path: Path | str, suffixes: Sequence[str]) -> Path:
     """Return `path` if a file can be meant by it, before any work is done for it.
 
-    Raises:
-        InputError: if its ending is none of `suffixes`, or its folder is missing.
+    Raises InputError if its ending is none of `suffixes`, or its folder is missing.
     """
     path = Path(path)
     if path.suffix.lower() not in suffixes:
@@ -44,24 +42,17 @@ def check_output(path: Path | str, suffixes: Sequence[str]) -> Path:
 
 
 def check_distinct(outputs: Iterable[Path], inputs: Iterable[Path] = ()) -> None:
-    """Refuse an output that is an input or another output, also by another name or a link.
-
-    Raises:
-        InputError: naming both.
-    """
+    """Refuse an output that is an input or another output, also by another name or a link."""
     others = list(inputs)
     for output in outputs:
         for other in others:
-            if _is_same_file(output, other):
+            try:
+                same = output.samefile(other)
+            except OSError:  # one of them does not exist yet
+                same = output.resolve() == other.resolve()
+            if same:
                 raise InputError(f"{output}: is the same file as {other}; choose another name")
         others.append(output)
-
-
-def _is_same_file(a: Path, b: Path) -> bool:
-    try:
-        return a.samefile(b)
-    except OSError:  # one of them does not exist yet
-        return a.resolve() == b.resolve()
 
 
 @contextlib.contextmanager
@@ -72,14 +63,16 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
     a killed process left of the same output is removed after a day. The temporary path has the
     same suffix; its folder is created where it is missing.
 
-    Raises:
-        InputError: if `path` is a folder.
-        OSError: naming `path`, as on a full or read-only disk.
+    Raises InputError if `path` is a folder, OSError naming `path`, as on a full or read-only disk.
     """
     path = Path(path)
     _check_no_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_unfinished(path)
+    name = f".{glob.escape(path.stem)}.*{TEMPORARY_MARK}{glob.escape(path.suffix)}"
+    for left in path.parent.glob(name):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > SECONDS_PER_DAY:
+                left.unlink()
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{TEMPORARY_MARK}{path.suffix}")
     try:
         temporary.touch()
@@ -99,12 +92,3 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
 def _check_no_folder(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"{path}: this is a folder, not a file; give the name of a file")
-
-
-def _remove_unfinished(path: Path) -> None:
-    """Remove the temporary files of `path` that nobody has written to for a day."""
-    name = f".{glob.escape(path.stem)}.*{TEMPORARY_MARK}{glob.escape(path.suffix)}"
-    for temporary in path.parent.glob(name):
-        with contextlib.suppress(OSError):
-            if time.time() - temporary.stat().st_mtime > SECONDS_PER_DAY:
-                temporary.unlink()

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 def format_table(
     rows: Sequence[Sequence[str]], label_width: int = 0, column_width: int = 9, gap: int = 2
 ) -> str:
-    """Return rows of equally many cells, the header first, as aligned lines.
+    """Return rows of cells, the header first, as lines: labels on the left, others on the right.
 
-    The first column holds labels and is aligned on the left, the others on the right. The widths
-    are the least ones, in characters; a column grows with its longest cell, before which `gap`
-    spaces stay free.
+    The widths are the least ones, in characters; a column grows with its longest cell, before which
+    `gap` spaces stay free.
     """
     labels, *columns = zip(*rows)
     label_width = max(label_width, *map(len, labels))

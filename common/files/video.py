@@ -21,8 +21,7 @@ from common.files.console import InputError, progress
 from common.files.output import atomic_output, check_output
 
 VIDEO_SUFFIXES = (".mp4", ".gif")
-# gif counts in hundredths of a second, and browsers slow down what is shown for one hundredth.
-MAX_GIF_FPS = 50
+MAX_GIF_FPS = 50  # it counts hundredths of a second, and browsers slow down what is shown for one
 # How much of a frame may wait in the pipe, the most that Linux grants everybody: with the usual
 # 64 KiB drawing waits for ffmpeg, which costs a third more time.
 _PIPE_BYTES = 1 << 20
@@ -90,26 +89,20 @@ def write_video(
     command = [_imageio_ffmpeg().get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo"]
     command += [*shape, *timing, "-i", "-", "-an", *coding]
     with atomic_output(path) as temporary, tempfile.TemporaryFile() as log:
-        complete = _encode([*command, _url(temporary)], chain([first], frames), log)
+        pipes = {"stdin": subprocess.PIPE, "stderr": log, "pipesize": _PIPE_BYTES, "bufsize": 0}
+        pipes["start_new_session"] = True  # Ctrl-C does not reach it: it ends with its pipe
+        with subprocess.Popen([*command, _url(temporary)], **pipes) as ffmpeg:
+            for frame in chain([first], frames):
+                left = memoryview(frame).cast("B")
+                try:
+                    while left:  # a signal may cut a write short
+                        left = left[ffmpeg.stdin.write(left) :]
+                except BrokenPipeError:  # it has ended; its log says why
+                    break
         log.seek(0)
         message = log.read().decode(errors="replace")
-        if message or not complete:
+        if message or ffmpeg.returncode:
             raise _ffmpeg_error(path, message)
-
-
-def _encode(command: list[str], frames: Iterable[np.ndarray], log: Any) -> bool:
-    """Send frames to ffmpeg, which writes errors to `log`; return whether it took all of them."""
-    pipes = {"stdin": subprocess.PIPE, "stderr": log, "pipesize": _PIPE_BYTES, "bufsize": 0}
-    # In a session of its own, Ctrl-C does not reach it: it ends when its pipe is closed.
-    with subprocess.Popen(command, start_new_session=True, **pipes) as ffmpeg:
-        for frame in frames:
-            left = memoryview(frame).cast("B")
-            try:
-                while left:  # a signal may cut a write short
-                    left = left[ffmpeg.stdin.write(left) :]
-            except BrokenPipeError:  # it has ended; its log says why
-                return False
-    return ffmpeg.returncode == 0
 
 
 def probe_video(path: Path | str) -> tuple[tuple[int, int], float]:
@@ -130,10 +123,7 @@ def count_frames(path: Path | str) -> int:
 
 
 def frame_times(path: Path | str) -> np.ndarray:
-    """Return when a video's frames are shown, (frames,), seconds from the first one.
-
-    The times are those in the file; no frame is decoded.
-    """
+    """Return when a video's frames are shown, by the file: (frames,), seconds from the first."""
     log = _ask_ffmpeg(path, "-v", "error", "-map", "0:v:0", "-c", "copy", "-f", "framecrc", "-")
     # Lines are "0, <decoding time>, <time>, <duration>, <bytes>, <checksum>[, F=<flags>]".
     unit = re.search(r"#tb 0: (\d+)/(\d+)", log)
@@ -166,9 +156,8 @@ def read_video(
 ) -> Iterator[np.ndarray]:
     """Yield a part of each of a video's frames, (height, width, 3), uint8, RGB, read-only.
 
-    `crop` is left, top, right, bottom of the part, as shares of the width and of the height; it is
-    scaled to `size`, (width, height) in pixels. With `even_fps`, frames are repeated and left out
-    so that so many come for each second.
+    `crop` is left, top, right, bottom of the part, as shares of the picture's size; it is scaled to
+    `size`, (width, height). With `even_fps`, so many frames come for each second.
     """
     left, top, right, bottom = crop
     region = f"iw*{right - left:.6f}:ih*{bottom - top:.6f}:iw*{left:.6f}:ih*{top:.6f}:exact=1"
@@ -181,12 +170,12 @@ def read_video(
         yield np.frombuffer(data, np.uint8).reshape(size[1], size[0], 3)
 
 
-def small_mp4(path: Path | str, first: int, last: int, fps: float, height: int = 360) -> bytes:
+def small_mp4(path: Path | str, first: int, last: int, fps: float) -> bytes:
     """Return some of a video's frames as a small mp4 (H.264), which every browser plays.
 
     Frame n of the video is shown from (n - first) / fps seconds, whatever the video's own times.
     """
-    filters = f"select=between(n\\,{first}\\,{last}),setpts=N/{fps}/TB,scale=-2:{height}"
+    filters = f"select=between(n\\,{first}\\,{last}),setpts=N/{fps}/TB,scale=-2:360"
     coding = ("-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "28", "-g", str(round(fps) or 1))
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         command = [_imageio_ffmpeg().get_ffmpeg_exe(), "-y", "-v", "error", "-i", _url(path)]

@@ -14,11 +14,9 @@ from common.files.npz import Positions2d
 from common.h36m_dataset import action_class, keypoints_names, keypoints_path
 from common.skeleton import JOINT_NAMES
 
-# Shares of the person's size, for PCK, in rising order.
-PCK_SHARES = (0.02, 0.05, 0.1)
+PCK_SHARES = (0.02, 0.05, 0.1)  # of the person's size, in rising order
 CALIBRATION_BINS = 10
-# Thresholds of the cumulative error, in pixels.
-CUMULATIVE_PX = tuple(range(0, 41))
+CUMULATIVE_PX = tuple(range(41))  # thresholds of the cumulative error
 # Ranks and correlations are taken of about so many frames, evenly spread; more change nothing.
 _SAMPLED_FRAMES = 20_000
 
@@ -29,16 +27,14 @@ def list_estimators(data_dir: Path) -> list[str]:
     return [name for name in dict.fromkeys(names) if name != "gt"]
 
 
-def estimates_path(data_dir: Path, name: str, dataset: str = "h36m") -> Path:
+def estimates_path(data_dir: Path, dataset: str, name: str) -> Path:
     """Return an estimator's file, the one with confidences where there is one.
 
-    Raises:
-        InputError: if there is none.
+    Raises InputError if there is none.
     """
     confident = name + WITH_CONFIDENCE
-    if confident in keypoints_names(data_dir, dataset):
-        name = confident
-    return keypoints_path(data_dir, dataset, name)
+    there = confident in keypoints_names(data_dir, dataset)
+    return keypoints_path(data_dir, dataset, confident if there else name)
 
 
 class View(NamedTuple):
@@ -50,11 +46,7 @@ class View(NamedTuple):
 
 
 def list_views(path: Path, positions: Positions2d, subjects: Iterable[str]) -> list[View]:
-    """Return the views of these subjects in the order of the file.
-
-    Raises:
-        InputError: if the file lacks a subject.
-    """
+    """Return the views of these subjects in the file's order; InputError if it lacks one."""
     missing = [subject for subject in subjects if subject not in positions]
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}; it holds {', '.join(positions)}")
@@ -74,8 +66,7 @@ def view_arrays(
 ) -> list[np.ndarray]:
     """Return each view's frames, (frames, 17, 2 or 3), cut to `lengths` where these are given.
 
-    Raises:
-        InputError: if views are missing, or one has fewer frames.
+    Raises InputError if views are missing, or one has fewer frames.
     """
     missing = [f"{s} {a}" for s, a, _ in views if a not in positions.get(s, {})]
     if missing:
@@ -95,12 +86,7 @@ def view_arrays(
 def measure(
     estimates: Sequence[np.ndarray], truths: Sequence[np.ndarray], views: Sequence[View]
 ) -> dict[str, Any]:
-    """Measure one estimator on views.
-
-    Args:
-        estimates: for each view (frames, 17, 2 or 3), pixels; the third channel is the confidence.
-        truths: for each view (frames, 17, 2), pixels.
-        views: what they are.
+    """Measure one estimator on views: (frames, 17, 2 or 3), pixels and confidence, of each view.
 
     Returns:
         `mean_px`, `median_px`, `p95_px` of the Euclidean error; `bias_free_px`, its mean once each

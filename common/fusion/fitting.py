@@ -47,8 +47,7 @@ def fit_mixture(
 
     Args:
         estimators: E names.
-        views: for each view the estimators' arrays (frames, 17, 2 or 3), of equal lengths, pixels;
-            the third channel is the confidence.
+        views: as `mix_fitted` takes them.
         truths: for each view (frames, 17, 2), pixels.
         groups: for each view whose it is. If all views are of one group, every second one is taken
             for another's.
@@ -176,21 +175,21 @@ def _fit_correlation(noise: np.ndarray) -> np.ndarray:
     products = np.einsum("atjc,btjc->jab", noise, noise, optimize=True)
     deviation = np.sqrt(np.maximum(np.einsum("jaa->ja", products), 1e-12))
     correlation = products / (deviation[:, :, None] * deviation[:, None])
-    unit = np.eye(len(noise))
-    return (1 - _CORRELATION_SHRINKAGE) * correlation + _CORRELATION_SHRINKAGE * unit
+    shrinkage = _CORRELATION_SHRINKAGE
+    return (1 - shrinkage) * correlation + shrinkage * np.eye(len(noise))
 
 
 def _choose_freedom(data: _Training) -> tuple[float, np.ndarray, np.ndarray]:
     """Return the best degrees of freedom, and the mixture and its variance of groups left out."""
     errors = np.zeros(len(_DEGREES_OF_FREEDOM))
-    models = [data.noise_model(~fold) for fold in data.folds]
-    for fold, model in zip(data.folds, models):
+    models = [(fold, data.noise_model(~fold)) for fold in data.folds]
+    for fold, model in models:
         for i, freedom in enumerate(_DEGREES_OF_FREEDOM):
             mixed, _ = data.mix(model, fold, freedom)
             errors[i] += np.linalg.norm(mixed - data.target[fold], axis=-1).sum()
     best = _DEGREES_OF_FREEDOM[int(errors.argmin())]
     mixed, variances = np.empty_like(data.truth), np.empty(data.truth.shape[:-1])
-    for fold, model in zip(data.folds, models):
+    for fold, model in models:
         mixed[fold], variances[fold] = data.mix(model, fold, best)
     return best, mixed, variances
 
@@ -247,12 +246,7 @@ def write_joints(path: Path, joints: dict[int, str]) -> None:
 
 
 def read_joints(path: Path) -> dict[int, str]:
-    """Read what `write_joints` wrote.
-
-    Raises:
-        InputError: if the file holds no such choice.
-        OSError: if it is missing.
-    """
+    """Read what `write_joints` wrote; InputError if it is no such choice, OSError if missing."""
     try:
         contents = json.loads(path.read_text())
         return {joint: str(contents[name]) for joint, name in enumerate(JOINT_NAMES)}
@@ -263,12 +257,7 @@ def read_joints(path: Path) -> dict[int, str]:
 
 
 def read_mixture(path: Path) -> FittedMixture:
-    """Read what `write_mixture` wrote.
-
-    Raises:
-        InputError: if the file holds no such mixture.
-        OSError: if it is missing.
-    """
+    """Read what `write_mixture` wrote; InputError if it is no mixture, OSError if missing."""
     try:
         contents = json.loads(path.read_text())
         names, confident, freedom, *numbers = (contents[f.name] for f in fields(FittedMixture))

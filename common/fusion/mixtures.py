@@ -46,10 +46,9 @@ def cut_to_shortest(views: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def weighted_mean(keypoints: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
-    """Average estimators' keypoints (frames, joints, 2), each joint of each frame by its weights.
+    """Average keypoints (frames, joints, 2) by weights (frames, joints), not negative; float64.
 
-    The weights (frames, joints) are not negative; where those of all estimators are zero, the mean
-    is the plain one. Returns (frames, joints, 2), float64.
+    Where the weights of all estimators are zero, the mean is the plain one.
     """
     weights = np.stack(weights).astype(np.float64)
     weights = np.where(weights.sum(axis=0) > 0, weights, 1.0)
@@ -77,16 +76,11 @@ class FittedMixture:
 def mix_fitted(
     mixture: FittedMixture, views: Sequence[Sequence[np.ndarray]]
 ) -> Iterator[np.ndarray]:
-    """Mix views, each from its own frames alone.
+    """Mix views, each from its own frames alone; yield (frames, 17, 2), float32, pixels, of each.
 
-    Args:
-        mixture: the fit.
-        views: for each view the estimators' arrays (frames, 17, 2 or 3), of equal lengths, in
-            pixels, in the order of `mixture.estimators`; the third channel is the confidence,
-            which those that are `confident` need.
-
-    Yields:
-        For each view (frames, 17, 2), float32, pixels.
+    `views` are for each view the estimators' arrays (frames, 17, 2 or 3), of equal lengths, pixels,
+    in the order of `mixture.estimators`; the third channel is the confidence, which those that are
+    `confident` need.
     """
     for first in range(0, len(views), _VIEWS_AT_A_TIME):
         some = views[first : first + _VIEWS_AT_A_TIME]
@@ -106,11 +100,10 @@ def mix_fitted(
 def stack_estimates(
     views: Sequence[Sequence[np.ndarray]], confident: Sequence[bool]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate the views of `mix_fitted` along the frames.
+    """Concatenate the views of `mix_fitted` along the frames, float64.
 
-    Returns:
-        keypoints (E, frames, 17, 2), pixels, and confidences (E, frames, 17), zero for an estimator
-        that is not `confident`; float64.
+    Returns keypoints (E, frames, 17, 2), pixels, and confidences (E, frames, 17), zero for an
+    estimator that is not `confident`.
     """
     arrays = [np.concatenate(parts, dtype=np.float64) for parts in zip(*views)]
     confidences = [
@@ -152,10 +145,8 @@ def best_unbiased(
     """Mix keypoints (E, frames, joints, 2), without bias, with the weights of least variance.
 
     The noise has variances (E, frames, joints) in x, or in y; correlation (joints, E, E), which is
-    invertible; and Student's v degrees of freedom.
-
-    Returns:
-        The mixture (frames, joints, 2) and its variance (frames, joints).
+    invertible; and Student's v degrees of freedom. Returns the mixture (frames, joints, 2) and its
+    variance (frames, joints).
     """
     precision = np.linalg.inv(correlation)
     mixed = np.median(keypoints, axis=0)

@@ -10,7 +10,7 @@ from common.files.console import InputError
 from common.fusion.mixtures import person_sizes
 from common.h36m_dataset import FPS
 
-# Mean distance of the joints in units of the mean bone, about 25 cm; beyond it, it is another one.
+# Mean distance of the joints in mean bones, about 25 cm each; beyond it, it is another one.
 _OTHER_PERSON = 2.0
 
 
@@ -37,12 +37,8 @@ def same_people(
     Estimators number people as they like, so the place tells: of two files those belong together
     who are each other's nearest in the frames that both have.
 
-    Args:
-        files: {path: what `read_custom_2d` gives}.
-        name: what the sequences' names begin with.
-
-    Raises:
-        InputError: if pictures or frame rates differ, or nobody is in all files.
+    `files` are {path: what `read_custom_2d` gives}, the sequences' names begin with `name`. Raises
+    InputError if pictures or frame rates differ, or nobody is in all files.
     """
     recordings = {
         f"{about['w']}x{about['h']} at {about.get('fps', FPS):g} a second": path

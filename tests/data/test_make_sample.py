@@ -60,14 +60,12 @@ def pixels(points_mm, camera):
 
 
 def test_files_are_those_of_human36m(sample, real_mocap):
-    ours, real = ({p.name for p in root.rglob("S1/*/*/*.cdf")} for root in (sample, real_mocap))
+    roots, walking = (sample, real_mocap), ("S1", "Walking", CAMERA_IDS[0])
+    ours, real = ({p.name for p in root.rglob("S1/*/*/*.cdf")} for root in roots)
     assert ours == real and len(ours) == 30
     for estimator in ESTIMATORS:
         assert len([*(sample / f"h36m_{estimator}").rglob("*.npy")]) == 60 * 4
-        ours, real = (
-            load_detections(root, estimator, "S1", "Walking", CAMERA_IDS[0])
-            for root in (sample, real_mocap)
-        )
+        ours, real = (load_detections(root, estimator, *walking) for root in roots)
         assert (ours.dtype, ours.ndim) == (real.dtype, real.ndim)
         assert describe(ours) == describe(real)
     # The first camera's videos are a frame longer than the motion capture.

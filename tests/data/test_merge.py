@@ -71,10 +71,24 @@ def merge(data_dir, strategy, *arguments):
     return call(main, "--data-dir", data_dir, "--strategy", strategy, *arguments)
 
 
+def refused(says, *arguments):
+    with untouched(arguments[0]):
+        assert_one_line_error(merge(*arguments), says)
+
+
 def merged(data_dir, strategy, *arguments):
     result = merge(data_dir, strategy, *arguments)
     assert result.status == 0, result.stderr
     return load(data_dir, f"merge_{strategy}"), result
+
+
+def error_of_s9(data_dir, name, bias_free=False):
+    """Return the mean error in pixels, or that without each joint's mean."""
+    found, truth = (load(data_dir, n)["S9"] for n in (name, "gt"))
+    views = [(found[a][c], v) for a, views in truth.items() for c, v in enumerate(views)]
+    differences = np.concatenate([array[: len(v), :, :2] - v for array, v in views])
+    differences -= bias_free * differences.mean(axis=0)
+    return np.linalg.norm(differences, axis=-1).mean()
 
 
 def weighted_by_hand(views, logits):
@@ -226,14 +240,8 @@ def test_nothing_of_the_test_subjects_is_used(learnable, strategy):
 def test_fitted_is_better_and_its_weights_apply_without_gt(learnable):
     _, run = merged(learnable, "fitted")
     assert "fitted to S1, S5, 480 frames" in run.stdout
-    truth = load(learnable, "gt")
-
-    def mean_error(name):
-        found = load(learnable, name)
-        differences = [found[s][a][c] - view for s, a, c, view in each_view(truth) if s == "S9"]
-        return np.linalg.norm(np.concatenate(differences), axis=-1).mean()
-
-    assert mean_error("merge_fitted") < 0.7 * min(map(mean_error, ("pct", "vitpose")))
+    errors = [error_of_s9(learnable, name) for name in ("merge_fitted", "pct", "vitpose")]
+    assert errors[0] < 0.7 * min(errors[1:])
     file(learnable, "gt").unlink()
     weights = (learnable / "merge_fitted.json").rename(learnable / "w.json")
     again = merge(learnable, "fitted", "--weights", weights, "--output-filename", "o")
@@ -343,63 +351,41 @@ def test_own_footage_without_what_a_mixture_takes_is_one_line(own_footage):
     ],
 )  # fmt: skip
 def test_bad_usage_is_one_line(estimators, arguments, says):
-    with untouched(estimators[0]):
-        assert_one_line_error(merge(estimators[0], *arguments), says)
+    refused(says, estimators[0], *arguments)
 
 
-@pytest.mark.parametrize("strategy", ["average", "weighted_average"])
-def test_files_that_do_not_match_or_cannot_be_read_are_named(estimators, strategy):
+def test_files_that_do_not_match_or_cannot_be_read_are_named(estimators):
     data_dir, positions = estimators
-    path = file(data_dir, "pct_w_conf" if strategy == "weighted_average" else "pct")
+    path = file(data_dir, "pct_w_conf")
     del positions["pct"]["S9"]
     positions["vitpose"]["S1"]["Waiting"] = positions["vitpose"]["S1"]["Walking"]
     write(data_dir, "vitpose", positions["vitpose"])
-    with untouched(data_dir):
-        assert_one_line_error(merge(data_dir, strategy), "lacks S1 Waiting, which the other files")
+    refused("lacks S1 Waiting, which the other files", data_dir, "weighted_average")
     write(data_dir, "pct", positions["pct"])
-    with untouched(data_dir):
-        result = merge(data_dir, strategy)
-        assert_one_line_error(result, f"{path}: lacks S", "S1 Waiting", "S9 Sitting 2")
+    refused(f"{path}: lacks S9 Sitting 2, S1 Waiting", data_dir, "weighted_average")
     path.write_bytes(path.read_bytes()[:5000])
-    with untouched(data_dir):
-        assert_one_line_error(merge(data_dir, strategy), path)
+    refused(path, data_dir, "weighted_average")
 
 
 def test_confidences_that_do_not_exist_are_named(estimators):
-    data_dir, _ = estimators
-    file(data_dir, "moganet_w_conf").write_bytes(file(data_dir, "moganet").read_bytes())
-    says = "data_2d_h36m_moganet_w_conf.npz: holds no confidences", "--detector moganet --keep-conf"
-    with untouched(data_dir):
-        assert_one_line_error(merge(data_dir, "weighted_average"), *says)
+    path = file(estimators[0], "moganet_w_conf")
+    path.write_bytes(file(estimators[0], "moganet").read_bytes())
+    says = f"{path}: holds no confidences; write it again with prepare_2d_estimation.py --detector "
+    refused(f"{says}moganet --keep-conf", estimators[0], "weighted_average")
 
 
-def only_s9(data_dir):
-    for path in data_dir.glob("*.npz"):
+def test_what_cannot_be_learned_from_is_one_line(learnable):
+    change(learnable, "gt", lambda truth: truth["S5"].pop("Walking"))
+    refused("lacks S5 Walking", learnable, "best_joint")
+    for path in learnable.glob("*.npz"):
         write_positions_2d(path, {"S9": read_positions_2d(path)["S9"]})
-
-
-@pytest.mark.parametrize(
-    ("strategy", "damage", "says"),
-    [
-        ("best_joint", lambda d: change(d, "gt", lambda t: t["S5"].pop("Walking")), "S5 Walking"),
-        ("best_joint", only_s9, "hold none of S1, S5"),
-    ],
-)
-def test_what_cannot_be_learned_from_is_one_line(learnable, strategy, damage, says):
-    damage(learnable)
-    with untouched(learnable):
-        assert_one_line_error(merge(learnable, strategy), says)
+    refused("hold none of S1, S5", learnable, "best_joint")
 
 
 def test_weights_without_their_confidences_or_damaged_are_named(learnable):
     merged(learnable, "fitted")
     weights = learnable / "merge_fitted.json"
-    text = weights.read_text()
-
-    def refused(*says):
-        with untouched(learnable):
-            assert_one_line_error(merge(learnable, "fitted", "--weights", weights), *says)
-
+    text, fitted = weights.read_text(), (learnable, "fitted", "--weights", weights)
     fields = json.loads(text)
     for damaged in (
         text[:5000],
@@ -409,48 +395,24 @@ def test_weights_without_their_confidences_or_damaged_are_named(learnable):
         json.dumps(fields | {"correlation": [[[1, 2], [2, 1]]] * 17}),
     ):
         weights.write_text(damaged)
-        refused(weights, "not a fitted mixture")
+        refused(f"{weights}: not a fitted mixture", *fitted)
     weights.write_text(text)
     file(learnable, "vitpose_w_conf").unlink()
-    refused("data_2d_h36m_vitpose.npz: holds no confidences")
+    refused("data_2d_h36m_vitpose.npz: holds no confidences", *fitted)
 
 
 # Real estimates ----------------------------------------------------------------------------------
 
 
-def test_mixtures_of_real_estimates_are_less_noisy(real_chain):
+def test_mixtures_of_real_estimates_are_less_noisy_and_fitted_most_so(real_chain, tmp_path):
     """The published finding; exchanged joints or cameras give the opposite."""
-    data_dir, outputs = real_chain
-    assert "read" in outputs["merge.py", "--strategy", "weighted_average"]
-    truth = load(data_dir, "gt")
-
-    def mean_error_px(name):
-        found = load(data_dir, name)
-        assert [len(actions) for actions in found.values()] == [30] * 6 + [29]
-        views = each_view(truth)
-        differences = [found[s][a][c][: len(view), :, :2] - view for s, a, c, view in views]
-        return np.linalg.norm(np.concatenate(differences), axis=-1).mean()
-
-    single = min(map(mean_error_px, ("pct", "moganet", "vitpose")))
-    assert mean_error_px("merge_average") < single
-    assert mean_error_px("merge_weighted_average") < single
-
-
-def test_fitted_is_a_sixth_better_than_every_published_mixture_on_real_motion(real_chain, tmp_path):
-    """On a part of the subjects and sequences, to save time."""
-    source, _ = real_chain
-    for path in source.glob("data_2d*.npz"):
+    for path in real_chain[0].glob("data_2d*.npz"):  # a part of the sequences, to save time
         positions = read_positions_2d(path)
         part = {s: dict(sorted(positions[s].items())[::3]) for s in ("S1", "S5", "S9")}
         write_positions_2d(tmp_path / path.name, part)
     merged(tmp_path, "fitted")
-    truth = load(tmp_path, "gt")["S9"]
-
-    def bias_free(strategy):
-        found = load(tmp_path, f"merge_{strategy}")["S9"]
-        differences = np.concatenate(
-            [found[a][c][: len(v)] - v for a, views in truth.items() for c, v in enumerate(views)]
-        )
-        return np.linalg.norm(differences - differences.mean(axis=0), axis=-1).mean()
-
-    assert bias_free("fitted") < min(0.85 * min(map(bias_free, PUBLISHED)), 3.6)
+    single = min(error_of_s9(tmp_path, name) for name in ("pct", "moganet", "vitpose"))
+    assert error_of_s9(tmp_path, "merge_average") < single
+    assert error_of_s9(tmp_path, "merge_weighted_average") < single
+    published = min(error_of_s9(tmp_path, f"merge_{s}", bias_free=True) for s in PUBLISHED)
+    assert error_of_s9(tmp_path, "merge_fitted", bias_free=True) < min(0.85 * published, 3.6)

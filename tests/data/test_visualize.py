@@ -27,17 +27,15 @@ def data(tmp_path_factory):
             seen = [world_to_camera(body, c.orientation, c.translation_m) for c in cameras]
             pixels = [project(s[:, JOINTS_32_TO_17], c.intrinsics) for s, c in zip(seen, cameras)]
             pixels = [px.astype(np.float32) for px in pixels]
-            longer = [np.insert([*px, *px[-2:]], 2, 1, axis=-1) for px in pixels]
             poses[subject][action], truth[subject][action] = body, pixels
             views[subject][action] = [view.astype(np.float32) for view in seen]
             vitpose[subject][action] = [px + np.float32([3, 4]) for px in pixels]
-            pct[subject][action] = longer
+            pct[subject][action] = [np.insert([*px, *px[-2:]], 2, 1, axis=-1) for px in pixels]
     del pct["S1"]["Photo 1"]
-    write_positions_3d(folder / "data_3d_h36m.npz", poses)
-    write_positions_3d(folder / "per_camera.npz", views)
-    write_positions_2d(folder / "data_2d_h36m_gt.npz", truth)
-    write_positions_2d(folder / "data_2d_h36m_vitpose.npz", vitpose)
-    write_positions_2d(folder / "data_2d_h36m_pct_w_conf.npz", pct)
+    for name, content in {"data_3d_h36m": poses, "per_camera": views}.items():
+        write_positions_3d(folder / f"{name}.npz", content)
+    for name, content in {"gt": truth, "vitpose": vitpose, "pct_w_conf": pct}.items():
+        write_positions_2d(folder / f"data_2d_h36m_{name}.npz", content)
     return folder
 
 
@@ -65,8 +63,6 @@ def test_estimators_side_by_side_as_gif_with_errors(run, data, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"a.gif", "a_errors.png"}
     with Image.open(tmp_path / "a.gif") as gif:
         assert (gif.n_frames, gif.size, gif.info["duration"]) == (5, (640, 240), 20)
-    with Image.open(tmp_path / "a_errors.png") as picture:
-        assert picture.format == "PNG"
 
 
 def test_poses_in_camera_coordinates_give_the_same_picture(run, tmp_path):
@@ -86,17 +82,15 @@ def test_poses_in_camera_coordinates_give_the_same_picture(run, tmp_path):
         (["--action", "Walk"], ["S1: no action 'Walk'", "Photo 1, Walking"]),
         (["--camera", "4"], ["no camera '4'", "54138969, 55011271, 58860488, 60457274"]),
         (["--dir-2d", "data_2d_h36m_pct.npz"], ["no such file", "data_2d_h36m_vitpose.npz"]),
-        (
-            ["--dir-2d", "data_2d_h36m_pct_w_conf.npz", "--action", "Photo 1"],
-            ["pct_w_conf.npz: S1: no action 'Photo 1'", "there are: Walking"],
-        ),
+        (["--dir-2d", "data_2d_h36m_pct_w_conf.npz", "--action", "Photo 1"],
+         ["pct_w_conf.npz: S1: no action 'Photo 1'", "there are: Walking"]),
         (["--output", "a.avi"], ["a.avi", ".mp4 or .gif"]),
         (["--skip", "12"], ["--skip 12: the sequence has 12 frames, so none is left"]),
         (["--size", "333x200"], ["must be even"]),
         (["--fps", "100", "--output", "a.gif"], ["at most 50 frames a second"]),
         (["--dir-3d", "data_2d_h36m_gt.npz"], ["no array 'positions_3d'"]),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_one_line(run, tmp_path, arguments, messages):
     with untouched(tmp_path):
         assert_one_line_error(run(*arguments), *messages)

@@ -91,12 +91,8 @@ def test_joints_of_each_side_lie_where_the_keypoints_are(walk, tmp_path, suffix)
     for frame in (0, 6):
         boxes = panels_of(frames[frame])
         in_3d, _ = view.project(walk[0][frame], view.targets_m[frame])
-        drawn_in = (
-            (pixels[frame] + 6, limits, boxes[0]),
-            (pixels[frame], limits, boxes[1]),
-            (in_3d, view.limits, boxes[2], None),
-        )
-        for points, *place in drawn_in:
+        in_2d = (pixels[frame] + 6, limits, boxes[0]), (pixels[frame], limits, boxes[1])
+        for points, *place in (*in_2d, (in_3d, view.limits, boxes[2], None)):
             for joint, point in enumerate(points):
                 side, distance = nearest_side(frames[frame], *expected_pixel(point, *place))
                 assert (side, distance < 70) == (SIDES[joint], True), JOINT_NAMES[joint]
@@ -181,8 +177,8 @@ def test_readings_are_the_mean_distances(walk):
     noisy_px = pixels + rng.normal(0, 5, pixels.shape)
     noisy_m = world + rng.normal(0, 0.02, world.shape)
     film = film_of(walk, {"a": noisy_px}, predicted_m=noisy_m, truth_px=pixels)
-    px = sum(np.hypot(*(noisy_px[3, j] - pixels[3, j])) for j in range(17)) / 17
-    mm = sum(1000 * np.sqrt(np.sum((noisy_m[3, j] - world[3, j]) ** 2)) for j in range(17)) / 17
+    px = np.hypot(*(noisy_px - pixels)[3].T).mean()
+    mm = 1000 * np.sqrt(np.sum((noisy_m - world)[3] ** 2, axis=-1)).mean()
     readings = [panel.reading(3) for panel in film.panels()]
     assert readings == [f"mean error {px:.1f} px", "", f"MPJPE {mm:.1f} mm", ""]
 
@@ -246,11 +242,6 @@ def test_a_view_shows_the_picture_rather_than_what_lies_beyond_it():
     assert equal_scales((900, 950, 900, 0), 2, (1000, 1000)) == (0, 1800, 900, 0)
 
 
-def read_png(path):
-    with Image.open(path) as picture:
-        return np.array(picture.convert("RGB")).astype(int)
-
-
 def test_training_curves_mark_the_best_epoch(tmp_path, monkeypatch):
     log, figures = tmp_path / "log.jsonl", []
     monkeypatch.setattr(run_log, "save_figure", lambda figure, _: figures.append(figure))
@@ -267,17 +258,16 @@ def test_strip_and_errors_are_drawn(walk, tmp_path):
     world, pixels = walk
     still = film_of(walk, predicted_m=world + 0.01).at(range(3))
     save_strip(tmp_path / "strip.png", still)
-    strip = read_png(tmp_path / "strip.png")
+    strip = np.array(Image.open(tmp_path / "strip.png").convert("RGB")).astype(int)
     for column in np.array_split(strip[:, int(0.035 * strip.shape[1]) :], 3, axis=1):
         for row in np.array_split(column[int(0.06 * len(column)) :], 3):
             for rgb in RGB.values():
                 assert (np.linalg.norm(row - rgb, axis=-1) < 30).sum() > 100
     film = film_of(walk, {"a": pixels + [3, 0], "b": pixels - [0, 6]}, truth_px=pixels)
     save_errors(tmp_path / "errors.png", film)
-    picture = read_png(tmp_path / "errors.png")[:, : 2200 // 2]
-    rows = {}
-    for name, side in (("a", "left"), ("b", "right")):
-        # The curve is the row with the most of the colour.
-        rows[name] = (np.linalg.norm(picture - RGB[side], axis=-1) < 30).sum(axis=1).argmax()
+    picture = np.array(Image.open(tmp_path / "errors.png").convert("RGB"))[:, : 2200 // 2]
+    # A curve is the row with the most of its colour.
+    colors = (np.linalg.norm(picture - RGB[side], axis=-1) for side in ("left", "right"))
+    a, b = ((distance < 30).sum(axis=1).argmax() for distance in colors)
     bottom = np.flatnonzero((picture.max(axis=-1) < 150).mean(axis=1) > 0.7)[-1]
-    assert abs((bottom - rows["b"]) / (bottom - rows["a"]) - 2) < 0.05
+    assert abs((bottom - b) / (bottom - a) - 2) < 0.05

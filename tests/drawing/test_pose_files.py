@@ -58,16 +58,14 @@ def test_what_a_file_holds_beside_the_positions(motion, tmp_path):
     assert records.dtype.names[4:] == JOINT_NAMES
     assert set(records[["frame_of_reference", "axes"]].tolist()) == {("world 1", "z up")}
     content = json.loads((tmp_path / "poses.json").read_text())
-    assert np.allclose(content["positions"], poses, atol=1e-6)
     with np.load(tmp_path / "poses.npz", allow_pickle=False) as arrays:
-        assert np.array_equal(arrays["positions_m"], poses)
-        for held in (content, {name: arrays[name].tolist() for name in arrays}):
-            assert (held["frame_of_reference"], held["axes"]) == ("world 1", "z up")
-            assert (held["unit"], held["fps"]) == ("m", FPS)
-            assert held["joints"] == list(JOINT_NAMES)
-            assert held["parents"] == list(PARENTS)
-            assert held["frames"] == NUMBERS.tolist()
-            assert np.allclose(held["time_s"], NUMBERS / FPS)
+        arrays = {name: arrays[name].tolist() for name in arrays}
+    assert np.array_equal(arrays.pop("positions_m"), poses)
+    assert np.allclose(content.pop("positions"), poses, atol=1e-6)
+    about = {"frame_of_reference": "world 1", "axes": "z up", "unit": "m", "fps": FPS}
+    about |= {"joints": list(JOINT_NAMES), "parents": list(PARENTS)}
+    about |= {"frames": NUMBERS.tolist(), "time_s": pytest.approx(NUMBERS / FPS)}
+    assert content == about and arrays == about
     with (tmp_path / "poses.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {(row["frame_of_reference"], row["axes"]) for row in rows} == {("world 1", "z up")}
@@ -92,15 +90,11 @@ def test_a_marker_file_is_read_by_another_program(motion, tmp_path):
     assert np.abs(positions - 1000 * y_up(motion)).max() < 6e-4
 
 
-def test_bvh_of_a_rigid_person_is_that_person(motion, tmp_path):
+def test_bvh_of_a_rigid_person_is_that_person_and_at_rest_one_with_spread_arms(motion, tmp_path):
     export_poses(tmp_path / "poses.bvh", motion, "world", FPS, NUMBERS)
     content, positions = read_bvh(tmp_path / "poses.bvh")
     assert (content.FrameCount, content.FrameTime) == (len(motion), pytest.approx(1 / 25))
     assert np.abs(positions - y_up(motion)).max() < 1e-5
-
-
-def test_the_rest_pose_of_a_bvh_is_a_person_with_spread_arms(motion, tmp_path):
-    export_poses(tmp_path / "poses.bvh", motion, "world", FPS, NUMBERS)
     root = bvhio.readAsHierarchy(str(tmp_path / "poses.bvh"))
     root.loadRestPose(recursive=True)
     rest = {joint.Name: np.array(list(joint.PositionWorld)) for joint, _, _ in root.layout()}
@@ -115,10 +109,9 @@ def test_bvh_of_poses_whose_bones_vary(motion, tmp_path):
     noisy = motion + np.random.default_rng(1).normal(0, 0.01, motion.shape)
     export_poses(tmp_path / "poses.bvh", noisy, "world", FPS, NUMBERS)
     _, positions = read_bvh(tmp_path / "poses.bvh")
-    children = np.arange(1, NUM_JOINTS)
     parents = np.array(PARENTS[1:])
-    lengths = np.linalg.norm(positions[:, children] - positions[:, parents], axis=-1)
-    given = np.linalg.norm(noisy[:, children] - noisy[:, parents], axis=-1)
+    lengths = np.linalg.norm(positions[:, 1:] - positions[:, parents], axis=-1)
+    given = np.linalg.norm(noisy[:, 1:] - noisy[:, parents], axis=-1)
     assert np.abs(lengths - np.median(given, axis=0)).max() < 1e-5
     # What is lost is the noise of the lengths, not that of a whole limb.
     errors = np.linalg.norm(positions - y_up(noisy), axis=-1).mean(axis=0)
@@ -136,8 +129,7 @@ def test_nothing_jumps_where_an_arm_passes_opposite_its_rest_direction(motion, t
     rest = fit_skeleton(y_up(poses[:1]), FPS)[1][0]
     thorax = rest[0] @ rest[INDEX["Spine"]] @ rest[INDEX["Thorax"]]
     arm = np.cos(tilt) * (np.cos(angle) * x + np.sin(angle) * y) + np.sin(tilt) * z
-    arm = arm @ thorax.T
-    poses = y_up(poses)
+    arm, poses = arm @ thorax.T, y_up(poses)
     poses[:, INDEX["LElbow"]] = poses[:, INDEX["LShoulder"]] + 0.28 * arm
     poses[:, INDEX["LWrist"]] = poses[:, INDEX["LShoulder"]] + 0.5 * arm
     shoulder = fit_skeleton(poses, FPS)[1][:, INDEX["LShoulder"]]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from common.files import video
 from common.files.console import InputError
@@ -18,10 +18,7 @@ def decode(path, size):
 
 def decode_gif(path):
     with Image.open(path) as gif:
-        frames = []
-        for index in range(gif.n_frames):
-            gif.seek(index)
-            frames.append(np.array(gif.convert("RGB")))
+        frames = [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
         return np.stack(frames).astype(int), gif.info
 
 

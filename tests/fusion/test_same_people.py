@@ -15,10 +15,10 @@ LEFT, RIGHT = people(views=1, frames=60)[0], people(views=1, frames=60, seed=1)[
 def of(*sequences, width=1920, fps=30):
     """A file as `read_custom_2d` gives it, of (person, first frame, keypoints)."""
     positions, metadata = {}, {}
+    video = {"w": width, "h": 1080, "fps": fps, "source": "a.json"}
     for i, (person, first, keypoints) in enumerate(sequences):
         positions[f"s{i}"] = keypoints[first:].astype(np.float32)
-        metadata[f"s{i}"] = {"w": width, "h": 1080, "fps": fps, "person": person}
-        metadata[f"s{i}"] |= {"first_frame": first, "source": "a.json"}
+        metadata[f"s{i}"] = video | {"person": person, "first_frame": first}
     return positions, metadata
 
 
@@ -33,14 +33,12 @@ def test_people_are_matched_by_their_place_and_cut_to_the_frames_of_all():
     frames = {"mix_person1_part1": (0, 20), "mix_person1_part2": (25, 60), "mix_person2": (10, 60)}
     assert [sequence.name for sequence in found] == list(frames)
     for name, about, (a, b) in found:
-        first, end = frames[name]
-        expected = (RIGHT if name == "mix_person2" else LEFT)[first:end].astype(np.float32)
+        (first, end), person = frames[name], int(name[len("mix_person")])
+        expected = (LEFT, RIGHT)[person - 1][first:end].astype(np.float32)
         np.testing.assert_array_equal(a, expected)
         np.testing.assert_allclose(b, expected + 3, atol=1e-3)
-        assert about == {
-            **{"w": 1920, "h": 1080, "fps": 30},
-            **{"person": 2 if name == "mix_person2" else 1, "first_frame": first},
-        }
+        video = {"w": 1920, "h": 1080, "fps": 30}
+        assert about == video | {"person": person, "first_frame": first}
 
 
 def test_somebody_whom_one_estimator_misses_is_nobody_else():
