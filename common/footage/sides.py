@@ -4,23 +4,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.skeleton import COCO_NAMES, JOINT_NAMES
-
-_COCO_PAIRS = {
-    "arms": ("shoulder", "elbow", "wrist"),
-    "legs": ("hip", "knee", "ankle"),
-    "face": ("eye", "ear"),
-}
-_H36M_PAIRS = {"arms": ("Shoulder", "Elbow", "Wrist"), "legs": ("Hip", "Knee", "Foot"), "face": ()}
 # {layout: {part: (left points, right points)}}
 PAIRS = {
     "coco": {
-        part: tuple([COCO_NAMES.index(f"{side}_{n}") for n in names] for side in ("left", "right"))
-        for part, names in _COCO_PAIRS.items()
+        "arms": ([5, 7, 9], [6, 8, 10]),
+        "legs": ([11, 13, 15], [12, 14, 16]),
+        "face": ([1, 3], [2, 4]),
     },
     "h36m": {
-        part: tuple([JOINT_NAMES.index(side + n) for n in names] for side in "LR")
-        for part, names in _H36M_PAIRS.items()
+        "arms": ([11, 12, 13], [14, 15, 16]),
+        "legs": ([4, 5, 6], [1, 2, 3]),
+        "face": ([], []),
     },
 }
 # A frame's state: 0 as it is, 1 arms exchanged, 2 legs exchanged, 3 the whole body exchanged.

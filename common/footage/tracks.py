@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.files.console import progress
+from common.footage.missing import interpolated
 from common.footage.people import NO_IDENTITY, People, best_of_each_frame
 
 # A person who is not found in so many frames in succession is a new one afterwards.
@@ -193,23 +194,18 @@ def cut_at_gaps(track: Track, max_gap: float) -> list[Track]:
 
 
 def fill_gaps(track: Track, parents: Sequence[int]) -> Piece:
-    """Fill the frames and points that were not found.
+    """Fill the frames and points that were not found, as `interpolated` does.
 
-    What is missing is interpolated linearly in time; before the first and after the last position,
-    these are held. A point that is never found is put on the next one towards the root. The
-    confidence of what was filled is 0. `parents` are those of each point, -1 for the root.
+    A point that is never found is put on the next one towards the root. The confidence of what was
+    filled is 0. `parents` are those of each point, -1 for the root.
     """
     frames, found = track.frames, track.keypoints
     every = np.arange(frames[0], frames[-1] + 1)
     keypoints = np.zeros((len(every), *found.shape[1:]))
     is_found = np.isfinite(found[..., 0])
     never = np.flatnonzero(~is_found.any(axis=0)).tolist()
-    for point in range(found.shape[1]):
-        rows = is_found[:, point]
-        if rows.any():
-            for axis in range(2):
-                keypoints[:, point, axis] = np.interp(every, frames[rows], found[rows, point, axis])
-            keypoints[frames[rows] - frames[0], point, 2:] = found[rows, point, 2:]
+    keypoints[..., :2] = interpolated(found[..., :2], frames, every)
+    keypoints[frames - frames[0], :, 2:] = np.where(is_found[..., None], found[..., 2:], 0)
     for point in never:
         stand_in = point
         while stand_in in never:
