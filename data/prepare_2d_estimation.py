@@ -8,7 +8,7 @@ import argparse
 import os
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -108,10 +108,9 @@ def find_detections(given: Path | None, data_dir: Path, detector: str) -> Path:
 
 def read_lengths_3d(path: Path) -> Lengths:
     """Return the lengths of the 3D file's sequences, none where there is no such file."""
-    lengths: Lengths = {}
+    lengths: Lengths = defaultdict(dict)
     for subject, action, poses in each_sequence(read_positions_3d(path) if path.exists() else {}):
-        frames = len(poses[0] if isinstance(poses, list) else poses)
-        lengths.setdefault(subject, {})[action] = frames
+        lengths[subject][action] = len(poses[0] if isinstance(poses, list) else poses)
     return lengths
 
 
@@ -129,8 +128,7 @@ def list_subject(
         return [], ["is missing"]
     files, problems = [], []
     for name, path in entries:
-        sequence = _NAME.fullmatch(name)
-        if sequence:
+        if sequence := _NAME.fullmatch(name):
             action, camera = sequence[1].replace("_", " "), sequence[2]
         elif name.endswith(FILE_SUFFIX):
             action, _, camera = name.removesuffix(FILE_SUFFIX).rpartition("_")
@@ -180,8 +178,7 @@ def named_files(folder: Path, subject: str = "") -> list[tuple[str, Path]]:
 
 def refuse_other_files(folder: Path, entries: list[tuple[str, Path]]) -> None:
     """Say what is in a folder and what is expected, where there are files of which none fits."""
-    names = [name for name, path in entries if path.is_file()]
-    if names:
+    if names := [name for name, path in entries if path.is_file()]:
         raise InputError(
             f"{folder}: found {len(names)} files, such as {listing(names[:2])}; none is named "
             f"<SUBJECT>/<ACTION>_<CAMERA>{FILE_SUFFIX}, <SUBJECT>/<ACTION>.<CAMERA>.npy or .json, "

@@ -51,16 +51,14 @@ def find_exchanges(frames: np.ndarray, keypoints: np.ndarray, layout: str) -> Ex
     An exchange moves the points of both sides by far more than a person does. The sequence of
     states in which they move least is found (Viterbi); the assignment of most frames is right.
 
-    Args:
-        frames: (found,), increasing numbers of the frames.
-        keypoints: (found, 17, 2 or 3), pixels, NaN for a point that was not found.
-        layout: "coco" or "h36m".
+    Takes the increasing numbers of the frames (found,), keypoints (found, 17, 2 or 3), pixels, NaN
+    for a point that was not found, and the layout, "coco" or "h36m".
     """
     order = np.tile(np.arange(keypoints.shape[1]), (len(frames), 1))
     if len(frames) < 3:
         return Exchanges(order)
     states = _cheapest(_costs(frames, keypoints, layout))
-    arms, legs = _ARMS[states] == 1, _LEGS[states] == 1
+    arms, legs = (part[states] == 1 for part in (_ARMS, _LEGS))
     arms, legs = arms ^ (arms.mean() > 0.5), legs ^ (legs.mean() > 0.5)
     for part, is_exchanged in {"arms": arms, "legs": legs, "face": arms & legs}.items():
         left, right = PAIRS[layout][part]

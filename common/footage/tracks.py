@@ -45,16 +45,13 @@ class Piece(NamedTuple):
 def follow(people: People) -> tuple[list[Track], list[str]]:
     """Tell who is who: by the file's identities, if all have credible ones, else by overlap.
 
-    Returns:
-        The tracks, the one that takes most room in most frames first, and what to warn of.
+    Returns the tracks, who takes most room in most frames first, and what to warn of.
     """
     identities, notes = people.identities, []
     in_file = (identities != NO_IDENTITY).all()
-    if in_file:
-        told = _contradictions(people)
-        if told:
-            notes.append(f"the file's identities contradict themselves ({told}); not used")
-            in_file = False
+    if in_file and (told := _contradictions(people)):
+        notes.append(f"the file's identities contradict themselves ({told}); not used")
+        in_file = False
     if not in_file:
         identities = follow_by_overlap(people)
     sides = (people.boxes[:, 2:] - people.boxes[:, :2]).mean(axis=1)
@@ -119,10 +116,7 @@ def follow_by_overlap(people: People) -> np.ndarray:
 
     Each person is expected where the last velocity leads. Pairs of an expected and a found person
     are formed in the order of their likeness: the overlap of the boxes (intersection over union)
-    less the median distance of the points, in units of the box.
-
-    Returns:
-        (people,), the same number for the same person.
+    less the median distance of the points, in units of the box. Returns (people,).
     """
     frames, boxes, points = people.frames, people.boxes, people.keypoints[..., :2]
     numbers = np.zeros(len(frames), dtype=np.int64)
@@ -212,11 +206,6 @@ def fill_gaps(track: Track, parents: Sequence[int]) -> Piece:
             stand_in = parents[stand_in]
         others = [stand_in] if stand_in >= 0 else np.flatnonzero(is_found.any(axis=0))
         keypoints[:, point, :2] = keypoints[:, others, :2].mean(axis=1)
-    return Piece(
-        first_frame=int(frames[0]),
-        keypoints=keypoints,
-        filled_frames=len(every) - len(frames),
-        longest_gap=int(np.diff(frames).max(initial=1)) - 1,
-        filled_points=int((~is_found).sum()),
-        never_found=never,
-    )
+    missing, gap = len(every) - len(frames), int(np.diff(frames).max(initial=1)) - 1
+    piece = Piece(int(frames[0]), keypoints, filled_frames=missing, longest_gap=gap)
+    return piece._replace(filled_points=int((~is_found).sum()), never_found=never)
