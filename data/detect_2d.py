@@ -50,11 +50,16 @@ def main() -> None:
     bar = progress(pictures, total=frames, desc=arguments.estimator, unit="frame")
     people = []
     for frame, picture in enumerate(bar):
-        for keypoints, box, identity in _run(
-            estimate, picture, f"{arguments.video}: frame {frame}"
-        ):
-            person = {"frame": frame, "bbox": box_around(keypoints) if box is None else box}
-            person["keypoints"] = keypoints.astype(np.float32)
+        try:
+            found = list(estimate(picture))
+        except Exception as error:
+            told = f"frame {frame}: the estimator failed ({type(error).__name__}: {error})"
+            raise InputError(f"{arguments.video}: {told}; nothing is written") from error
+        for keypoints, box, identity in found:
+            if box is None:
+                xy, confidences = keypoints[:, :2], keypoints[:, 2]
+                box = np.r_[xy.min(axis=0), xy.max(axis=0), confidences.mean()]
+            person = {"frame": frame, "bbox": box, "keypoints": keypoints.astype(np.float32)}
             people.append(person if identity is None else {**person, "track_id": identity})
     if not people:
         raise InputError(f"{arguments.video}: {arguments.estimator} found no person in any frame")
@@ -76,15 +81,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--estimator", choices=ESTIMATORS, required=True)
     add("--output", type=Path, metavar="FILE", help="an npy file; VIDEO_ESTIMATOR.npy if not given")
     return parser.parse_args()
-
-
-def _run(estimate: Estimator, picture: np.ndarray, where: str) -> list[Found]:
-    """Return the people in a picture; what goes wrong in the package is one line."""
-    try:
-        return list(estimate(picture))
-    except Exception as error:
-        told = f"{where}: the estimator failed ({type(error).__name__}: {error})"
-        raise InputError(f"{told}; nothing is written") from error
 
 
 def load_mediapipe() -> Estimator:
@@ -133,17 +129,7 @@ def load_ultralytics() -> Estimator:
     return estimate
 
 
-def box_around(keypoints: np.ndarray) -> np.ndarray:
-    """Return left, top, right, bottom of keypoints (17, 3), and their mean confidence."""
-    corners = [keypoints[:, :2].min(axis=0), keypoints[:, :2].max(axis=0)]
-    return np.append(np.concatenate(corners), keypoints[:, 2].mean())
-
-
-ESTIMATORS = {
-    "mediapipe": load_mediapipe,
-    "rtmlib": load_rtmlib,
-    "ultralytics": load_ultralytics,
-}
+ESTIMATORS = {"mediapipe": load_mediapipe, "rtmlib": load_rtmlib, "ultralytics": load_ultralytics}
 
 
 def silence_libraries() -> None:

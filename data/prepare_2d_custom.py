@@ -31,8 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--input", type=Path, required=True, metavar="FILE", help="the keypoints; or a folder")
     is_name = re.compile(r"[\w.-]+").fullmatch
-    what = "of letters, digits, '_', '-' and '.'"
-    name = console.Check(str, lambda text: bool(is_name(text)), what)
+    name = console.Check(str, is_name, "of letters, digits, '_', '-' and '.'")
     add("--name", type=name, required=True, help="the output is data_2d_custom_NAME.npz")
     add("--video", type=Path, metavar="FILE", help="tells the picture's size and the frame rate")
     size = "the picture that the keypoints were found in (default: the video's)"
@@ -51,10 +50,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--max-gap", type=console.non_negative_int, default=20, metavar="FRAMES", help=max_gap)
     add("--fill-gaps", action="store_true", help="interpolate every gap, however long")
     add("--keep-conf", action="store_true", help="keep the confidences; the file ends in _w_conf")
-    keep_sides = (
-        "leave left and right as they are where the estimator exchanges them in some frames"
-    )
-    add("--keep-sides", action="store_true", help=keep_sides)
+    sides = "leave left and right as they are where the estimator exchanges them in some frames"
+    add("--keep-sides", action="store_true", help=sides)
     min_confidence = "interpolate points of less confidence (default: 0.05 for MediaPipe, "
     min_confidence += "OpenPose and detect_2d.py, else 0.1); 0 keeps also points that jump"
     share = console.Check(float, lambda x: x >= 0, "a number from 0 up")

@@ -8,7 +8,7 @@ import argparse
 import os
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -108,10 +108,9 @@ def find_detections(given: Path | None, data_dir: Path, detector: str) -> Path:
 
 def read_lengths_3d(path: Path) -> Lengths:
     """Return the lengths of the 3D file's sequences, none where there is no such file."""
-    lengths: Lengths = {}
+    lengths: Lengths = defaultdict(dict)
     for subject, action, poses in each_sequence(read_positions_3d(path) if path.exists() else {}):
-        frames = len(poses[0] if isinstance(poses, list) else poses)
-        lengths.setdefault(subject, {})[action] = frames
+        lengths[subject][action] = len(poses[0] if isinstance(poses, list) else poses)
     return lengths
 
 
@@ -121,7 +120,7 @@ def list_subject(
     """List one subject's raw files, and return a phrase for each action or camera that is wrong.
 
     A subject must have the sequences of `lengths_3d`; one that is not in it, two takes of each of
-    the 15 actions. Every sequence must have the four cameras. `_ALL…` are no sequences.
+    the 15 actions. Every sequence must have the four cameras.
     """
     entries = named_files(folder, subject)
     if not entries and not (folder / subject).is_dir():
@@ -129,8 +128,7 @@ def list_subject(
         return [], ["is missing"]
     files, problems = [], []
     for name, path in entries:
-        sequence = _NAME.fullmatch(name)
-        if sequence:
+        if sequence := _NAME.fullmatch(name):
             action, camera = sequence[1].replace("_", " "), sequence[2]
         elif name.endswith(FILE_SUFFIX):
             action, _, camera = name.removesuffix(FILE_SUFFIX).rpartition("_")
@@ -165,9 +163,9 @@ def named_files(folder: Path, subject: str = "") -> list[tuple[str, Path]]:
     a file for each frame. Hidden files and `_ALL…` are left out.
     """
     if subject and not (folder / subject).is_dir():
-        prefixes = tuple(f"{subject}{separator}" for separator in "._ -")
-        found = [(name, path) for name, path in named_files(folder) if name.startswith(prefixes)]
-        return [(name[len(subject) + 1 :], path) for name, path in found]
+        of_subject = re.compile(rf"{subject}[._ -](.*)", re.DOTALL)
+        found = ((of_subject.fullmatch(name), path) for name, path in named_files(folder))
+        return [(name[1], path) for name, path in found if name]
     found = []
     for path in sorted((folder / subject).glob("[!._]*")):
         if path.is_dir() and path.name in CAMERA_IDS:
@@ -180,8 +178,7 @@ def named_files(folder: Path, subject: str = "") -> list[tuple[str, Path]]:
 
 def refuse_other_files(folder: Path, entries: list[tuple[str, Path]]) -> None:
     """Say what is in a folder and what is expected, where there are files of which none fits."""
-    names = [name for name, path in entries if path.is_file()]
-    if names:
+    if names := [name for name, path in entries if path.is_file()]:
         raise InputError(
             f"{folder}: found {len(names)} files, such as {listing(names[:2])}; none is named "
             f"<SUBJECT>/<ACTION>_<CAMERA>{FILE_SUFFIX}, <SUBJECT>/<ACTION>.<CAMERA>.npy or .json, "
@@ -202,8 +199,7 @@ def convert(files: list[RawFile], layout: str | None, keep_conf: bool) -> list[P
 def convert_file(path: Path, layout: str | None, keep_conf: bool) -> Piece:
     """Read one raw file, choose a person a frame, fill gaps, convert to Human3.6M's joints.
 
-    Returns:
-        The whole sequence, keypoints (frames, 17, 2 or 3), float32.
+    Returns the whole sequence, keypoints (frames, 17, 2 or 3), float32.
 
     Raises:
         InputError: if the file is bad, or has no confidences to keep.
@@ -221,24 +217,17 @@ def convert_file(path: Path, layout: str | None, keep_conf: bool) -> Piece:
 
 
 def fill_points(frames: np.ndarray, keypoints: np.ndarray, layout: str) -> tuple[np.ndarray, int]:
-    """Fill points that were not found, as in own footage: linearly in time.
+    """Fill points that were not found, as in own footage, and count them.
 
-    Args:
-        frames: (found,), increasing.
-        keypoints: (found, 17, 2 or 3); not found are points that are NaN and those of confidence
-            zero, unless all confidences are.
-        layout: "coco" or "h36m".
-
-    Returns:
-        The keypoints, where the confidence of what was filled is 0; how many points were filled.
+    Takes frames (found,), increasing, and keypoints (found, 17, 2 or 3). Not found are points that
+    are NaN and those of confidence zero, unless all confidences are.
     """
     confidences = keypoints[..., 2:]
     if (confidences > 0).any():
         keypoints = np.where(confidences == 0, np.nan, keypoints)
     if not np.isnan(keypoints).any():
         return keypoints, 0
-    track = Track(1, frames, keypoints, room_px=0)
-    piece = fill_gaps(track, POINT_PARENTS[layout])
+    piece = fill_gaps(Track(1, frames, keypoints, room_px=0), POINT_PARENTS[layout])
     return piece.keypoints[frames - frames[0]], piece.filled_points
 
 

@@ -41,11 +41,9 @@ def main() -> None:
     path_3d = npz.npz_path(data_dir, arguments.output_filename_3d)
     path_2d = npz.npz_path(data_dir, arguments.output_filename_2d)
     check_distinct([path_3d, path_2d])
-    cdf_dir = find_folder(
-        arguments.cdf_dir,
-        [Path.cwd(), data_dir, data_dir / "preprocess"],
-        "extract Human3.6M's Poses_D3_Positions_<SUBJECT>.tgz into one, and give it as --cdf-dir",
-    )
+    advice = "extract Human3.6M's Poses_D3_Positions_<SUBJECT>.tgz into one, and give it as "
+    parents = [Path.cwd(), data_dir, data_dir / "preprocess"]
+    cdf_dir = find_folder(arguments.cdf_dir, parents, f"{advice}--cdf-dir")
     files = list_raw_files(cdf_dir, arguments.subjects, partial(list_subject, cdf_dir))
     print(f"reading {sum(map(len, files.values()))} files of {cdf_dir}")
     positions_3d, positions_2d = convert(files, arguments.per_camera)
@@ -76,10 +74,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def list_subject(cdf_dir: Path, subject: str) -> tuple[dict[str, Path], list[str]]:
-    """List one subject's CDF files, and say what is wrong with them.
+    """Return one subject's files, {canonical action: path}, and a phrase for each problem.
 
-    Returns:
-        {canonical action: path}, without the corrupt S11 Directions; and a phrase for each problem.
+    The corrupt S11 Directions is left out.
     """
     folder = cdf_dir / subject / POSITIONS_FOLDER
     if not folder.is_dir():
@@ -91,11 +88,9 @@ def list_subject(cdf_dir: Path, subject: str) -> tuple[dict[str, Path], list[str
 
 
 def convert(files: dict[str, dict[str, Path]], per_camera: bool) -> tuple[Positions3d, Positions2d]:
-    """Read every file and project it.
+    """Read every file and project it: positions in metres, and in pixels, as in the npz files.
 
-    Returns:
-        Positions in metres, in world coordinates or, `per_camera`, in each camera's; and their
-        projections in pixels; in the form of the npz files.
+    The metres are in world coordinates or, `per_camera`, in each camera's.
     """
     positions_3d: Positions3d = {subject: {} for subject in files}
     positions_2d: Positions2d = {subject: {} for subject in files}
@@ -107,9 +102,8 @@ def convert(files: dict[str, dict[str, Path]], per_camera: bool) -> tuple[Positi
             in_camera_m = world_to_camera(world_m, camera.orientation, camera.translation_m)
             joints_m = in_camera_m[:, JOINTS_32_TO_17]
             if (joints_m[..., 2] <= 0).any():
-                console.warn(
-                    f"{path}: joints behind camera {camera.id}; are these world coordinates in mm?"
-                )
+                behind = f"joints behind camera {camera.id}"
+                console.warn(f"{path}: {behind}; are these world coordinates in mm?")
             poses.append(in_camera_m.astype(np.float32))
             views.append(project(joints_m, camera.intrinsics).astype(np.float32))
         positions_2d[subject][action] = views
@@ -131,21 +125,19 @@ def read_world_positions(path: Path) -> np.ndarray:
         values = cdf.varget("Pose") if "Pose" in names else None
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(
-            f"{path}: damaged or not a CDF file ({reason}); extract it again"
-        ) from error
+        told = f"{path}: damaged or not a CDF file ({reason}); extract it again"
+        raise InputError(told) from error
     if values is None:
         held = console.listing(names) or "none, so it may be truncated"
         raise InputError(f"{path}: no variable Pose; it holds {held}")
     pose = values[0] if values.ndim == 3 and len(values) == 1 else values
     if pose.ndim != 2 or len(pose) == 0 or pose.shape[1] != NUM_JOINTS_32 * 3:
-        expected = "(1, frames, 96) or (frames, 96)"
-        raise InputError(f"{path}: Pose is {values.shape}, expected {expected}")
+        told = f"{path}: Pose is {values.shape}"
+        raise InputError(f"{told}, expected (1, frames, 96) or (frames, 96)")
     finite = np.isfinite(pose).all(axis=1)
     if not finite.all():
-        raise InputError(
-            f"{path}: holds NaN or infinite coordinates, first in frame {finite.argmin()}"
-        )
+        first = f"first in frame {finite.argmin()}"
+        raise InputError(f"{path}: holds NaN or infinite coordinates, {first}")
     return pose.reshape(-1, NUM_JOINTS_32, 3).astype(np.float64) / 1000
 
 

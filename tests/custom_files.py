@@ -58,9 +58,13 @@ def dump(path, content):
     return path
 
 
-def save_objects(path, items):
-    np.save(path, np.fromiter(items, dtype=object, count=len(items)), allow_pickle=True)
+def save(path, *array, **arrays):
+    (np.savez if path.suffix == ".npz" else np.save)(path, *array, **arrays)
     return path
+
+
+def objects(items):
+    return np.fromiter(items, dtype=object, count=len(items))
 
 
 def mmpose(folder, keypoints, size):
@@ -76,8 +80,7 @@ def mmpose(folder, keypoints, size):
 def mmpose_inferencer(folder, keypoints, size):
     """Write the bare list, which `MMPoseInferencer` saves; frames count from 0."""
     content = json.loads(mmpose(folder, keypoints, size).read_text())["instance_info"]
-    content = [{**frame, "frame_id": frame["frame_id"] - 1} for frame in content]
-    return dump(folder / "inferencer.json", content)
+    return dump(folder / "inferencer.json", [{**f, "frame_id": f["frame_id"] - 1} for f in content])
 
 
 def coco_results(folder, keypoints, size):
@@ -117,31 +120,25 @@ def openpose(folder, keypoints, size, layout="body25"):
     for frame, people in enumerate(people_of(keypoints)):
         flat = [points.ravel() for points in in_layout(people, layout)]
         found = [{"person_id": [-1], "pose_keypoints_2d": numbers} for numbers in flat]
-        content = {"version": 1.3, "people": found}
-        dump(folder / f"dance_{frame:012d}_keypoints.json", content)
+        path = folder / f"dance_{frame:012d}_keypoints.json"
+        dump(path, {"version": 1.3, "people": found})
     return folder
 
 
 def ultralytics(folder, keypoints, size):
     """Save `result.keypoints.data` of each frame, (people, 17, 3), as an object array."""
-    return save_objects(folder / "ultralytics.npy", people_of(keypoints))
+    return save(folder / "ultralytics.npy", objects(people_of(keypoints)))
 
 
 def rtmlib(folder, keypoints, size, layout="halpe26"):
     """Save what `keypoints, scores = body(frame)` gives for every frame."""
-    points, scores = (np.empty(len(keypoints), dtype=object) for _ in range(2))
-    for frame, people in enumerate(people_of(keypoints)):
-        arranged = in_layout(people, layout)
-        points[frame], scores[frame] = arranged[..., :2], arranged[..., 2]
-    np.savez(folder / "rtmlib.npz", keypoints=points, scores=scores)
-    return folder / "rtmlib.npz"
+    people = [in_layout(people, layout) for people in people_of(keypoints)]
+    points, scores = objects([p[..., :2] for p in people]), objects([p[..., 2] for p in people])
+    return save(folder / "rtmlib.npz", keypoints=points, scores=scores)
 
 
 def mediapipe(folder, keypoints, size):
-    frames = [[] for _ in keypoints]
-    for frame, _, person, _ in each_person(keypoints):
-        shares = in_layout(person, "mediapipe") / [*size, 1]
-        frames[frame] = [{"x": x, "y": y, "z": -0.2, "visibility": v} for x, y, v in shares]
+    frames = [people[0] if people else [] for people in landmarks_of(keypoints, size)]
     return dump(folder / "mediapipe.json", frames)
 
 
@@ -149,8 +146,7 @@ def mediapipe_array(folder, keypoints, size):
     """Save (frames, 33, 4): x, y as shares of the picture, z, visibility; NaN without a person."""
     array = np.insert(in_layout(keypoints[:, 0], "mediapipe") / [*size, 1], 2, -0.1, axis=-1)
     array[np.isnan(keypoints[:, 0, 0, 0])] = np.nan
-    np.save(folder / "mediapipe.npy", array)
-    return folder / "mediapipe.npy"
+    return save(folder / "mediapipe.npy", array)
 
 
 def frame_dicts(folder, keypoints, size):
@@ -158,14 +154,13 @@ def frame_dicts(folder, keypoints, size):
         {"frame": frame, "bbox": np.array([*corners, 0.9]), "keypoints": person}
         for frame, _, person, corners in each_person(keypoints)
     ]
-    return save_objects(folder / "people.npy", people)
+    return save(folder / "people.npy", objects(people))
 
 
 def poses_by_frame(folder, keypoints, size):
     found = enumerate(people_of(keypoints))
     content = {frame: people[:1] if len(people) else None for frame, people in found}
-    np.save(folder / "poses.npy", content, allow_pickle=True)
-    return folder / "poses.npy"
+    return save(folder / "poses.npy", content)
 
 
 def detectron(folder, keypoints, size):
@@ -179,21 +174,17 @@ def detectron(folder, keypoints, size):
         boxes[frame, 1] = np.append(boxes[frame, 1], [[*corners, 0.99]], axis=0)
         rows = [[x, y, np.zeros(17), probability]]
         points[frame, 1] = np.append(points[frame, 1], rows, axis=0)
-    metadata = {"w": size[0], "h": size[1]}
-    path = folder / "dance.mp4.npz"
-    np.savez(path, boxes=boxes, segments=np.array(None), keypoints=points, metadata=metadata)
-    return path
+    arrays = {"boxes": boxes, "segments": np.array(None), "keypoints": points}
+    return save(folder / "dance.mp4.npz", **arrays, metadata=dict(zip("wh", size)))
 
 
 def plain(folder, keypoints, size):
-    np.save(folder / "plain.npy", keypoints[:, 0])
-    return folder / "plain.npy"
+    return save(folder / "plain.npy", keypoints[:, 0])
 
 
 def plain_people(folder, keypoints, size):
     """Save (frames, people, 17, 3) as npz, zero where a person is missing."""
-    np.savez(folder / "plain.npz", np.nan_to_num(keypoints))
-    return folder / "plain.npz"
+    return save(folder / "plain.npz", np.nan_to_num(keypoints))
 
 
 def mmpose_pictures(folder, keypoints, size):
@@ -213,25 +204,23 @@ def by_frame(keypoints, describe):
     return frames
 
 
+def mmpose0_person(person, corners, number):
+    box = np.array([*corners, 0.9])
+    return {"bbox": box, "keypoints": person, "track_id": number, "area": 4.0}
+
+
 def mmpose0(folder, keypoints, size):
     """Write the lists of `pose_results` that version 0 returns for each frame."""
-
-    def describe(person, corners, number):
-        return {"bbox": [*corners, 0.9], "keypoints": person, "track_id": number, "area": 4.0}
-
-    return dump(folder / "mmpose0.json", by_frame(keypoints, describe))
+    return dump(folder / "mmpose0.json", by_frame(keypoints, mmpose0_person))
 
 
 def mmpose0_tested(folder, keypoints, size):
     """Write `tools/test.py --out` of version 0: batches of poses and of their pictures' names."""
     found = [(frame, person) for frame, _, person, _ in each_person(keypoints)]
-    batches = [found[i : i + 7] for i in range(0, len(found), 7)]
+    batches = [zip(*found[i : i + 7]) for i in range(0, len(found), 7)]
     content = [
-        {
-            "preds": [person for _, person in batch],
-            "image_paths": [f"data/clip1/{frame:06d}.jpg" for frame, _ in batch],
-        }
-        for batch in batches
+        {"preds": people, "image_paths": [f"data/clip1/{frame:06d}.jpg" for frame in frames]}
+        for frames, people in batches
     ]
     return dump(folder / "tested.json", content)
 
@@ -299,13 +288,11 @@ def videopose3d(folder, keypoints, size):
     metadata = {"layout_name": "coco", "num_joints": 17}
     metadata["video_metadata"] = {"a.mp4": dict(zip("wh", size))}
     positions = {"a.mp4": {"custom": [keypoints[:, 0, :, :2]]}}
-    np.savez(folder / "custom.npz", positions_2d=positions, metadata=metadata)
-    return folder / "custom.npz"
+    return save(folder / "custom.npz", positions_2d=positions, metadata=metadata)
 
 
 def people_first(folder, keypoints, size):
-    np.savez(folder / "first.npz", keypoints=np.nan_to_num(keypoints).swapaxes(0, 1))
-    return folder / "first.npz"
+    return save(folder / "first.npz", keypoints=np.nan_to_num(keypoints).swapaxes(0, 1))
 
 
 def csv_table(folder, keypoints, size, columns=("frame", "{}_x", "{}_y", "{}_conf"), separator=","):
@@ -347,11 +334,7 @@ def mediapipe_script(folder, keypoints, size):
 
 def pickled(folder, keypoints, size):
     """Dump MMPose 0's results as people's own scripts do."""
-
-    def describe(person, corners, number):
-        return {"bbox": np.array([*corners, 0.9]), "keypoints": person, "track_id": number}
-
-    (folder / "mmpose0.pkl").write_bytes(pickle.dumps(by_frame(keypoints, describe)))
+    (folder / "mmpose0.pkl").write_bytes(pickle.dumps(by_frame(keypoints, mmpose0_person)))
     return folder / "mmpose0.pkl"
 
 

@@ -30,11 +30,7 @@ def largest_confidence(positions: Positions2d) -> float:
 
 
 def check_channel(path: Path, positions: Positions2d) -> None:
-    """Make sure that there are confidences.
-
-    Raises:
-        InputError: if there are none.
-    """
+    """Raise an InputError if there are no confidences."""
     cameras = next(iter(next(iter(positions.values())).values()))
     if cameras[0].shape[-1] != 3:
         name = path.stem.removeprefix("data_2d_h36m_").removesuffix(WITH_CONFIDENCE)
@@ -65,7 +61,7 @@ def read_estimates(path: Path) -> Positions2d:
         if not confident:
             return view[..., :2]
         scaled = scale_logits(view[..., 2]) if logits else np.clip(view[..., 2], 0, 1)
-        return np.concatenate([view[..., :2], scaled[..., None]], axis=-1)
+        return np.dstack([view[..., :2], scaled])
 
     return {
         subject: {action: list(map(channels, cameras)) for action, cameras in actions.items()}

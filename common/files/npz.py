@@ -36,8 +36,7 @@ Positions3d = dict[str, dict[str, Any]]
 def write_npz(path: Path | str, **arrays: Any) -> None:
     """Write arrays, or dicts of arrays, to an npz file, atomically.
 
-    Other repositories read them by `np.load(path, allow_pickle=True)`, a dict through `.item()`;
-    the readers here run no code from a file and never load one so.
+    Other repositories read them by `np.load(path, allow_pickle=True)`, a dict through `.item()`.
     """
     with atomic_output(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
@@ -69,16 +68,17 @@ def read_positions_2d(path: Path | str) -> Positions2d:
     """
     arrays = read_npz(path)
     is_coco = _is_coco(path, arrays.get("metadata"))
+    channels = set()
 
     def check(where: str, cameras: Any) -> list[np.ndarray]:
         views = _check_cameras(where, cameras, 17, (2, 3))
+        channels.update(view.shape[-1] for view in views)
         return list(map(coco_to_h36m, views)) if is_coco else views
 
     positions = _map_actions(path, _member(path, arrays, "positions_2d"), check)
     if is_coco:
         warn(f"{path}: COCO's keypoints, as its metadata says; converted to Human3.6M's joints")
-    views = [v for actions in positions.values() for views in actions.values() for v in views]
-    if len({view.shape[-1] for view in views}) > 1:
+    if len(channels) > 1:
         raise InputError(f"{path}: some arrays have a confidence channel and others have none")
     return positions
 
@@ -147,10 +147,8 @@ def read_custom_2d(path: Path | str) -> tuple[dict[str, np.ndarray], dict[str, d
             raise InputError(f"{path}: its metadata does not tell the size of {video}")
         for key, what, low, high in _VIDEO_RANGES:
             if key in info and not _is_between(info[key], low, high):
-                raise InputError(
-                    f"{path}: the {what} of {video} is {shown(info[key])}, not a number from "
-                    f"{low} to {high}"
-                )
+                told = f"{path}: the {what} of {video} is {shown(info[key])}"
+                raise InputError(f"{told}, not a number from {low} to {high}")
         for action, keypoints in actions.items():
             name = video if len(actions) == 1 else f"{video} {action}"
             positions[name], metadata[name] = keypoints, info
@@ -186,10 +184,7 @@ def _map_actions(path: Path | str, positions: Any, check: Callable[[str, Any], A
         if not all(isinstance(name, str) for name in (subject, *actions)):
             raise InputError(f"{path}: {shown(subject)} or an action of it has no text as its name")
     return {
-        subject: {
-            action: check(f"{path}: {subject}, {action}", value)
-            for action, value in actions.items()
-        }
+        subject: {a: check(f"{path}: {subject}, {a}", value) for a, value in actions.items()}
         for subject, actions in positions.items()
     }
 
@@ -244,23 +239,20 @@ def _check_cameras(
 ) -> list[np.ndarray]:
     if not _is_list_of(NUM_CAMERAS, cameras):
         raise InputError(f"{where}: expected a list of {NUM_CAMERAS} cameras' arrays")
-    return [
-        _check_array(f"{where}, camera {i}", array, joints, channels)
-        for i, array in enumerate(cameras)
-    ]
+    each = enumerate(cameras)
+    return [_check_array(f"{where}, camera {i}", array, joints, channels) for i, array in each]
 
 
 def _check_array(where: str, array: Any, joints: int, channels: tuple[int, ...]) -> np.ndarray:
     """Return `array` as float32 (frames, joints, channels), or say what is wrong with it."""
     shape = f"(frames, {joints}, {' or '.join(map(str, channels))})"
+    expected = f"{where}: expected numbers {shape}"
     try:
         array = np.asarray(array)
     except ValueError as error:
-        raise InputError(
-            f"{where}: expected numbers {shape}, got lists that differ in length"
-        ) from error
+        raise InputError(f"{expected}, got lists that differ in length") from error
     if array.dtype.kind not in "fiu":
-        raise InputError(f"{where}: expected numbers {shape}, got {array.dtype} {array.shape}")
+        raise InputError(f"{expected}, got {array.dtype} {array.shape}")
     if array.ndim != 3 or array.shape[1] != joints or array.shape[2] not in channels:
         raise InputError(f"{where}: expected an array {shape}, got {array.shape}")
     if len(array) == 0:

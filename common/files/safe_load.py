@@ -36,27 +36,22 @@ def read_npy(path: Path | str) -> Any:
     Raises:
         InputError: if the file is missing, damaged, or holds anything but arrays and containers.
     """
-    path = Path(path)
-    with _readable(path, "file of arrays and plain containers"), path.open("rb") as file:
+    with _readable(path) as path, path.open("rb") as file:
         return _read_array(file)
 
 
 def read_pickle(path: Path | str) -> Any:
     """Read what `pickle.dump` wrote, without a header around it; raises what `read_npy` does."""
-    path = Path(path)
-    with _readable(path, "file of arrays and plain containers"), path.open("rb") as file:
+    with _readable(path) as path, path.open("rb") as file:
         return _plain(_Unpickler(file, encoding="latin1").load())
 
 
 def read_npz(path: Path | str) -> dict[str, Any]:
     """Read {name: what `read_npy` gives} from an npz file; raises what `read_npy` does."""
-    path = Path(path)
-    with _readable(path, "file of arrays and plain containers"), zipfile.ZipFile(path) as archive:
+    with _readable(path), zipfile.ZipFile(path) as archive:
         _check_members(archive)
-        return {
-            name.removesuffix(".npy"): _read_array(io.BytesIO(archive.read(name)))
-            for name in archive.namelist()
-        }
+        files = ((name, io.BytesIO(archive.read(name))) for name in archive.namelist())
+        return {name.removesuffix(".npy"): _read_array(file) for name, file in files}
 
 
 def read_torch_file(path: Path | str) -> Any:
@@ -71,10 +66,9 @@ def read_torch_file(path: Path | str) -> Any:
     """
     import torch
 
-    path = Path(path)
     with _readable(path, "checkpoint of tensors and plain types"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch, about strange files
-        with path.open("rb") as file:
+        with Path(path).open("rb") as file:
             is_zip = file.read(4) == b"PK\3\4"
         if is_zip:  # PyTorch does not compare checksums
             with zipfile.ZipFile(path) as archive:
@@ -88,15 +82,15 @@ def read_torch_file(path: Path | str) -> Any:
 
 
 @contextlib.contextmanager
-def _readable(path: Path, expected: str) -> Iterator[None]:
-    """Turn whatever a missing, foreign or damaged file gives into an `InputError`.
-
-    `expected` is what the file should be, for the message.
-    """
+def _readable(
+    path: Path | str, expected: str = "file of arrays and plain containers"
+) -> Iterator[Path]:
+    """Turn whatever a missing, foreign or damaged file gives into an `InputError`."""
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        yield
+        yield path
     except MemoryError as error:
         raise InputError(f"{path}: damaged, or too large for this machine's memory") from error
     except Exception as error:
@@ -197,8 +191,7 @@ class _RandomState:
     def __init__(self, *_: Any) -> None:
         pass
 
-    def __setstate__(self, _: Any) -> None:
-        pass
+    __setstate__ = __init__
 
 
 def _numbers(data: bytes | bytearray | str, dtype: _Dtype) -> np.ndarray:
@@ -207,17 +200,9 @@ def _numbers(data: bytes | bytearray | str, dtype: _Dtype) -> np.ndarray:
     return np.frombuffer(data, dtype.dtype).copy()
 
 
-def _shaped_numbers(data: bytes, dtype: _Dtype, shape: tuple, order: str) -> np.ndarray:
-    return _numbers(data, dtype).reshape(shape, order=order)
-
-
 def _scalar(dtype: _Dtype, data: bytes) -> np.generic:
     (value,) = _numbers(data, dtype)
     return value
-
-
-def _plain_scalar(dtype: _Dtype, data: bytes) -> Any:
-    return _scalar(dtype, data).item()
 
 
 _STAND_INS: dict[str, Callable] = {
@@ -229,7 +214,9 @@ _STAND_INS: dict[str, Callable] = {
 for _core in ("numpy.core", "numpy._core"):  # of NumPy 1 and of NumPy 2
     _STAND_INS[f"{_core}.multiarray._reconstruct"] = _Array
     _STAND_INS[f"{_core}.multiarray.scalar"] = _scalar
-    _STAND_INS[f"{_core}.numeric._frombuffer"] = _shaped_numbers  # of protocol 5
+    _STAND_INS[f"{_core}.numeric._frombuffer"] = (  # of protocol 5
+        lambda data, dtype, shape, order: _numbers(data, dtype).reshape(shape, order=order)
+    )
 _RANDOM_STATES = (  # of NumPy before and since 1.17
     *("__RandomState_ctor", "_pickle.__randomstate_ctor", "_pickle.__bit_generator_ctor"),
     *("_mt19937.MT19937", "bit_generator.SeedSequence"),
@@ -237,7 +224,7 @@ _RANDOM_STATES = (  # of NumPy before and since 1.17
 )
 _TORCH_STAND_INS = {
     **_STAND_INS,
-    **{name: _plain_scalar for name, stand_in in _STAND_INS.items() if stand_in is _scalar},
+    **{name: lambda *a: _scalar(*a).item() for name, s in _STAND_INS.items() if s is _scalar},
     **{f"numpy.random.{name}": _RandomState for name in _RANDOM_STATES},
     "argparse.Namespace": _RandomState,  # the flags of people's own scripts, not used either
 }
@@ -265,13 +252,8 @@ def _plain_torch_object(value: Any) -> Any:
 def _plain(value: Any, convert_other: Callable[[Any], Any] = _refuse, depth: int = 0) -> Any:
     """Return nested containers with the arrays in the place of their stand-ins.
 
-    Args:
-        value: what a pickle held.
-        convert_other: returns what to put in the place of an object that is no plain type.
-        depth: how many containers hold the value.
-
-    Raises:
-        ValueError: if containers nest too deep, or hold something else.
+    `convert_other` returns what to put in the place of an object that is no plain type, `depth` is
+    how many containers hold the value. A ValueError says that they are too many.
     """
     kind = type(value)
     if isinstance(value, _SCALARS) or kind is np.ndarray:

@@ -1,8 +1,8 @@
-"""What an estimator's file holds, whatever its format; and what the readers of formats share."""
+"""What an estimator's file holds, whatever its format: people, numbers, numbers of frames."""
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,27 +55,6 @@ class Detections(NamedTuple):
         return self._replace(frames=frames, layout=layout, names=())
 
 
-Reader = Callable[[Any], Detections]
-READERS: list[tuple[str, set | list, Reader]] = []
-
-
-def reads(source: str, *forms: set | list) -> Callable[[Reader], Reader]:
-    """Register the function that reads what has one of these forms.
-
-    `{"a", "b"}` is a dict that has these keys, `[{"a", "b"}]` a list of dicts that have them, or a
-    list of such lists, `[[{"a", "b"}]]` lists in a list only.
-    """
-
-    def register(read: Reader) -> Reader:
-        READERS.extend((source, form, read) for form in forms)
-        return read
-
-    return register
-
-
-# Numbers -----------------------------------------------------------------------------------------
-
-
 def as_numbers(value: Any) -> np.ndarray:
     """Return an array, a number, or nested lists of numbers, as float64; None in them becomes NaN.
 
@@ -98,41 +77,20 @@ def first_of(values: dict, *keys: str) -> Any:
     return next((values[key] for key in keys if key in values), None)
 
 
-def with_confidence(keypoints: Any, confidence: Any) -> Any:
-    """Return x, y of (..., 2 or more) and the confidence (...) in one array (..., 3)."""
-    if confidence is None:
-        return keypoints
-    keypoints, confidence = as_numbers(keypoints)[..., :2], as_numbers(confidence)[..., None]
-    return np.concatenate([keypoints, confidence], axis=-1) if keypoints.size else keypoints
-
-
-def triples(numbers: Any) -> np.ndarray:
-    """Return x, y, confidence of each keypoint, (points, 3), from one list of all of them."""
-    numbers = as_numbers(numbers)
-    if numbers.size % 3:
-        raise ValueError(f"{numbers.size} numbers are not x, y and confidence of some keypoints")
-    return numbers.reshape(-1, 3)
-
-
 def refuse_3d(keypoints: np.ndarray, layout: str) -> None:
     """Refuse (people, points, x, y and z): a confidence is neither negative nor in the hundreds.
 
     So are metres: x and y about zero, and more than 1 in the place of the confidence. MediaPipe's
     z stands beside x and y in the picture.
     """
-    if keypoints.shape[-1] != 3 or layout == "mediapipe":
-        return
     points = keypoints[np.isfinite(keypoints).all(axis=-1)]
-    if not len(points):
+    if keypoints.shape[-1] != 3 or layout == "mediapipe" or not len(points):
         return
     xy, third = points[:, :2], points[:, 2]
     is_metres = np.percentile(np.abs(xy), 99) < 5 and (xy < 0).mean() > 0.2
     is_metres &= (third > 1.05).mean() > 0.05
     if (third < -0.01).mean() > 0.1 or np.median(third) > 100 or is_metres:
         raise ValueError(THESE_ARE_3D)
-
-
-# Numbers of frames -------------------------------------------------------------------------------
 
 
 def consecutive(numbers: Sequence[int]) -> list[int]:
@@ -150,21 +108,19 @@ def picture_numbers(names: Sequence[Any]) -> list[int]:
     Raises:
         ValueError: if the names differ in anything but one number, or this does not count frames.
     """
-    distinct = dict.fromkeys(names)
-    parts = {name: _parts(name) for name in distinct}
+    parts = {name: _parts(name) for name in dict.fromkeys(names)}
     first, *others = parts.values()
     varying = {i for other in others for i, (a, b) in enumerate(zip(first, other)) if a != b}
     is_alike = all(len(other) == len(first) for other in others)
     if not is_alike or len(varying) > 1 or any(i % 2 == 0 for i in varying):
-        listed = ", ".join(shown(name) for name in list(distinct)[:3])
+        listed = ", ".join(map(shown, list(parts)[:3]))
         raise ValueError(
             f"which frames its pictures are cannot be told from their names ({listed}, …): "
             "name them alike but for one number, such as frame_0012.jpg"
         )
     if len(first) == 1:
-        raise ValueError(
-            f"picture {shown(names[0])} has no number, which tells its place in the video"
-        )
+        told = f"picture {shown(names[0])} has no number"
+        raise ValueError(f"{told}, which tells its place in the video")
     place = varying.pop() if varying else len(first) - 2
     number_of = {name: of_name[place] for name, of_name in parts.items()}
     steps = np.diff(sorted(set(number_of.values())))

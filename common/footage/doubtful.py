@@ -7,12 +7,12 @@ from itertools import pairwise
 import numpy as np
 
 from common.files.console import InputError
-from common.footage.people import People
+from common.footage.missing import interpolated
+from common.footage.people import People, boxes_around
 
-# Confidences below which a point is a guess, by a word in what a file was read as, and in others.
-# detect_2d.py writes "people by frame". MediaPipe's guesses at hidden points are good.
-MIN_CONFIDENCE = {"mediapipe": 0.05, "people by frame": 0.05, "openpose": 0.05}
-OTHER_MIN_CONFIDENCE = 0.1
+# What a file was read as where a point is a guess below 0.05 only, not below 0.1 as elsewhere:
+# MediaPipe's guesses at hidden points are good, and detect_2d.py writes "people by frame".
+_GOOD_GUESSES = ("mediapipe", "people by frame", "openpose")
 # A point that jumps comes back after so many frames at most,
 _MAX_JUMP_FRAMES = 8
 # and is so far from its way, in units of how far a body's points lie from its middle.
@@ -20,9 +20,8 @@ _JUMP = 0.5
 
 
 def default_min_confidence(source: str) -> float:
-    """Return the threshold for the source of `People`."""
-    values = (value for word, value in MIN_CONFIDENCE.items() if word in source.lower())
-    return next(values, OTHER_MIN_CONFIDENCE)
+    """Return the confidence below which a point is a guess, by the source of `People`."""
+    return 0.05 if any(word in source.lower() for word in _GOOD_GUESSES) else 0.1
 
 
 def without_unsure(people: People, threshold: float) -> People:
@@ -39,8 +38,7 @@ def without_unsure(people: People, threshold: float) -> People:
     is_unsure = keypoints[..., 2] < threshold
     keypoints[is_unsure, :2] = np.nan
     changed = is_unsure.any(axis=1)
-    xy = keypoints[changed, :, :2]
-    boxes[changed] = np.concatenate([np.fmin.reduce(xy, axis=1), np.fmax.reduce(xy, axis=1)], 1)
+    boxes[changed] = boxes_around(keypoints[changed])
     rows = np.isfinite(keypoints[..., 0]).any(axis=1)
     if not rows.any():
         raise InputError(f"all confidences are below {threshold:g}; give a lower --min-confidence")
@@ -82,8 +80,4 @@ def _without_nan(xy: np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of rows in which nothing was found
         xy = np.where(np.isfinite(xy).any(axis=0), xy, np.nanmedian(xy, axis=1, keepdims=True))
-    rows = np.arange(len(xy))
-    for column in np.moveaxis(xy.reshape(len(xy), -1), 1, 0):
-        is_found = np.isfinite(column)
-        column[:] = np.interp(rows, rows[is_found], column[is_found])
-    return xy
+    return interpolated(xy, np.arange(len(xy)), np.arange(len(xy)))

@@ -8,9 +8,8 @@ import numpy as np
 
 from common.files.console import InputError, shown
 from common.files.safe_load import read_npy, read_npz, read_pickle
-from common.footage import detections
+from common.footage import formats
 from common.footage.detections import Detections, consecutive, picture_numbers
-from common.footage.formats import from_arrays, from_frames
 from common.footage.text_formats import is_picture_or_number, labels_folder, table
 
 # What programs of people's own put the list of frames under.
@@ -75,9 +74,8 @@ def _read_content(path: Path) -> Any:
         is_bare = len(arrays) == 1 and "reconstruction" not in arrays
         return next(iter(arrays.values())) if is_bare else arrays
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        is_json = text.lstrip().startswith(("{", "["))
-        return _parsed(text) if is_json else table(text)
+        text = path.read_text("utf-8-sig")
+        return _parsed(text) if text.lstrip().startswith(("{", "[")) else table(text)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
             f"{path}: neither npy, npz, csv nor JSON ({error}); write it again with the estimator"
@@ -107,9 +105,8 @@ def recognise(content: Any) -> Detections:
         return content
     if isinstance(content, np.ndarray) and content.ndim and content.dtype.hasobject:
         content = list(content)
-    is_dict = isinstance(content, dict)
-    keys = set(content) if is_dict else _keys_within(content)
-    for source, form, read in detections.READERS:
+    is_dict, keys = isinstance(content, dict), _keys(content)
+    for source, form, read in formats.READERS:
         if isinstance(form, set) == is_dict and _fits(content, keys, form):
             found = read(content)
             return found._replace(source=found.source or source)
@@ -118,8 +115,8 @@ def recognise(content: Any) -> Detections:
     if is_dict and (wrapper := next((key for key in _WRAPPERS if key in keys), None)):
         return recognise(content[wrapper])
     if not keys and (isinstance(content, list) or getattr(content, "ndim", 0)):
-        return from_arrays(content)
-    known = ", ".join(dict.fromkeys(source for source, *_ in detections.READERS))
+        return formats.from_arrays(content)
+    known = ", ".join(dict.fromkeys(source for source, *_ in formats.READERS))
     raise ValueError(
         f"of an unknown form, with {shown(sorted(map(str, keys)))}; "
         f"known are {known}, and arrays (frames, people, points, 2 or 3)"
@@ -131,8 +128,8 @@ def _by_frame(content: dict) -> Detections:
     names = [int(key) if isinstance(key, np.integer) else key for key in content]
     numbers = picture_numbers(names) if any(isinstance(n, str) for n in names) else names
     contents = dict(zip(numbers, content.values(), strict=True))
-    if not any(_keys_of_frame(frame) for frame in contents.values()):
-        return from_frames(contents)._replace(source="poses by frame")
+    if not any(map(_keys, contents.values())):
+        return formats.from_frames(contents)._replace(source="poses by frame")
     found = {number: _recognise_frame(frame) for number, frame in contents.items()}
     return _one_frame_each(found)._replace(is_from_zero=False)
 
@@ -144,10 +141,6 @@ def _recognise_frame(content: Any) -> Detections:
     return recognise([content] if isinstance(content, list) else [] if content is None else content)
 
 
-def _keys_of_frame(content: Any) -> set:
-    return set(content) if isinstance(content, dict) else _keys_within(content)
-
-
 def _fits(content: Any, keys: set, form: set | list) -> bool:
     if isinstance(form, set):
         return keys >= form
@@ -156,9 +149,11 @@ def _fits(content: Any, keys: set, form: set | list) -> bool:
     return keys >= form[0][0] and not any(isinstance(item, dict) for item in content)
 
 
-def _keys_within(content: Any) -> set:
-    """Return all keys of the dicts in a list, or in the first list that is in it."""
+def _keys(content: Any) -> set:
+    """Return the keys of a dict, of all dicts in a list, or of those in the first list in it."""
+    if isinstance(content, dict):
+        return set(content)
     items = content if isinstance(content, list) else []
     keys = set().union(*(item for item in items if isinstance(item, dict)))
     first = next((item for item in items if isinstance(item, list) and item), None)
-    return keys or (_keys_within(first) if first else keys)
+    return keys or (_keys(first) if first else keys)

@@ -5,6 +5,7 @@ A further format is one function that takes a file's content and returns `Detect
 """
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,50 @@ from common.footage.detections import (
     consecutive,
     first_of,
     picture_numbers,
-    reads,
-    triples,
     whole_number,
-    with_confidence,
 )
+
+Reader = Callable[[Any], Detections]
+READERS: list[tuple[str, set | list, Reader]] = []
+
+
+def reads(source: str, *forms: set | list) -> Callable[[Reader], Reader]:
+    """Register the function that reads what has one of these forms.
+
+    `{"a", "b"}` is a dict that has these keys, `[{"a", "b"}]` a list of dicts that have them, or a
+    list of such lists, `[[{"a", "b"}]]` lists in a list only.
+    """
+
+    def register(read: Reader) -> Reader:
+        READERS.extend((source, form, read) for form in forms)
+        return read
+
+    return register
+
+
+def with_confidence(keypoints: Any, confidence: Any) -> Any:
+    """Return x, y of (..., 2 or more) and the confidence (...) in one array (..., 3)."""
+    if confidence is None:
+        return keypoints
+    keypoints, confidence = as_numbers(keypoints)[..., :2], as_numbers(confidence)[..., None]
+    return np.concatenate([keypoints, confidence], axis=-1) if keypoints.size else keypoints
+
+
+def triples(numbers: Any) -> np.ndarray:
+    """Return x, y, confidence of each keypoint, (points, 3), from one list of all of them."""
+    numbers = as_numbers(numbers)
+    if numbers.size % 3:
+        raise ValueError(f"{numbers.size} numbers are not x, y and confidence of some keypoints")
+    return numbers.reshape(-1, 3)
+
+
+def by_frame(numbers: Iterable[int], people: Iterable[Person]) -> dict[int, list[Person]]:
+    """Return {frame: its people}, from the number of each one's frame."""
+    frames = defaultdict(list)
+    for number, person in zip(numbers, people, strict=True):
+        frames[number].append(person)
+    return frames
+
 
 # Formats of dicts --------------------------------------------------------------------------------
 
@@ -40,21 +80,18 @@ def coco_annotations(content: dict) -> Detections:
     frames: dict[int, list[Person]] = {number: [] for number in numbers}
     for person in content["annotations"]:
         frames[number_of[person["image_id"]]].append(_coco_person(person))
-    names = [kind["keypoints"] for kind in content.get("categories", []) if "keypoints" in kind]
-    return Detections(frames, next(iter(sizes), None), names=names[0] if names else ())
+    names = (kind["keypoints"] for kind in content.get("categories", []) if "keypoints" in kind)
+    return Detections(frames, next(iter(sizes), None), names=next(names, ()))
 
 
 @reads("COCO results", [{"image_id", "keypoints"}])
 def coco_results(results: list) -> Detections:
     """COCO's results and AlphaPose's: {"image_id", "keypoints", "score", …} of each person."""
-    results = [
-        person for some in results for person in (some if isinstance(some, list) else [some])
-    ]
-    frames = defaultdict(list)
-    numbers = picture_numbers([person["image_id"] for person in results])
-    for number, person in zip(numbers, results):
-        frames[number].append(_coco_person(person))
-    is_alphapose = any(isinstance(person["image_id"], str) for person in results)
+    lists = (some if isinstance(some, list) else [some] for some in results)
+    results = [person for some in lists for person in some]
+    pictures = [person["image_id"] for person in results]
+    frames = by_frame(picture_numbers(pictures), map(_coco_person, results))
+    is_alphapose = any(isinstance(picture, str) for picture in pictures)
     return Detections(frames, is_from_zero=False, source="AlphaPose" if is_alphapose else "")
 
 
@@ -70,12 +107,12 @@ def _coco_person(person: dict) -> Person:
 @reads("people by frame", [{"frame", "keypoints"}])
 def people_by_frame(people: list) -> Detections:
     """{"frame", "bbox", "keypoints"} of each person, as Human3.6M's estimates and detect_2d.py."""
-    frames = defaultdict(list)
-    for person in people:
-        identity = first_of(person, "track_id", "id")
-        found = Person(person["keypoints"], person.get("bbox"), person.get("score"), identity)
-        frames[whole_number(person["frame"])].append(found)
-    return Detections(frames)
+    numbers = (whole_number(person["frame"]) for person in people)
+    found = (
+        Person(p["keypoints"], p.get("bbox"), p.get("score"), first_of(p, "track_id", "id"))
+        for p in people
+    )
+    return Detections(by_frame(numbers, found))
 
 
 @reads("MMPose", {"instance_info"}, [{"instances"}], [{"keypoints", "keypoint_scores"}])
@@ -84,18 +121,14 @@ def mmpose(content: Any) -> Detections:
     about = content.get("meta_info", {}) if isinstance(content, dict) else {}
     frames = content["instance_info"] if isinstance(content, dict) else content
     if any("keypoints" in frame for frame in frames):
-        frames = [{"frame_id": 0, "instances": frames}]
-    frames = [
-        {"frame_id": number, "instances": frame} if isinstance(frame, list) else frame
-        for number, frame in enumerate(frames)
-    ]
+        frames = [frames]  # one picture
+    frames = [{"instances": frame} if isinstance(frame, list) else frame for frame in frames]
     numbers = consecutive([whole_number(f.get("frame_id", n)) for n, f in enumerate(frames)])
     people = [list(map(_mmpose_person, _flat(frame["instances"]))) for frame in frames]
     names = about.get("keypoint_id2name") or {}
     names = [names[key] for key in sorted(names, key=int)]
-    return Detections(
-        dict(zip(numbers, people)), layout=str(about.get("dataset_name") or ""), names=names
-    )
+    layout = str(about.get("dataset_name") or "")
+    return Detections(dict(zip(numbers, people)), layout=layout, names=names)
 
 
 def _mmpose_person(person: dict) -> Person:
@@ -115,12 +148,9 @@ def _flat(people: list) -> list:
 @reads("MMPose 0, tested", [{"preds", "image_paths"}])
 def mmpose_tested(batches: list) -> Detections:
     """What tools/test.py of MMPose 0 saves: poses of some pictures, and these pictures' names."""
-    poses = [pose for batch in batches for pose in batch["preds"]]
+    poses = [Person(pose) for batch in batches for pose in batch["preds"]]
     names = [name for batch in batches for name in batch["image_paths"]]
-    frames = defaultdict(list)
-    for number, pose in zip(picture_numbers(names), poses, strict=True):
-        frames[number].append(Person(pose))
-    return Detections(frames, is_from_zero=False)
+    return Detections(by_frame(picture_numbers(names), poses), is_from_zero=False)
 
 
 @reads("OpenPose", {"people"}, [{"people"}], {"bodies", "version"})
@@ -168,11 +198,8 @@ def mediapipe(content: Any) -> Detections:
 
 def _of_points(points: list[dict]) -> Person:
     """Take a dict of each point: x, y and, where all have it, how sure the estimator is."""
-    sure = next(
-        (k for k in ("visibility", "score") if all(p.get(k) is not None for p in points)), None
-    )
-    keys = ("x", "y", sure) if sure else ("x", "y")
-    return Person([[point[key] for key in keys] for point in points])
+    sure = [k for k in ("visibility", "score") if all(p.get(k) is not None for p in points)]
+    return Person([[point[key] for key in ("x", "y", *sure[:1])] for point in points])
 
 
 def _names_of(points: Any) -> list[str]:
@@ -199,38 +226,30 @@ def _any_person(person: dict) -> Person:
     points, box = person["keypoints"], person.get("bbox")
     if isinstance(points, dict):  # a list for each coordinate
         columns = [points[key] for key in ("x", "y", "visible") if points.get(key) is not None]
-        found = Person(list(zip(*columns, strict=True)))
+        points = list(zip(*columns, strict=True))
     elif len(points) and isinstance(points[0], dict):
-        found = _of_points(points)
+        points = _of_points(points).keypoints
     else:
         points = as_numbers(points)
-        found = Person(triples(points) if points.ndim == 1 else points)
+        points = triples(points) if points.ndim == 1 else points
     score = first_of(person, "score", "scores", "confidence")
     score = box[4] if score is None and box is not None and len(box) == 5 else score
-    return found._replace(score=score, identity=first_of(person, "track_id", "idx", "id"))
+    return Person(points, score=score, identity=first_of(person, "track_id", "idx", "id"))
 
 
 @reads("easy_ViTPose", {"keypoints", "skeleton"})
 def easy_vitpose(content: dict) -> Detections:
     """easy_ViTPose's --save-json: {identity: rows of y, x, score} of each frame; the names."""
-    frames = {
-        number: [
-            Person(as_numbers(rows)[:, [1, 0, 2]], identity=int(identity))
-            for identity, rows in people.items()
-        ]
-        for number, people in enumerate(content["keypoints"])
-    }
+    frames = [
+        [Person(as_numbers(rows)[:, [1, 0, 2]], identity=int(i)) for i, rows in people.items()]
+        for people in content["keypoints"]
+    ]
     names = [content["skeleton"][key] for key in sorted(content["skeleton"], key=int)]
-    return Detections(frames, names=names)
+    return Detections(dict(enumerate(frames)), names=names)
 
 
-_IN_METRES = (
-    "pose_world_landmarks",
-    "poseWorldLandmarks",
-    "worldLandmarks",
-    "keypoints3D",
-    "keypoints_3d",
-)
+_IN_METRES = ("pose_world_landmarks", "poseWorldLandmarks", "worldLandmarks")
+_IN_METRES += ("keypoints3D", "keypoints_3d")
 
 
 @reads("3D poses", *({key} for key in _IN_METRES), *([{key}] for key in _IN_METRES))
@@ -248,13 +267,12 @@ def detectron(arrays: dict[str, Any]) -> Detections:
 
     Those are boxes (people, 5), and keypoints (people, 4, 17): rows of x, y, logit, probability.
     """
-    frames = {}
-    pairs = zip(arrays["keypoints"], arrays["boxes"], strict=True)
-    for number, (keypoints, boxes) in enumerate(pairs):
-        people = zip(np.asarray(keypoints[-1]), boxes[-1])
-        frames[number] = [Person(rows[[0, 1, -1]].T, box) for rows, box in people]
+    frames = [
+        [Person(rows[[0, 1, -1]].T, box) for rows, box in zip(np.asarray(points[-1]), boxes[-1])]
+        for points, boxes in zip(arrays["keypoints"], arrays["boxes"], strict=True)
+    ]
     metadata = arrays["metadata"]
-    return Detections(frames, (int(metadata["w"]), int(metadata["h"])))
+    return Detections(dict(enumerate(frames)), (int(metadata["w"]), int(metadata["h"])))
 
 
 @reads("VideoPose3D's custom npz", {"positions_2d", "metadata"})
@@ -285,8 +303,7 @@ def named_arrays(arrays: dict[str, Any]) -> Detections:
     keypoints = first_of(arrays, "keypoints", "xy")
     confidence = first_of(arrays, "scores", "keypoint_scores", "conf", "confidences")
     if confidence is not None:
-        pairs = zip(keypoints, confidence, strict=True)
-        keypoints = [with_confidence(*pair) for pair in pairs]
+        keypoints = [with_confidence(*pair) for pair in zip(keypoints, confidence, strict=True)]
     return from_arrays(keypoints)
 
 
@@ -297,10 +314,8 @@ def from_arrays(content: Any, layout: str = "") -> Detections:
     except ValueError:  # of different lengths
         array = _padded(list(map(as_numbers, content))) if len(content) <= _MAX_PEOPLE else None
     if array is not None and array.ndim == 4 and _people_come_first(array):
-        frames = {
-            number: [Person(pose, identity=1 + person) for person, pose in enumerate(people)]
-            for number, people in enumerate(array.swapaxes(0, 1))
-        }
+        poses = enumerate(array.swapaxes(0, 1))
+        frames = {n: [Person(p, identity=1 + i) for i, p in enumerate(found)] for n, found in poses}
         return Detections(frames, source="arrays with people first", layout=layout)
     return from_frames(dict(enumerate(content)))._replace(layout=layout)
 
@@ -334,9 +349,8 @@ def _people_come_first(array: np.ndarray) -> bool:
     if len(array) >= array.shape[1]:
         return False
     xy = np.where((array[..., :2] == 0).all(axis=-1, keepdims=True), np.nan, array[..., :2])
-    extents = np.fmax.reduce(xy, axis=2) - np.fmin.reduce(xy, axis=2)
-    size = _median(extents.max(axis=-1))
-    centers = (np.fmax.reduce(xy, axis=2) + np.fmin.reduce(xy, axis=2)) / 2
+    low, high = np.fmin.reduce(xy, axis=2), np.fmax.reduce(xy, axis=2)
+    size, centers = _median((high - low).max(axis=-1)), (high + low) / 2
     if _median(np.linalg.norm(np.diff(xy, axis=1), axis=-1)) >= 0.2 * size:
         return False
     for person, other in zip(*np.triu_indices(len(array), k=1)):

@@ -82,11 +82,8 @@ def layout_in_file(name: str, count: int) -> str:
 def places_by_name(names: Sequence[str]) -> tuple[str, list[int]]:
     """Tell where a file that names its keypoints has COCO's 17, or Human3.6M's.
 
-    "left_hip", "LEFT_HIP", "LHip", "leftHip" and "hip left" are the same.
-
-    Returns:
-        The layout, "coco" or "h36m"; the place of each of its points among the names, -1 for one
-        of COCO's face that is not there.
+    "left_hip", "LEFT_HIP", "LHip", "leftHip" and "hip left" are the same. Returns the layout,
+    "coco" or "h36m", and each point's place, -1 for one of COCO's face that is not there.
     """
     there = [_plain_name(name) for name in names]
     for layout in ("coco", "h36m"):

@@ -34,9 +34,8 @@ def found_points(keypoints: np.ndarray) -> np.ndarray:
     points = np.asarray(keypoints, dtype=np.float64)[..., :2]
     is_found = np.isfinite(points).all(axis=-1) & points.any(axis=-1)
     if is_found.any() and np.abs(points[is_found]).max() <= _MAX_SHARE:
-        raise ValueError(
-            "keypoints are shares of the picture, no pixels; multiply them by its size"
-        )
+        told = "keypoints are shares of the picture, no pixels"
+        raise ValueError(f"{told}; multiply them by its size")
     return np.where(is_found[..., None], points, np.nan)
 
 
@@ -54,21 +53,31 @@ def fill(points: np.ndarray, causal: bool) -> np.ndarray:
         return points
     if not is_found.any():
         raise ValueError("nobody is in any of the frames")
-    filled, numbers = points.copy(), np.arange(len(points))
-    for index in range(points.shape[1]):
-        there = np.flatnonzero(is_found[:, index])
-        if len(there) and causal:
-            last = np.searchsorted(there, numbers, side="right") - 1
-            held = points[there[np.maximum(last, 0)], index]
-            filled[:, index] = np.where(last[:, None] < 0, np.nan, held)
-        elif len(there):
-            for axis in range(2):
-                filled[:, index, axis] = np.interp(numbers, there, points[there, index, axis])
+    numbers = np.arange(len(points))
+    if causal:
+        last = np.maximum.accumulate(np.where(is_found, numbers[:, None], 0))
+        filled = np.take_along_axis(points, last[..., None], axis=0)
+    else:
+        filled = interpolated(points, numbers, numbers)
     is_filled = np.isfinite(filled)
     count = np.maximum(is_filled.sum(axis=1, keepdims=True), 1)
-    filled = np.where(
-        is_filled, filled, np.where(is_filled, filled, 0).sum(1, keepdims=True) / count
-    )
+    filled = np.where(is_filled, filled, np.nansum(filled, axis=1, keepdims=True) / count)
     first = int(is_filled.any(axis=(1, 2)).argmax())
     filled[:first] = filled[first]
     return filled
+
+
+def interpolated(points: np.ndarray, frames: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return points (frames, points, 2) in other frames, (wanted, points, 2), linearly in time.
+
+    Before the first and after the last frame in which a point was found, it is held; one that never
+    was is NaN.
+    """
+
+    def in_time(values: np.ndarray) -> np.ndarray:
+        rows = np.isfinite(values)
+        if not rows.any():
+            return np.full(len(wanted), np.nan)
+        return np.interp(wanted, frames[rows], values[rows])
+
+    return np.apply_along_axis(in_time, 0, points)

@@ -19,9 +19,8 @@ def prepare_recording(
     fps: float | None,
     data_dir: Path,
 ) -> Path:
-    """Write data_2d_custom_<name>.npz of a video, and return its path.
+    """Write data_2d_custom_<name>.npz, with confidences if there are any, and return its path.
 
-    Where the keypoints have confidences, they are its third channel.
     Keypoints that were found in the same video before are taken again, and so is a file that
     data/prepare_2d_custom.py wrote under the video's name.
 
@@ -45,7 +44,7 @@ def prepare_recording(
     path = data_dir / f"data_2d_custom_{name}.npz"
     source = f"{estimator}, {video.name}, {video.stat().st_size} bytes, {fps or 'own'} fps"
     if path.is_file():
-        there = _source_of(path)
+        there = next(iter(read_custom_2d(path)[1].values())).get("source")
         if there in (source, None):
             by = "its keypoints of an earlier run" if there else "written by prepare_2d_custom.py"
             print(f"{path}: {by}; delete it to find the keypoints again")
@@ -55,10 +54,3 @@ def prepare_recording(
         found = Path(folder) / f"{name}_{estimator}.npy"
         detect(video, estimator, found)
         return prepare(Preparation(found, source=source, **how))
-
-
-def _source_of(path: Path) -> str | None:
-    """Return what an npz file of this module was made of, None for every other one."""
-    metadata = next(iter(read_custom_2d(path)[1].values()))
-    source = metadata.get("source")
-    return None if source is None else str(source)

@@ -33,19 +33,17 @@ class People(NamedTuple):
     size: tuple[int, int] | None  # (width, height) in pixels where the file tells it
 
 
-def read_people(
-    path: Path, layout: str | None = None, first_frame: int = 0, zero_is_missing: bool = True
-) -> People:
+def read_people(path: Path, layout: str | None = None, first_frame: int = 0) -> People:
     """Read the people in an estimator's file, or in a folder of a file for each frame.
 
     Without a layout, the file or the keypoints' number tells it. `first_frame` is as in
-    `read_detections`. With `zero_is_missing`, a point at (0, 0) counts as not found.
+    `read_detections`. A point at (0, 0) counts as not found.
 
     Raises:
         InputError: if the file is bad, of another layout, or without a person.
     """
     try:
-        return _arrange(read_detections(path, first_frame), layout, zero_is_missing)
+        return _arrange(read_detections(path, first_frame), layout)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     except (TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
@@ -65,7 +63,7 @@ def best_of_each_frame(frames: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return order[is_last_of_frame]
 
 
-def _arrange(found: Detections, layout: str | None, zero_is_missing: bool) -> People:
+def _arrange(found: Detections, layout: str | None) -> People:
     outside = [number for number in found.frames if not 0 <= number < MAX_FRAMES]
     if outside:
         hint = "" if found.is_from_zero else "; --first-frame is the number of the first one"
@@ -74,21 +72,17 @@ def _arrange(found: Detections, layout: str | None, zero_is_missing: bool) -> Pe
     if not people:
         raise ValueError("no person in any frame")
     keypoints = _stack(people)
-    layout = layout or layout_in_file(found.layout, keypoints.shape[1])
+    points = keypoints.shape[1]
+    layout = layout or layout_in_file(found.layout, points)
     refuse_3d(keypoints, layout)
-    count = len(KEYPOINT_NAMES[layout])
-    if keypoints.shape[1] != count:
-        raise ValueError(
-            f"layout {layout} has {count} keypoints, "
-            f"but this file has {keypoints.shape[1]}; choose another --layout"
-        )
+    if points != (count := len(KEYPOINT_NAMES[layout])):
+        told = f"layout {layout} has {count} keypoints, but this file has {points}"
+        raise ValueError(f"{told}; choose another --layout")
     keypoints = body_points(_without_depth(keypoints, layout), layout)
     xy = keypoints[..., :2]
     is_found = np.isfinite(keypoints).all(axis=-1) & (np.abs(xy).max(axis=-1) < MAX_COORDINATE)
-    if zero_is_missing:
-        is_found &= (xy != 0).any(axis=-1)
-    keypoints[~is_found] = np.nan
-    rows = np.flatnonzero(is_found.any(axis=1))
+    keypoints[~(is_found & (xy != 0).any(axis=-1))] = np.nan
+    rows = np.flatnonzero(np.isfinite(keypoints[..., 0]).any(axis=1))
     if not len(rows):
         raise ValueError("no person in any frame: all keypoints are zero or NaN")
     people, keypoints = [people[row] for row in rows], keypoints[rows]
@@ -114,13 +108,13 @@ def _stack(people: list[tuple[int, Person]]) -> np.ndarray:
     for frame, person in people:
         try:
             array = as_numbers(person.keypoints)
+            if array.ndim != 2 or not 2 <= array.shape[1] <= 5:
+                raise ValueError(f"keypoints {array.shape}, expected (points, 2 or 3)")
+            arrays.append(array)
+            if array.shape != arrays[0].shape:
+                raise ValueError(f"keypoints {array.shape}, others {arrays[0].shape}")
         except ValueError as error:
             raise ValueError(f"frame {frame}: {error}") from error
-        if array.ndim != 2 or not 2 <= array.shape[1] <= 5:
-            raise ValueError(f"frame {frame}: keypoints {array.shape}, expected (points, 2 or 3)")
-        arrays.append(array)
-        if array.shape != arrays[0].shape:
-            raise ValueError(f"frame {frame}: keypoints {array.shape}, others {arrays[0].shape}")
     return np.array(arrays)
 
 
@@ -136,12 +130,17 @@ def _without_depth(keypoints: np.ndarray, layout: str) -> np.ndarray:
     return keypoints
 
 
+def boxes_around(keypoints: np.ndarray) -> np.ndarray:
+    """Return left, top, right and bottom, (people, 4), of keypoints (people, points, 2 or more)."""
+    xy = keypoints[..., :2]
+    return np.concatenate([np.fmin.reduce(xy, axis=1), np.fmax.reduce(xy, axis=1)], axis=1)
+
+
 def _boxes_and_scores(
     people: list[tuple[int, Person]], keypoints: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return boxes (people, 4) and scores (people,) of the file, or else of the keypoints."""
-    xy, confidences = keypoints[..., :2], keypoints[..., 2:]
-    around = np.concatenate([np.fmin.reduce(xy, axis=1), np.fmax.reduce(xy, axis=1)], axis=1)
+    confidences = keypoints[..., 2:]
     own = np.nanmean(confidences[..., 0], axis=1) if confidences.size else np.ones(len(people))
     given = np.full((len(people), 5), np.nan)
     for row, (_, person) in zip(given, people):
@@ -150,7 +149,7 @@ def _boxes_and_scores(
         if person.score is not None:
             row[4] = _number(person.score)
     is_box = (np.abs(given[:, :4]) < MAX_COORDINATE).all(axis=1, keepdims=True)
-    boxes = np.where(is_box, given[:, :4], around)
+    boxes = np.where(is_box, given[:, :4], boxes_around(keypoints))
     return boxes, np.where(np.isfinite(given[:, 4]), given[:, 4], own)
 
 

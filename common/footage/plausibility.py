@@ -30,14 +30,10 @@ def contradictions(keypoints: np.ndarray, layout: str) -> list[str]:
         "y point down?": np.mean(y["Hip"] < y["Thorax"]),
     }
     for pair, width in others.items():
-        phrase = f"left and right of shoulders and {pair} contradict each other in "
-        phrase += "{:.0%} of the frames; is the --layout right?"
-        phrases[phrase] = _share(shoulders * width < 0, trunk, shoulders, width)
+        # Frames in which the person is seen from the side tell nothing, few others not enough.
+        is_clear = np.minimum(np.abs(shoulders), np.abs(width)) > _CLEAR_WIDTH * trunk
+        if is_clear.mean() > 0.1:
+            phrase = f"left and right of shoulders and {pair} contradict each other in "
+            phrase += "{:.0%} of the frames; is the --layout right?"
+            phrases[phrase] = np.mean((shoulders * width < 0)[is_clear])
     return [phrase.format(share) for phrase, share in phrases.items() if share > _MOST]
-
-
-def _share(holds: np.ndarray, trunk: np.ndarray, *widths: np.ndarray) -> float:
-    """Return in which share of the frames with clear widths something holds; 0 without any."""
-    is_clear = np.all([np.abs(width) > _CLEAR_WIDTH * trunk for width in widths], axis=0)
-    # Frames in which the person is seen from the side tell nothing, few others not enough.
-    return float(holds[is_clear].mean()) if is_clear.mean() > 0.1 else 0.0

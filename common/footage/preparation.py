@@ -61,10 +61,8 @@ def prepare(how: Preparation) -> Path:
     output = how.data_dir / f"data_2d_custom_{how.name}{suffix}.npz"
     check_distinct([output], filter(None, [how.input, how.video]))
     people = read_people(how.input, how.layout, how.first_frame)
-    print(
-        f"{how.input}: {people.source}, "
-        f"{len(people.frames):,} detections in {people.num_frames:,} frames"
-    )
+    counts = f"{len(people.frames):,} detections in {people.num_frames:,} frames"
+    print(f"{how.input}: {people.source}, {counts}")
     how = replace(how, min_confidence=least_confidence(people, how))
     people = without_unsure(people, how.min_confidence)
     size, fps = settle_recording(how, people.size)
@@ -98,10 +96,10 @@ def prepare(how: Preparation) -> Path:
             channels = 2 if how.keep_conf is False else 3
             joints = to_h36m(piece.keypoints, people.layout)[..., :channels]
             positions[name] = {"custom": [np.ascontiguousarray(joints, dtype=np.float32)]}
-            metadata[name] = {"w": size[0], "h": size[1], "fps": fps}
-            metadata[name] |= {"source": how.source} if how.source else {}
-            metadata[name] |= {"person": track.person, "first_frame": piece.first_frame}
-            metadata[name] |= {"even_times": True} if uneven else {}
+            about = {"w": size[0], "h": size[1], "fps": fps}
+            about |= {"source": how.source} if how.source else {}
+            about |= {"person": track.person, "first_frame": piece.first_frame}
+            metadata[name] = about | ({"even_times": True} if uneven else {})
             report(name, piece, people.layout, repairs)
     write_custom_2d(output, positions, metadata)
     print(f"wrote {output} ({len(positions)} sequence{'s' * (len(positions) > 1)})")
@@ -109,19 +107,17 @@ def prepare(how: Preparation) -> Path:
 
 
 def least_confidence(people: People, how: Preparation) -> float:
-    """Return the confidence below which points are left out.
-
-    It is -infinity where most points are below the default one.
-    """
+    """Return the confidence below which points are left out: none if most are below the default."""
     threshold, confidences = how.min_confidence, people.keypoints[..., 2:]
     if threshold and not confidences.size:
         raise InputError(f"{how.input}: holds no confidences; run without --min-confidence")
-    if threshold is None:
-        threshold = default_min_confidence(people.source)
-        if confidences.size and np.mean(confidences < threshold) > MAX_BELOW:
-            told = f"most confidences are below {threshold:g}; using all points"
-            warn(f"{how.input}: {told}, unless --min-confidence is given")
-            return -np.inf
+    if threshold is not None:
+        return threshold
+    threshold = default_min_confidence(people.source)
+    if confidences.size and np.mean(confidences < threshold) > MAX_BELOW:
+        told = f"most confidences are below {threshold:g}; using all points"
+        warn(f"{how.input}: {told}, unless --min-confidence is given")
+        return -np.inf
     return threshold
 
 
@@ -137,18 +133,18 @@ def settle_recording(
         raise InputError("the picture's size is not known; give --video, or --size and --fps")
     if video and how.input in sizes and is_stored_size(video, size, size_in_file):
         del sizes[how.input]  # `as_shown` turns what was found in the stored pictures
-    if len(set(sizes.values())) > 1 and same_shape(*sizes.values()):
+    taken, *others = dict.fromkeys(sizes.values())
+    if others and same_shape(*sizes.values()):
         # Only the shape matters for a network: the size that keypoints were found in is taken.
         taken = size_in_file or how.size
         print(f"{video}: taken as {taken[0]}x{taken[1]}, the size that the keypoints were found in")
-        sizes = {video: taken}
-    if len(set(sizes.values())) > 1:
+    elif others:
         told = ", ".join(f"{width}x{height} by {name}" for name, (width, height) in sizes.items())
         raise InputError(f"pictures of different sizes: {told}; give what belongs together")
     fps = how.fps or video_fps
     if fps is None:
         raise InputError("the frame rate is not known; give --video, or --fps")
-    return next(iter(sizes.values())), fps
+    return taken, fps
 
 
 def in_pixels(people: People, size: tuple[int, int], path: Path, given: bool = False) -> People:
@@ -172,7 +168,7 @@ def in_pixels(people: People, size: tuple[int, int], path: Path, given: bool = F
         raise InputError(f"{told}; give the size of the video that they were found in")
     if outside > 0.05:
         warn(told)
-    if (points < 0.5 * np.array(size)).all():
+    if (points < half).all():
         warn(
             f"{path}: all keypoints lie in the upper left quarter of the {size[0]}x{size[1]} "
             "picture; if they were found in a smaller one, give its size with --size"
@@ -217,19 +213,16 @@ def without_fragments(parts: list[Track], min_frames: int) -> list[Track]:
     """Leave out parts in which the person is found in fewer frames, unless nothing is left."""
     kept = [part for part in parts if len(part.frames) >= min_frames]
     kept = kept or [max(parts, key=lambda part: len(part.frames))]
-    if len(kept) < len(parts):
-        print(
-            f"  person {parts[0].person}: left out {len(parts) - len(kept)} parts of fewer than "
-            f"{min_frames} frames"
-        )
+    if less := len(parts) - len(kept):
+        told = f"left out {less} parts of fewer than {min_frames} frames"
+        print(f"  person {parts[0].person}: {told}")
     return kept
 
 
 def repair(part: Track, layout: str, how: Preparation, name: str) -> tuple[Track, list[str]]:
-    """Exchange left and right back, leave out points that jump.
+    """Exchange left and right back, leave out points that jump; return what was done in words, too.
 
-    Returns:
-        The part; what was done, in words, also before: unsure points are NaN with a confidence.
+    Also what was done before: unsure points are NaN with a confidence.
     """
     unsure = (np.isnan(part.keypoints[..., :1]) & np.isfinite(part.keypoints[..., 2:])).sum()
     told = f"left out {unsure:,} points of a confidence below {how.min_confidence:g}"

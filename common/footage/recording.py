@@ -9,7 +9,6 @@ from common.files.video import frame_times, stored_rotation
 from common.footage.people import People
 from common.footage.tracks import Piece
 from common.motion import at_times, even_rate
-from common.skeleton import COCO_NAMES, JOINT_NAMES
 
 # Keypoints that lie in a picture are inside of it but for this share of them.
 _INSIDE = 0.97
@@ -58,12 +57,11 @@ def as_shown(people: People, video: Path, shown: tuple[int, int]) -> People:
         return people
     stored = shown if rotation == 180 else shown[::-1]
     if rotation == 180:
-        is_found_in_stored = _upside_down(people)
+        is_of_stored = _upside_down(people)
     else:
-        is_found_in_stored = people.size == stored != shown or (
-            _inside(people, stored) > _INSIDE > _inside(people, shown)
-        )
-    if not is_found_in_stored:
+        fits_stored = _inside(people, stored) > _INSIDE > _inside(people, shown)
+        is_of_stored = fits_stored or people.size == stored != shown
+    if not is_of_stored:
         return people
     warn(
         f"{video}: is shown rotated by {rotation} degrees; these keypoints fit the stored "
@@ -84,18 +82,14 @@ def _turned(points: np.ndarray, stored: tuple[int, int], rotation: int) -> np.nd
 
 
 def _inside(people: People, size: tuple[int, int]) -> float:
-    points = people.keypoints[..., :2]
+    points, half = people.keypoints[..., :2], np.divide(size, 2)
     points = points[np.isfinite(points).all(axis=-1)]
-    return float((np.abs(points - np.divide(size, 2)) <= np.divide(size, 2)).all(axis=-1).mean())
+    return float((np.abs(points - half) <= half).all(axis=-1).mean())
 
 
 def _upside_down(people: People) -> bool:
-    if people.layout == "h36m":
-        hips, shoulders = (JOINT_NAMES.index(name) for name in ("Hip", "Thorax"))
-    else:
-        sides = ("left", "right")
-        hips = [COCO_NAMES.index(f"{side}_hip") for side in sides]
-        shoulders = [COCO_NAMES.index(f"{side}_shoulder") for side in sides]
-    y = people.keypoints[..., 1].reshape(len(people.keypoints), -1)
-    down = np.c_[y[:, hips]].mean(axis=-1) - np.c_[y[:, shoulders]].mean(axis=-1)
+    # Of Human3.6M the hip and the thorax, of COCO both hips and both shoulders.
+    hips, shoulders = ([0], [8]) if people.layout == "h36m" else ([11, 12], [5, 6])
+    y = people.keypoints[..., 1]
+    down = y[:, hips].mean(axis=1) - y[:, shoulders].mean(axis=1)
     return bool((down < 0).sum() > (down > 0).sum())

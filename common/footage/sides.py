@@ -4,23 +4,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.skeleton import COCO_NAMES, JOINT_NAMES
-
-_COCO_PAIRS = {
-    "arms": ("shoulder", "elbow", "wrist"),
-    "legs": ("hip", "knee", "ankle"),
-    "face": ("eye", "ear"),
-}
-_H36M_PAIRS = {"arms": ("Shoulder", "Elbow", "Wrist"), "legs": ("Hip", "Knee", "Foot"), "face": ()}
 # {layout: {part: (left points, right points)}}
 PAIRS = {
     "coco": {
-        part: tuple([COCO_NAMES.index(f"{side}_{n}") for n in names] for side in ("left", "right"))
-        for part, names in _COCO_PAIRS.items()
+        "arms": ([5, 7, 9], [6, 8, 10]),
+        "legs": ([11, 13, 15], [12, 14, 16]),
+        "face": ([1, 3], [2, 4]),
     },
     "h36m": {
-        part: tuple([JOINT_NAMES.index(side + n) for n in names] for side in "LR")
-        for part, names in _H36M_PAIRS.items()
+        "arms": ([11, 12, 13], [14, 15, 16]),
+        "legs": ([4, 5, 6], [1, 2, 3]),
+        "face": ([], []),
     },
 }
 # A frame's state: 0 as it is, 1 arms exchanged, 2 legs exchanged, 3 the whole body exchanged.
@@ -57,16 +51,14 @@ def find_exchanges(frames: np.ndarray, keypoints: np.ndarray, layout: str) -> Ex
     An exchange moves the points of both sides by far more than a person does. The sequence of
     states in which they move least is found (Viterbi); the assignment of most frames is right.
 
-    Args:
-        frames: (found,), increasing numbers of the frames.
-        keypoints: (found, 17, 2 or 3), pixels, NaN for a point that was not found.
-        layout: "coco" or "h36m".
+    Takes the increasing numbers of the frames (found,), keypoints (found, 17, 2 or 3), pixels, NaN
+    for a point that was not found, and the layout, "coco" or "h36m".
     """
     order = np.tile(np.arange(keypoints.shape[1]), (len(frames), 1))
     if len(frames) < 3:
         return Exchanges(order)
     states = _cheapest(_costs(frames, keypoints, layout))
-    arms, legs = _ARMS[states] == 1, _LEGS[states] == 1
+    arms, legs = (part[states] == 1 for part in (_ARMS, _LEGS))
     arms, legs = arms ^ (arms.mean() > 0.5), legs ^ (legs.mean() > 0.5)
     for part, is_exchanged in {"arms": arms, "legs": legs, "face": arms & legs}.items():
         left, right = PAIRS[layout][part]

@@ -1,6 +1,7 @@
 """Keypoints in text: tables (csv) of one column a coordinate, and Ultralytics' label files."""
 
 import csv
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from common.files.console import InputError, listing, shown
-from common.footage.detections import THESE_ARE_3D, Detections, Person, picture_numbers
+from common.footage.detections import (
+    THESE_ARE_3D,
+    Detections,
+    Person,
+    first_of,
+    picture_numbers,
+)
 from common.footage.layouts import KEYPOINT_NAMES
 
 _FRAME = ("frame", "frame_id", "frameid", "frame_idx", "frame_index", "frame_number", "frame_no")
@@ -20,6 +27,7 @@ _CHANNELS = {"x": "x", "y": "y", "z": "z"} | dict.fromkeys(
     ("c", "conf", "confidence", "score", "visibility", "vis", "v", "likelihood", "p", "prob"), "c"
 )
 _NO_POINT = ("bbox", "box", "center", "centre")
+_NUMBERED = ("keypoint", "kp", "kpt", "point", "landmark", "joint")
 _UNITS = ("px", "pixel", "pixels", "m", "mm", "norm", "normalized", "normalised")
 
 
@@ -47,14 +55,9 @@ def table(text: str) -> Detections:
     columns = {column.strip().lower(): place for place, column in reversed([*enumerate(header)])}
     points: dict[str, dict[str, int]] = defaultdict(dict)  # {point: {channel: place}}
     for place, column in enumerate(header):
-        if (found := _point_and_channel(column)) is not None:
-            point, channel = found
-            points[point].setdefault(channel, place)
-    points = {
-        point: places
-        for point, places in points.items()
-        if {"x", "y"} <= places.keys() and point.lower() not in _NO_POINT
-    }
+        point, channel = _point_and_channel(column)
+        points[point].setdefault(channel, place)
+    points = {point: places for point, places in points.items() if {"x", "y"} <= places.keys()}
     if not points:
         raise ValueError(f"no columns such as nose_x and nose_y, but {listing(header)}")
     if not rows:
@@ -69,13 +72,15 @@ def table(text: str) -> Detections:
     channels = ("x", "y", "c") if has_confidence else ("x", "y")
     order = [[points[name][channel] for channel in channels] for name in names]
     numbers = np.array([list(map(_number, row)) for row in rows])
-    frames = _frames_of_rows(columns, rows)
-    identity = next((columns[key] for key in _PERSON if key in columns), None)
+    place, identity = first_of(columns, *_FRAME, *_PICTURE), first_of(columns, *_PERSON)
+    frames = range(len(rows))
+    if place is not None:
+        frames = picture_numbers([re.sub(r"\.0*$", "", row[place].strip()) for row in rows])
     if identity is None and len(set(frames)) < len(frames):
         raise ValueError("two rows of one frame, and no column 'person'; add one")
     people = defaultdict(list)
     for frame, row in zip(frames, numbers):
-        who = None if identity is None or np.isnan(row[identity]) else row[identity]
+        who = None if identity is None else row[identity]
         people[frame].append(Person(row[order], identity=who))
     return Detections(people, source="table", names=() if are_numbers else names)
 
@@ -95,8 +100,11 @@ def _rows(text: str) -> list[list[str]]:
     return rows
 
 
-def _point_and_channel(column: str) -> tuple[str, str] | None:
-    """Return ("nose", "x") of "nose_x", "Nose.X", "x_nose" and "nose_x_px"; ("3", "x") of "x3"."""
+def _point_and_channel(column: str) -> tuple[str, str]:
+    """Return ("nose", "x") of "nose_x", "Nose.X", "x_nose" and "nose_x_px"; ("3", "x") of "x3".
+
+    The channel of what is no point's coordinate is empty.
+    """
     words = re.findall(r"[A-Za-z]+|\d+", re.sub(r"([a-z])([A-Z])", r"\1 \2", column))
     if len(words) > 2 and words[-1].lower() in _UNITS:
         words.pop()
@@ -105,26 +113,10 @@ def _point_and_channel(column: str) -> tuple[str, str] | None:
         if channel:
             words.pop(place)
             numbers = [word for word in words if word.isdecimal()]
-            is_numbered = words[0].lower() in (
-                "keypoint",
-                "kp",
-                "kpt",
-                "point",
-                "landmark",
-                "joint",
-            )
-            is_numbered |= len(words) == len(numbers)
-            return (numbers[-1] if is_numbered and numbers else "_".join(words)), channel
-    return None
-
-
-def _frames_of_rows(columns: dict[str, int], rows: list[list[str]]) -> list[int]:
-    """Return each row's frame: by a column of its number or picture, otherwise its place."""
-    for key in (*_FRAME, *_PICTURE):
-        if key in columns:
-            cells = [row[columns[key]].strip() for row in rows]
-            return picture_numbers([re.sub(r"\.0*$", "", cell) for cell in cells])
-    return list(range(len(rows)))
+            is_numbered = words[0].lower() in _NUMBERED or words == numbers
+            point = numbers[-1] if is_numbered and numbers else "_".join(words)
+            return point, "" if point.lower() in _NO_POINT else channel
+    return column, ""
 
 
 def _number(cell: str) -> float:
@@ -149,20 +141,15 @@ def labels_folder(paths: Sequence[Path]) -> Detections:
     widths = {len(row) for of_frame in rows for row in of_frame}
     if len(widths) != 1:
         raise ValueError(f"rows of {listing(sorted(widths)) or 'no'} numbers; give one video's")
-    points, channels, has_score, has_identity = _label_columns(
-        np.array([row for of_frame in rows for row in of_frame])
-    )
-    frames = {
-        number - first: [
-            Person(
-                row[5 : 5 + points * channels].reshape(points, channels),
-                score=row[5 + points * channels] if has_score else None,
-                identity=row[-1] if has_identity else None,
-            )
-            for row in of_frame
-        ]
-        for number, of_frame in zip(numbers, rows)
-    }
+    all_rows = np.array([row for of_frame in rows for row in of_frame])
+    points, channels, has_score, has_identity = _label_columns(all_rows)
+    end = 5 + points * channels
+
+    def person(row: np.ndarray) -> Person:
+        keypoints, score = row[5:end].reshape(points, channels), row[end] if has_score else None
+        return Person(keypoints, score=score, identity=row[-1] if has_identity else None)
+
+    frames = {n - first: list(map(person, of_frame)) for n, of_frame in zip(numbers, rows)}
     return Detections(frames, source="Ultralytics' labels")
 
 
@@ -181,13 +168,11 @@ def _label_columns(rows: np.ndarray) -> tuple[int, int, bool, bool]:
     """
     width = rows.shape[1] - 5
     counts = dict.fromkeys([17, *map(len, KEYPOINT_NAMES.values())])
-    for count in counts:
-        for channels in (3, 2):
-            more = width - count * channels
-            if 0 <= more <= 2:
-                last = rows[:, -1]
-                is_whole = bool(more) and bool((last == last.round()).all() and (last >= 1).all())
-                return count, channels, more == 2 or (more == 1 and not is_whole), is_whole
+    for count, channels in itertools.product(counts, (3, 2)):
+        more, last = width - count * channels, rows[:, -1]
+        if 0 <= more <= 2:
+            is_whole = bool(more and (last == last.round()).all() and (last >= 1).all())
+            return count, channels, more == 2 or (more == 1 and not is_whole), is_whole
     if width <= 0:
         raise ValueError("boxes without keypoints; run Ultralytics with a model for poses")
     raise ValueError(f"rows of {width + 5} numbers are no known layout of Ultralytics' keypoints")

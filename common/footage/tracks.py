@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.files.console import progress
+from common.footage.missing import interpolated
 from common.footage.people import NO_IDENTITY, People, best_of_each_frame
 
 # A person who is not found in so many frames in succession is a new one afterwards.
@@ -44,16 +45,13 @@ class Piece(NamedTuple):
 def follow(people: People) -> tuple[list[Track], list[str]]:
     """Tell who is who: by the file's identities, if all have credible ones, else by overlap.
 
-    Returns:
-        The tracks, the one that takes most room in most frames first, and what to warn of.
+    Returns the tracks, who takes most room in most frames first, and what to warn of.
     """
     identities, notes = people.identities, []
     in_file = (identities != NO_IDENTITY).all()
-    if in_file:
-        told = _contradictions(people)
-        if told:
-            notes.append(f"the file's identities contradict themselves ({told}); not used")
-            in_file = False
+    if in_file and (told := _contradictions(people)):
+        notes.append(f"the file's identities contradict themselves ({told}); not used")
+        in_file = False
     if not in_file:
         identities = follow_by_overlap(people)
     sides = (people.boxes[:, 2:] - people.boxes[:, :2]).mean(axis=1)
@@ -118,10 +116,7 @@ def follow_by_overlap(people: People) -> np.ndarray:
 
     Each person is expected where the last velocity leads. Pairs of an expected and a found person
     are formed in the order of their likeness: the overlap of the boxes (intersection over union)
-    less the median distance of the points, in units of the box.
-
-    Returns:
-        (people,), the same number for the same person.
+    less the median distance of the points, in units of the box. Returns (people,).
     """
     frames, boxes, points = people.frames, people.boxes, people.keypoints[..., :2]
     numbers = np.zeros(len(frames), dtype=np.int64)
@@ -193,34 +188,24 @@ def cut_at_gaps(track: Track, max_gap: float) -> list[Track]:
 
 
 def fill_gaps(track: Track, parents: Sequence[int]) -> Piece:
-    """Fill the frames and points that were not found.
+    """Fill the frames and points that were not found, as `interpolated` does.
 
-    What is missing is interpolated linearly in time; before the first and after the last position,
-    these are held. A point that is never found is put on the next one towards the root. The
-    confidence of what was filled is 0. `parents` are those of each point, -1 for the root.
+    A point that is never found is put on the next one towards the root. The confidence of what was
+    filled is 0. `parents` are those of each point, -1 for the root.
     """
     frames, found = track.frames, track.keypoints
     every = np.arange(frames[0], frames[-1] + 1)
     keypoints = np.zeros((len(every), *found.shape[1:]))
     is_found = np.isfinite(found[..., 0])
     never = np.flatnonzero(~is_found.any(axis=0)).tolist()
-    for point in range(found.shape[1]):
-        rows = is_found[:, point]
-        if rows.any():
-            for axis in range(2):
-                keypoints[:, point, axis] = np.interp(every, frames[rows], found[rows, point, axis])
-            keypoints[frames[rows] - frames[0], point, 2:] = found[rows, point, 2:]
+    keypoints[..., :2] = interpolated(found[..., :2], frames, every)
+    keypoints[frames - frames[0], :, 2:] = np.where(is_found[..., None], found[..., 2:], 0)
     for point in never:
         stand_in = point
         while stand_in in never:
             stand_in = parents[stand_in]
         others = [stand_in] if stand_in >= 0 else np.flatnonzero(is_found.any(axis=0))
         keypoints[:, point, :2] = keypoints[:, others, :2].mean(axis=1)
-    return Piece(
-        first_frame=int(frames[0]),
-        keypoints=keypoints,
-        filled_frames=len(every) - len(frames),
-        longest_gap=int(np.diff(frames).max(initial=1)) - 1,
-        filled_points=int((~is_found).sum()),
-        never_found=never,
-    )
+    missing, gap = len(every) - len(frames), int(np.diff(frames).max(initial=1)) - 1
+    piece = Piece(int(frames[0]), keypoints, filled_frames=missing, longest_gap=gap)
+    return piece._replace(filled_points=int((~is_found).sum()), never_found=never)

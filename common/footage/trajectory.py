@@ -8,16 +8,12 @@ puts the child farther away.
 import numpy as np
 
 from common.motion import lowpass
-from common.skeleton import BONES, JOINT_NAMES
+from common.skeleton import BONES, LEFT_JOINTS, RIGHT_JOINTS
 
 # Phones' main cameras, when they film: 65 to 70 degrees across the longer side.
 DEFAULT_FOV_DEG = 67.0
 # Networks and estimators disagree about spine, neck and head, so the limbs decide.
-_LIMBS = [
-    JOINT_NAMES.index(side + part)
-    for side in "RL"
-    for part in ("Hip", "Knee", "Foot", "Shoulder", "Elbow", "Wrist")
-]
+_LIMBS = [*RIGHT_JOINTS, *LEFT_JOINTS]
 _MIN_WEIGHT = 1e-4  # of a point that was not found but filled
 _MIN_DEPTH_M = 0.3
 # The path is smoothed at this; distances more, the less the poses fit the keypoints: limbs that
@@ -47,13 +43,8 @@ def hip_path(
     distances are smoothed; then the sideways parts follow, so that the person stays under the
     keypoints, and are smoothed less.
 
-    Args:
-        poses_m: (frames, 17, 3), camera coordinates, relative to the hip.
-        keypoints_px: (frames, 17, 2), where the joints are seen.
-        size: the picture's (width, height) in pixels.
-        focal_px: the focal length.
-        fps: frames a second.
-        confidences: (frames, 17), 0 to 1; all alike if None.
+    Takes poses (frames, 17, 3), camera coordinates, relative to the hip, where the joints are seen
+    (frames, 17, 2), the picture's (width, height), and confidences (frames, 17), None if alike.
     """
     poses = _of_one_size(poses_m.astype(np.float64))[:, _LIMBS]
     rays = (keypoints_px[:, _LIMBS] - np.divide(size, 2)) / focal_px  # (frames, limbs, 2)

@@ -38,14 +38,10 @@ def prepare(tmp_path_factory):
     return run
 
 
-def as_the_video(folder, subject, action, camera):
-    return folder / subject / f"{action}.{camera}.npy"
-
-
 @pytest.mark.parametrize(
     "place_of",
     [
-        as_the_video,
+        lambda folder, s, action, c: folder / s / f"{action}.{c}.npy",
         lambda folder, s, action, c: folder / s / f"{s}_{action.replace(' ', '_')}.{c}.mp4.npy",
         lambda folder, s, action, c: folder / s / f"{action} {c}.npy",
         lambda folder, s, action, c: folder / s / c / f"{action}.npy",
@@ -63,28 +59,20 @@ def test_raw_files_may_be_named_as_people_name_them(tree, prepare, tmp_path, pla
     found = read_positions_2d(prepare.output)["S1"]
     for (_, action, camera), keypoints in tree.items():
         view = found[canonical_action(action)][CAMERA_IDS.index(camera)]
-        np.testing.assert_array_equal(
-            view, coco_to_h36m(keypoints.astype(float))[..., :2].astype("f")
-        )
+        expected = coco_to_h36m(keypoints.astype(float))[..., :2].astype("f")
+        np.testing.assert_array_equal(view, expected)
 
 
 def test_other_formats_and_folders_of_pictures_are_read_too(prepare, tmp_path):
     folder = tmp_path / "other"
+    (folder / "S1").mkdir(parents=True)
     keypoints = random_keypoints(3)[:, None].astype(float)
     for number, action in enumerate(RAW_ACTIONS):
         for camera in CAMERA_IDS:
             view = folder / "S1" / f"{action}.{camera}"
-            view.mkdir(parents=True)
-            if number:
-                shutil.move(
-                    mmpose(view, keypoints, (1000, 1000)), view.with_name(f"{view.name}.json")
-                )
-                view.rmdir()
-            else:  # a folder of a file for each picture
-                shutil.copytree(
-                    mmpose_pictures(view, keypoints, (1000, 1000)), view, dirs_exist_ok=True
-                )
-                shutil.rmtree(view / "predictions")
+            write = mmpose if number else mmpose_pictures  # a folder of a file for each picture
+            written = write(tmp_path, keypoints, (1000, 1000))
+            shutil.move(written, view.with_name(view.name + written.suffix))
     result = prepare(folder)
     assert result.status == 0, result.stderr
     found = read_positions_2d(prepare.output)

@@ -58,7 +58,7 @@ def test_coordinates_come_first_and_logits_are_scaled_as_in_the_merge(confident)
     assert found.keypoints[..., 6:].max() == 1
 
 
-def test_mirroring_leaves_confidence_alone():
+def test_mirroring_and_noise_leave_confidence_alone():
     keypoints = torch.randn(3, 17, 6)
     flipped = flip_keypoints(keypoints, confidences=2)
     left, right = list(LEFT_JOINTS), list(RIGHT_JOINTS)
@@ -66,15 +66,9 @@ def test_mirroring_leaves_confidence_alone():
     assert torch.equal(flipped[:, right][..., [0, 2]], -keypoints[:, left][..., [0, 2]])
     assert torch.equal(flipped[:, right][..., [1, 3]], keypoints[:, left][..., [1, 3]])
     assert torch.equal(flip_keypoints(flipped, confidences=2), keypoints)
-    windows = WindowGenerator(
-        [keypoints.numpy()], None, 1, device="cpu", augment=True, confidences=2
-    )
-    batch, _ = windows.gather(torch.arange(6))
+    how = {"device": "cpu", "augment": True, "confidences": 2}
+    batch, _ = WindowGenerator([keypoints.numpy()], None, 1, **how).gather(torch.arange(6))
     assert torch.equal(batch[3:, 0], flipped)
-
-
-def test_noise_leaves_confidence_alone():
-    keypoints = torch.randn(3, 17, 6)
     changed = (with_noise(keypoints, 0.1, confidences=2) != keypoints).flatten(0, 1).any(dim=0)
     assert changed.tolist() == [True] * 4 + [False] * 2
 

@@ -1,5 +1,6 @@
 """The 2D and 3D files: NumPy reads what is written, and what is read passes the schema."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,8 @@ def test_positions_of_another_form_are_refused(tmp_path, message):
         write_positions_2d(path, BAD_2D[message])
     else:
         write_positions_3d(path, {"S1": {"Walking": BAD_3D[message]}})
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=re.escape(f"{path}: ") + ".*" + re.escape(message)):
         read(path)
-    assert f"{path}: " in str(error.value)
-    assert message in str(error.value)
 
 
 def test_a_file_without_the_array_says_what_it_holds(tmp_path):
@@ -94,9 +93,8 @@ def test_a_file_without_the_array_says_what_it_holds(tmp_path):
 
 
 def test_an_output_goes_to_the_data_folder_unless_absolute(tmp_path):
-    assert npz_path(tmp_path, "a") == tmp_path / "a.npz"
-    assert npz_path(tmp_path, "a.npz") == tmp_path / "a.npz"
-    assert npz_path(tmp_path, "a.b") == tmp_path / "a.b.npz"
+    for name, written in (("a", "a.npz"), ("a.npz", "a.npz"), ("a.b", "a.b.npz")):
+        assert npz_path(tmp_path, name) == tmp_path / written
     assert npz_path(Path("elsewhere"), str(tmp_path / "a.npz")) == tmp_path / "a.npz"
     for nothing in ("", ".", "..", "a/.."):
         with pytest.raises(InputError, match="give the name of a file"):
@@ -130,6 +128,5 @@ CONTRADICTIONS = {
 def test_metadata_that_contradicts_the_joints_is_refused(tmp_path, message):
     path = tmp_path / "a.npz"
     write_npz(path, positions_2d=POSITIONS_2D, metadata=CONTRADICTIONS[message])
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=re.escape(f"{path}: its metadata says {message}")):
         read_positions_2d(path)
-    assert f"{path}: its metadata says {message}" in str(error.value)

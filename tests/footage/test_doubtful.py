@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from raw_trees import assert_one_line_error, call
+from walkers import walkers
 
 from common.files.npz import read_custom_2d
 from common.footage.doubtful import default_min_confidence, jumps
@@ -13,25 +14,15 @@ from data.prepare_2d_custom import main
 
 SIZE = (1280, 720)
 FRAMES = 60
-# COCO's points of a person who is seen obliquely, in pixels from the hips.
-FIGURE = [
-    *([25, -250], [30, -265], [10, -265], [20, -260], [-20, -260]),
-    *([45, -170], [-45, -170], [60, -80], [-60, -80], [70, 0], [-70, 0]),
-    *([25, 0], [-25, 0], [30, 130], [-30, 130], [35, 250], [-35, 250]),
-]
 
 
-def walker(x=400.0, frames=FRAMES, seed=0):
-    """Return (frames, 17, 3): pixels and confidences of someone who walks to the right."""
-    random = np.random.default_rng(seed)
-    time = np.arange(frames)[:, None]
-    points = np.array(FIGURE, dtype=float) + np.array([x, 330])
-    points = np.tile(points, (frames, 1, 1)) + np.stack([3 * time, 0 * time], axis=-1)
-    swing = 40 * np.sin(time / 5)
+def walker(x=400, frames=FRAMES, seed=0):
+    """Return (frames, 17, 3): pixels and confidences of someone who walks and swings the limbs."""
+    points = walkers(frames, people=1, seed=seed)[:, 0] * [1, 1.5, 1] + [x - 470, 0, 0]
+    swing = 40 * np.sin(np.arange(frames)[:, None] / 5)
     points[:, [9, 15], 0] += swing
     points[:, [10, 16], 0] -= swing
-    points += random.normal(0, 0.5, points.shape)
-    return np.concatenate([points, random.uniform(0.6, 0.9, (frames, 17, 1))], axis=-1)
+    return points
 
 
 @pytest.fixture
@@ -190,7 +181,7 @@ def test_a_sequence_is_cut_where_the_estimator_jumps_to_another_person(prepare):
 
 def test_parts_of_a_few_frames_are_left_out_and_said_so(prepare):
     keypoints = walker(frames=90)
-    keypoints[30:55] = keypoints[58:] = np.nan
+    keypoints[30:55], keypoints[55:58], keypoints[58:] = np.nan, keypoints[29], np.nan
     positions, result = prepare(keypoints)
     assert {name: len(joints) for name, joints in positions.items()} == {"x": 30}
     assert "person 1: left out 1 parts of fewer than 10 frames" in result.stdout

@@ -7,7 +7,7 @@ from walkers import FRAMES, SIZE, walkers
 
 from common.files.console import InputError
 from common.files.npz import read_custom_2d
-from common.footage import detections
+from common.footage import formats
 from common.footage.detections import Detections, Person, picture_numbers
 from common.footage.layouts import KEYPOINT_NAMES, body_points, places_by_name, to_h36m
 from common.footage.people import read_people
@@ -27,9 +27,9 @@ def test_layouts_hold_coco():
 
 
 def test_a_further_format_is_one_function(tmp_path, monkeypatch):
-    monkeypatch.setattr(detections, "READERS", [*detections.READERS])
+    monkeypatch.setattr(formats, "READERS", [*formats.READERS])
 
-    @detections.reads("Kinect", {"bodies"})
+    @formats.reads("Kinect", {"bodies"})
     def kinect(content):
         return Detections({n: [Person(body)] for n, body in enumerate(content["bodies"])})
 

@@ -28,8 +28,8 @@ def error_px(joints, camera):
         return np.linalg.norm((joints - truth["pixels"])[:, LIMBS], axis=-1).mean()
 
 
-def prepare(path, folder, *arguments, size="1080x1920", fps=60):
-    common = ("--name", "x", "--data-dir", folder, "--size", size, "--fps", fps)
+def prepare(path, folder, *arguments):
+    common = ("--name", "x", "--data-dir", folder, "--size", "1080x1920", "--fps", 60)
     result = call(main, "--input", path, *common, *arguments)
     assert result.status == 0, result.stderr
     return read_custom_2d(folder / "data_2d_custom_x.npz")[0], result
@@ -117,6 +117,6 @@ def test_pairs_are_all_points_of_two_sides():
     for layout, names in {"coco": COCO_NAMES, "h36m": JOINT_NAMES}.items():
         pairs = [pair for left, right in PAIRS[layout].values() for pair in zip(left, right)]
         for left, right in pairs:
-            swap = {"left_": "right_", "L": "R"}["left_" if layout == "coco" else "L"]
-            assert names[right] == swap + names[left].removeprefix("left_").removeprefix("L")
+            swapped = names[left].replace("left", "right").replace("L", "R", 1)
+            assert names[right] == swapped != names[left]
         assert len({point for pair in pairs for point in pair}) == (16, 12)[layout == "h36m"]

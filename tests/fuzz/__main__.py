@@ -27,9 +27,8 @@ def main() -> int:
     start, failures = time.perf_counter(), 0
     for reader in readers:
         try:
-            counts = campaign(
-                reader, arguments.cases // len(readers), seed, Path(tempfile.gettempdir())
-            )
+            cases, keep = arguments.cases // len(readers), Path(tempfile.gettempdir())
+            counts = campaign(reader, cases, seed, keep)
             print(f"{reader.name}: {counts[READ]} read, {counts[REFUSED]} refused", flush=True)
         except AssertionError as error:
             failures += 1

@@ -29,14 +29,6 @@ class Calls:
 # Bytes
 
 
-def flipped_bits(random: Random, content: bytes) -> bytes:
-    """Flip one to three bits."""
-    changed = bytearray(content)
-    for _ in range(random.randint(1, 3)):
-        changed[random.randrange(len(changed))] ^= 1 << random.randrange(8)
-    return bytes(changed)
-
-
 def changed_bytes(random: Random, contents: list[bytes], most: int = 6) -> bytes:
     """Flip, set, remove, insert or repeat bytes of a file, cut it off, or mix it with another."""
     content = bytearray(random.choice(contents))
@@ -104,25 +96,21 @@ def changed_pickle(random: Random, pickled: bytes) -> bytes:
 # Values
 
 
-def nested(item: Any, depth: int, kind: type = list) -> Any:
-    """Return `item` within containers of one item each, `depth` deep."""
+def nested(depth: int, kind: type = list) -> Any:
+    """Return containers of one item each, `depth` deep."""
+    item: Any = 1
     for _ in range(depth):
         item = kind([item])
     return item
 
 
-def holding_itself() -> list:
-    """Return a list whose only item is the list."""
-    knot: list = []
-    knot.append(knot)
-    return knot
-
-
+_KNOT: list = []
+_KNOT.append(_KNOT)
 HOSTILE = [
     *(None, True, -1, 0, 1, 2**31, 2**80, -(2**200), 1.5, 3j, 1e308, float("inf"), float("nan")),
     *("", "x" * 5000, "\u202e\x1b[2J", "S1", "Walking", "a\nb", b"", b"S1", (), (1, 2), [], {}),
     *(set(), {(1, 2): 3}, Fraction(1, 3), [[1, 2], [3]], dict.fromkeys(range(2000))),
-    *(holding_itself(), nested(1, 300), nested(1, 90, tuple), np.dtype("f4"), np.float64(1.5)),
+    *(_KNOT, nested(300), nested(90, tuple), np.dtype("f4"), np.float64(1.5)),
     *(
         np.ones(shape, dtype)
         for shape in ((), (0,), (4,), (5,), (17, 2), (3, 17, 2), (3, 32, 3), (0, 17, 2))

@@ -14,12 +14,7 @@ import numpy as np
 import torch
 from raw_trees import npy_bytes, person, random_keypoints, world_poses
 
-from common.files.npz import (
-    KEYPOINTS_METADATA,
-    read_custom_2d,
-    read_positions_2d,
-    read_positions_3d,
-)
+from common.files import npz
 from common.files.safe_load import read_npz, read_torch_file
 from data.prepare_2d_estimation import convert_file
 from fuzz.engine import Reader
@@ -29,7 +24,6 @@ from fuzz.mutations import (
     changed_bytes,
     changed_pickle,
     changed_value,
-    flipped_bits,
     members_of,
     pickled_or_nothing,
     zipped,
@@ -41,13 +35,15 @@ ACTIONS = ("Walking", "Sitting 1")
 def all_readers() -> list[Reader]:
     """Return the readers that take part in the campaign."""
     video = {"w": 640, "h": 480, "fps": 25.0, "person": 1, "first_frame": 0}
-    metadata = KEYPOINTS_METADATA | {"layout_name": "h36m", "video_metadata": {"dance": video}}
+    metadata = {"layout_name": "h36m", "num_joints": 17, "video_metadata": {"dance": video}}
     views = [random_keypoints(3, 2, i) for i in range(4)]
     footage = {"positions_2d": {"dance": {"custom": views[:1]}}, "metadata": metadata}
     return [
-        npz_reader("npz of 2D", read_positions_2d, {"positions_2d": of_subjects(views)}),
-        npz_reader("npz of 3D", read_positions_3d, {"positions_3d": of_subjects(world_poses(3))}),
-        npz_reader("npz of own footage", read_custom_2d, footage),
+        npz_reader("npz of 2D", npz.read_positions_2d, {"positions_2d": of_subjects(views)}),
+        npz_reader(
+            "npz of 3D", npz.read_positions_3d, {"positions_3d": of_subjects(world_poses(3))}
+        ),
+        npz_reader("npz of own footage", npz.read_custom_2d, footage),
         npz_reader("npz of arrays", read_npz, {"a": random_keypoints(4), "b": np.array("text")}),
         detections_reader(),
         checkpoint_reader("checkpoint", is_zip=True),
@@ -90,21 +86,15 @@ def npz_reader(name: str, read: Callable, arrays: dict[str, Any]) -> Reader:
         return zipped([(f"{key}.npy", object_npy(value)) for key, value in changed.items()])
 
     pickles = [pickle.dumps(np.array(first, dtype=object), p) for p in (2, 4, 5)]
-    return Reader(
-        name,
-        read,
-        ".npz",
-        valid,
-        [
-            lambda random: changed_bytes(random, valid),
-            lambda random: changed_archive(random, valid),
-            lambda random: with_member(changed_bytes(random, list(npys.values()))),
-            lambda random: with_member(npy_bytes(changed_pickle(random, random.choice(pickles)))),
-            lambda random: with_member(npy_header(random)),
-            with_values,
-        ],
-        lambda random: (original := random.choice(valid), flipped_bits(random, original)),
-    )
+    changes = [
+        lambda random: changed_bytes(random, valid),
+        lambda random: changed_archive(random, valid),
+        lambda random: with_member(changed_bytes(random, list(npys.values()))),
+        lambda random: with_member(npy_bytes(changed_pickle(random, random.choice(pickles)))),
+        lambda random: with_member(npy_header(random)),
+        with_values,
+    ]
+    return Reader(name, read, ".npz", valid, changes, is_protected=True)
 
 
 def npy_header(random: Random) -> bytes:
@@ -132,20 +122,13 @@ def detections_reader() -> Reader:
         *(object_npy(people, protocol=2), object_npy(listed)),
     ]
     pickles = [pickle.dumps(as_objects, protocol) for protocol in (0, 2, 4, 5)]
-    return Reader(
-        "npy",
-        lambda path: convert_file(path, None, False),
-        ".npy",
-        valid,
-        [
-            lambda random: changed_bytes(random, valid),
-            npy_header,
-            lambda random: object_npy(
-                changed_value(random, random.choice((people, by_frame, listed)))
-            ),
-            lambda random: npy_bytes(changed_pickle(random, random.choice(pickles)), (4,)),
-        ],
-    )
+    changes = [
+        lambda random: changed_bytes(random, valid),
+        npy_header,
+        lambda random: object_npy(changed_value(random, random.choice((people, by_frame, listed)))),
+        lambda random: npy_bytes(changed_pickle(random, random.choice(pickles)), (4,)),
+    ]
+    return Reader("npy", lambda path: convert_file(path, None, False), ".npy", valid, changes)
 
 
 def checkpoint_reader(name: str, is_zip: bool) -> Reader:
@@ -193,13 +176,5 @@ def checkpoint_reader(name: str, is_zip: bool) -> Reader:
         ),
         with_pickle,
     ]
-    if not is_zip:
-        return Reader(name, read_torch_file, ".bin", valid, changes)
-    return Reader(
-        name,
-        read_torch_file,
-        ".bin",
-        valid,
-        [*changes, lambda random: changed_archive(random, valid)],
-        lambda random: (original := random.choice(valid), flipped_bits(random, original)),
-    )
+    changes += [lambda random: changed_archive(random, valid)] if is_zip else []
+    return Reader(name, read_torch_file, ".bin", valid, changes, is_protected=is_zip)
