@@ -12,7 +12,7 @@ DETECTOR := .venv-detector
 SAMPLE := data/sample
 # A network of 1.8 million weights in place of 14: what a laptop trains in a minute or two.
 SMALL := --depth 2 --embed-dim-ratio 16
-TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --stride 8 --no-eval $(SMALL) \
+TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --stride 10 --batch-size 64 --no-eval $(SMALL) \
 	--wandb-mode disabled --overwrite
 REAL := --keypoints tests/data/real_footage/cam02_mp_heavy.npy --size 1080x1920 --fps 60
 EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.bin
