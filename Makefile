@@ -88,8 +88,9 @@ figs: $(VENV)/.installed
 	$(PY) lift.py --data-dir $(SAMPLE) $(REAL) --output figs/footage.png
 	cp $(SAMPLE)/recipes/recipes.png figs/
 
+# Files of tests side by side, one for each core, each with one thread.
 test: $(VENV)/.installed-dev
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
 # Strange files against every reader of foreign files: make fuzz CASES=100000
 CASES := 20000
