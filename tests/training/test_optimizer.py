@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import solve_triangular
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.files.console import InputError
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
@@ -95,6 +96,29 @@ def test_orthogonal_rows_stay_and_a_zero_matrix_gives_no_nan():
     for dtype in (torch.float32, torch.float16):
         assert not whiten(torch.zeros(1, 4, 6), dtype).isnan().any()
     torch.testing.assert_close(whiten(1e-9 * q[None], torch.float16)[0], q, atol=1e-3, rtol=0)
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the operators that compute something, each a kernel or more on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        computes = operator.namespace == "aten" and not operator.is_view
+        self.count += computes and "view" not in operator.name()
+        return operator(*args, **(kwargs or {}))
+
+
+def test_a_deeper_network_needs_no_more_kernels():
+    counts = []
+    for depth in (1, 4):
+        model = PoseFormerV2(PoseFormerConfig(9, embed_dim_ratio=16, depth=depth))
+        optimizer = build_optimizer(model, MUON)
+        set_gradients(model, 0)
+        with Kernels() as kernels:
+            optimizer.step()
+        counts.append(kernels.count)
+    assert counts[0] == counts[1] <= 140  # with a matrix after another there were 404
 
 
 def test_a_parameter_that_is_no_part_of_the_loss_stays():
