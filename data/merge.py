@@ -207,7 +207,7 @@ def choose_detectors(
     if len(detectors) < 2:
         raise InputError(
             f"estimators: {', '.join(detectors) or 'none'}, but a mixture needs two or more; name "
-            "them with --detectors, or prepare their files with prepare_2d_estimation.py"
+            "them with --detectors, or prepare their files first"
         )
     return detectors
 

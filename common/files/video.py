@@ -107,10 +107,21 @@ def write_video(
 
 def probe_video(path: Path | str) -> tuple[tuple[int, int], float]:
     """Return a video's (width, height) in pixels, as shown, and its frames a second."""
+    about = _about(path)
+    return about["size"], about["fps"]
+
+
+def promised_frames(path: Path | str) -> int:
+    """Return about how many frames a video should have, by its duration; 0 if it does not say."""
+    about = _about(path)
+    return round(about["duration"] * about["fps"])
+
+
+def _about(path: Path | str) -> dict[str, Any]:
     frames = _frames(path)
     about = next(frames)
     frames.close()
-    return about["size"], about["fps"]
+    return about
 
 
 def count_frames(path: Path | str) -> int:

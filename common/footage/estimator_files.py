@@ -116,7 +116,9 @@ def recognise(content: Any) -> Detections:
         return recognise(content[wrapper])
     if not keys and (isinstance(content, list) or getattr(content, "ndim", 0)):
         return formats.from_arrays(content)
-    known = ", ".join(dict.fromkeys(source for source, *_ in formats.READERS))
+    known = ", ".join(
+        dict.fromkeys(source for source, *_ in formats.READERS if source != "3D poses")
+    )
     raise ValueError(
         f"of an unknown form, with {shown(sorted(map(str, keys)))}; "
         f"known are {known}, and arrays (frames, people, points, 2 or 3)"

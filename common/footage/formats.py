@@ -145,7 +145,7 @@ def _flat(people: list) -> list:
     return people
 
 
-@reads("MMPose 0, tested", [{"preds", "image_paths"}])
+@reads("MMPose 0", [{"preds", "image_paths"}])
 def mmpose_tested(batches: list) -> Detections:
     """What tools/test.py of MMPose 0 saves: poses of some pictures, and these pictures' names."""
     poses = [Person(pose) for batch in batches for pose in batch["preds"]]

@@ -52,5 +52,7 @@ def prepare_recording(
         print(f"{path}: was made of {there}; is made of {source} now")
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / f"{name}_{estimator}.npy"
+        if estimator == "mediapipe":
+            print("MediaPipe finds one person; of several give what another program found")
         detect(video, estimator, found)
         return prepare(Preparation(found, source=source, **how))

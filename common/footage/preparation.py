@@ -9,7 +9,7 @@ from common.files import console
 from common.files.console import DATA_DIR, InputError, warn
 from common.files.npz import write_custom_2d
 from common.files.output import check_distinct
-from common.files.video import count_frames, probe_video
+from common.files.video import count_frames, probe_video, promised_frames
 from common.footage.doubtful import default_min_confidence, jumps, without_unsure
 from common.footage.layouts import KEYPOINT_NAMES, POINT_PARENTS, to_h36m
 from common.footage.people import People, read_people
@@ -30,7 +30,7 @@ MAX_SHARE = 2.0
 TOLERATED_FRAMES = 2
 # Of the points that an estimator is sure of, if it tells; the others may be anywhere.
 MAX_OUTSIDE, MAX_OUTSIDE_GIVEN, SURE = 0.2, 0.5, 0.5
-MAX_BELOW = 0.5
+MAX_BELOW, TRUNCATED = 0.5, 0.5  # of the confidences; of the frames that a video promises
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,9 @@ def in_pixels(people: People, size: tuple[int, int], path: Path, given: bool = F
 
 def check_length(num_frames: int, video: Path, path: Path) -> None:
     """Refuse more frames of keypoints than the video has, and warn of fewer."""
-    in_video = count_frames(video)
+    in_video, promised = count_frames(video), promised_frames(video)
+    if in_video < TRUNCATED * promised:
+        warn(f"{video}: ends after {in_video} of about {promised} frames; copy it again")
     if num_frames > in_video + TOLERATED_FRAMES:
         raise InputError(
             f"{path}: {num_frames} frames of keypoints, but the video has {in_video}; "

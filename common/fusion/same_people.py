@@ -11,7 +11,7 @@ from common.fusion.mixtures import person_sizes
 from common.h36m_dataset import FPS
 
 # Mean distance of the joints in mean bones, about 25 cm each; beyond it, it is another one.
-_OTHER_PERSON = 2.0
+_OTHER_PERSON = 0.8
 
 
 class _Person(NamedTuple):
