@@ -158,6 +158,8 @@ def parse_arguments() -> argparse.Namespace:
             wanted = " or ".join(strategies)
             parser.error(f"--{flag} goes with --strategy {wanted}, not {arguments.strategy}")
     own = arguments.dataset == "custom"
+    if own and arguments.detectors is None:
+        parser.error("own footage: name the files to mix, --detectors dance_vitpose,dance_pct")
     if own and arguments.strategy in LEARNED and not arguments.weights:
         parser.error(
             f"own footage has no truth for {arguments.strategy} to learn from; give "
