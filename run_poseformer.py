@@ -359,9 +359,9 @@ def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     recipe = evaluation_recipe(arguments, checkpoint)
     sequences = load_data(arguments, recipe, list(parse_subjects(recipe.subjects_test)), world)
     network_config(arguments, recipe, sequences, checkpoint)  # refuses what contradicts it
+    sequences = noisy(sequences, recipe)
     if checkpoint.config.view == "person":
         sequences = [as_person_seen(s) for s in sequences]
-    sequences = noisy(sequences, recipe)
     precision = resolve_precision(recipe.precision, world.device)
     model = checkpoint.build_model(world.device)
     began = time.perf_counter()
