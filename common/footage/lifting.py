@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.camera import follow_person, normalize_screen_coordinates
+from common.camera import FOLLOWED_FRAMES, follow_person, normalize_screen_coordinates
 from common.evaluation import average_views, both_views, predict
 from common.footage.layouts import to_h36m
 from common.footage.missing import fill, found_points, one_person
@@ -98,26 +98,30 @@ def lift_normalized(
     `focal` is the focal length in the unit of the keypoints; `how` is device, precision and flip,
     as in `predict`.
     """
-    if model.config.view == "person":
-        inputs = inputs / np.float32(focal)
     if causal:
         at_once = max(1, _CAUSAL_FRAMES // model.config.number_of_frames)
         frames, starts = np.arange(len(inputs)), range(0, len(inputs), at_once)
         batches = (frames[start : start + at_once] for start in starts)
-        poses = np.concatenate([_lift_causally(model, inputs, b, fps, **how) for b in batches])
+        how |= {"fps": fps, "focal": focal}
+        poses = np.concatenate([_lift_causally(model, inputs, b, **how) for b in batches])
     else:
-        seen, turns = _as_seen(model, resample(inputs, fps, FPS))
+        seen, turns = _as_seen(model, resample(inputs, fps, FPS), focal)
         (poses,) = predict(model, [seen], **how)
         poses = resample(poses @ turns, FPS, fps, len(inputs))
     poses[:, ROOT] = 0  # the network estimates the hip, too, relative to the true one
     return poses
 
 
-def _as_seen(model: nn.Module, inputs: np.ndarray, *window: None) -> tuple[np.ndarray, np.ndarray]:
-    """Return a network's inputs (…, frames, 17, C), and what turns its poses back, (…, 3, 3)."""
+def _as_seen(
+    model: nn.Module, inputs: np.ndarray, focal: float, window: int | None = FOLLOWED_FRAMES
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a network's inputs (…, frames, 17, C), and what turns its poses back, (…, 3, 3).
+
+    `focal` is the focal length in the unit of the inputs; `window` is of `follow_person`.
+    """
     if model.config.view == "picture":
         return inputs, np.eye(3, dtype=np.float32)
-    return follow_person(inputs, *window)
+    return follow_person(inputs / np.float32(focal), window)
 
 
 class StreamingLifter:
@@ -144,10 +148,9 @@ class StreamingLifter:
     ) -> None:
         is_model = isinstance(checkpoint, nn.Module)
         self._model = checkpoint if is_model else load_lifter(checkpoint, device=device)
-        self._size, self._fps, self._layout = size, fps, layout
+        self._size, self._layout = size, layout
         self._how = {"flip": flip, "device": device, "precision": precision}
-        is_person = self._model.config.view == "person"
-        self._focal = relative_focal(size, focal_px) if is_person else 1.0
+        self._how |= {"fps": fps, "focal": relative_focal(size, focal_px)}
         before = _newest(self._model)
         self._past: deque[np.ndarray] = deque(maxlen=int(np.ceil(before * fps / FPS)) + 1)
         self._last: np.ndarray | None = None  # (points, 2), pixels, what was not found held
@@ -177,11 +180,10 @@ class StreamingLifter:
         if self._last is not None and self._last.shape == points.shape:
             points = np.where(np.isfinite(points), points, self._last)
         self._last = fill(points[None], causal=True)[0]
-        inputs = normalize(self._last, self._size, self._layout)
-        self._past.append(inputs / np.float32(self._focal))
+        self._past.append(normalize(self._last, self._size, self._layout))
         past = np.stack(self._past)
         newest = np.array([len(past) - 1])
-        (pose,) = _lift_causally(self._model, past, newest, self._fps, **self._how)
+        (pose,) = _lift_causally(self._model, past, newest, **self._how)
         pose[ROOT] = 0
         return pose
 
@@ -203,8 +205,9 @@ def _lift_causally(
     model: nn.Module,
     inputs: np.ndarray,
     frames: np.ndarray,
-    fps: float,
     *,
+    fps: float,
+    focal: float,
     flip: bool = True,
     device: torch.device | str,
     precision: str,
@@ -221,7 +224,7 @@ def _lift_causally(
     part = np.maximum(positions - before, 0)[..., None, None].astype(inputs.dtype)
     after = np.minimum(before + 1, len(inputs) - 1)
     windows = (1 - part) * inputs[before] + part * inputs[after]  # (len(frames), F, 17, C)
-    windows, turns = _as_seen(model, windows, None)
+    windows, turns = _as_seen(model, windows, focal, window=None)
     windows = torch.from_numpy(windows).to(device)
     views = both_views(windows, flip, model.config.confidence_chans).flatten(0, 1)
     with autocast(device, precision):

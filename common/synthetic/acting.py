@@ -20,6 +20,7 @@ from common.synthetic.bodies import (
     SITTING,
     STANDING,
     at,
+    steps,
     walk,
 )
 
@@ -106,9 +107,7 @@ def perform(
     ankles = joints[:, [3, 8], :2].mean(axis=1, keepdims=True)
     joints[..., :2] -= (1 - walks)[:, None, None] * ankles
     joints[..., 2] -= bodies.find_floor(joints)
-    # A step is as long as the foot's way backward, seen from the hip.
-    backward = -np.gradient(joints[:, [4, 9], 0], axis=0).min(axis=-1)
-    return _place_in_room(random, joints, np.cumsum(np.where(walks > 0, backward, 0)), cameras)
+    return _place_in_room(random, joints, np.cumsum(np.where(walks > 0, steps(joints), 0)), cameras)
 
 
 def _move_arms(

@@ -210,6 +210,14 @@ def _rotations(angles: np.ndarray) -> np.ndarray:
     return np.stack(rows, axis=-1).reshape(*angles.shape, 3)
 
 
+def steps(joints: np.ndarray) -> np.ndarray:
+    """Return how far a walking body moves forward in each frame, (frames,), metres.
+
+    A step is as long as the foot's way backward, seen from the hip.
+    """
+    return -np.gradient(joints[:, [4, 9], 0], axis=0).min(axis=-1)
+
+
 def find_floor(joints: np.ndarray) -> np.ndarray:
     """Return the height of the floor under a body, (frames, 1).
 

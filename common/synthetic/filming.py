@@ -9,6 +9,7 @@ import numpy as np
 from numpy.random import Generator
 
 from common.camera import follow_person
+from common.footage.missing import interpolated
 from common.generators import WindowGenerator, pack
 from common.h36m_dataset import Sequence2d3d
 from common.skeleton import JOINTS_32_TO_17, ROOT, coco_to_h36m
@@ -91,10 +92,8 @@ def _lose(random: Generator, keypoints: np.ndarray) -> None:
     frames = np.arange(len(keypoints))
     for point in random.integers(5, 17, random.poisson(_GAPS)):
         first, length = random.integers(1, len(frames)), random.integers(2, _LONGEST_GAP)
-        lost = slice(first, first + length)
-        kept = np.delete(frames, lost)
-        for values in np.moveaxis(keypoints[:, point], -1, 0):
-            values[lost] = np.interp(frames[lost], kept, values[kept])
+        keypoints[first : first + length, point] = np.nan
+        keypoints[:, [point]] = interpolated(keypoints[:, [point]], frames, frames)
     if random.random() < _CUT_OFF:  # the picture ends above the ankles, or above the knees
         for lost, parent in _LEGS[random.integers(2) :]:
             keypoints[:, lost] = keypoints[:, parent]

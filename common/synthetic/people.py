@@ -23,6 +23,7 @@ from common.synthetic.bodies import (
     place_joints,
     pose,
     roam,
+    steps,
     walk,
 )
 
@@ -75,8 +76,7 @@ def make_person(random: Generator, frames: int) -> np.ndarray:
     joints = place_joints(body, roam(random, angles, reach.clip(0, 2), random.uniform(0.3, 2)))
     joints[..., 2] -= find_floor(joints) if random.random() < 0.5 else 0
     if walks and random.random() < _MOVING_ON:
-        backward = -np.gradient(joints[:, [4, 9], 0], axis=0).min(axis=-1)
-        joints[..., 0] += np.cumsum(backward)[:, None]
+        joints[..., 0] += np.cumsum(steps(joints))[:, None]
     turning = random.normal(0, 1 if random.random() < 0.3 else 0.15)  # radians a second
     heading = random.uniform(0, 2 * np.pi) + turning * np.arange(frames)[:, None] / FPS
     c, s = np.cos(heading), np.sin(heading)
@@ -111,7 +111,7 @@ def _walk_anyhow(random: Generator, angles: np.ndarray) -> None:
     runs = random.random() < 0.3
     hz = random.uniform(1.1, 1.6) if runs else random.uniform(0.55, 1.15)
     phase = 2 * np.pi * (hz * np.arange(len(angles)) / FPS + random.random())
-    angles[:, ~_is_part_of(_ARMS)[:, 0]] = STANDING[~_is_part_of(_ARMS)[:, 0]]
+    angles[:] = np.where(_is_part_of(_ARMS), angles, STANDING)
     at(angles, "pelvis")[..., 0] += np.radians(random.uniform(-2, 10) + 6 * runs)
     walk(angles, phase, np.full(len(angles), random.uniform(0.5, 1.25)))
     if random.random() < 0.6:
