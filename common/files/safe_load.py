@@ -101,7 +101,8 @@ def _readable(
                 f"{path}: refused, because it holds {unsafe[1][:200]}, which could run code; "
                 f"expected a {expected}"
             ) from error
-        reason = " ".join(str(error).split()).partition(" Re-running `torch.load`")[0]
+        # PyTorch goes on with how to switch its own safety off.
+        reason = re.split(" In PyTorch| Re-running", " ".join(str(error).split()))[0]
         reason = reason[:200] or type(error).__name__
         raise InputError(
             f"{path}: damaged, truncated or no {expected} ({reason}); download or create it again"
