@@ -139,6 +139,8 @@ def train(arguments: argparse.Namespace, world: World) -> None:
             f"{initial.path}: its network sees {config.view}s; --recipe footage trains those that "
             "see persons, and the other recipes those that see pictures"
         )
+    if recipe.people and recipe.std:
+        raise InputError("--std: synthetic people have estimators' errors already; leave it out")
     windows = training_windows(train_set, config, recipe, world)
     LearningRates(recipe, math.ceil(len(windows) / recipe.batch_size))  # refuses a long warm-up
     noise_std = recipe.std * pixels_to_normalized(train_set[0].subject, train_set[0].camera)

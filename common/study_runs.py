@@ -85,6 +85,8 @@ def parse_study_arguments(
     for name, values in vars(arguments).items():
         if isinstance(values, list) and len(set(values)) < max(1, len(values)):
             parser.error(f"--{name}: one is given twice, or none")
+    if vars(make_parser().parse_args(passed)).get("epochs") == 0:
+        parser.error("--epochs 0: there is nothing to compare; give 1 or more")
     for gpu in arguments.gpus:
         choose_device(gpu, quiet=True)  # raises where there is none of this number
     return arguments, passed

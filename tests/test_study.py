@@ -318,6 +318,7 @@ def test_recipes_of_equal_time_have_as_many_epochs_as_fit(do_study, commands):
         (recipes, (), "give either --epochs N, and all recipes see as many samples, or --minutes"),
         (recipes, ("--epochs", "2", "--recipe", "published"), "--recipe: each run gets its own"),
         (recipes, ("--epochs", "2", "--recipes", "best"), "invalid choice"),
+        (recipes, ("--epochs", "0"), "--epochs 0: there is nothing to compare"),
     ],
 )
 def test_bad_usage_is_one_line(do_study, script, arguments, says):
