@@ -67,6 +67,8 @@ from common.training.recipe import LearningRates, Recipe
 from common.training.run_folder import LAST, RunFolder, prepare_folder
 from common.training.wandb_run import WandbRun
 
+PAIRED = 8  # one of so many windows of a batch is also seen one frame later
+
 
 def main() -> None:
     """Do what the command line asks for."""
@@ -103,8 +105,11 @@ def loss_of(
     weights: Tensor | None,
     precision: str,
     noise_std: float,
+    velocity: Tensor | None,
 ) -> Tensor:
     """Return the loss of a batch, a scalar in metres: the function to edit for another loss.
+
+    Its value is MPJPE, which log and curves show; its gradient is that of the whole loss.
 
     Args:
         model: the network, in training mode.
@@ -113,17 +118,27 @@ def loss_of(
         weights: (B,), of each sample's loss in their sum; None for their mean.
         precision: of matrix products, a key of `DTYPES`.
         noise_std: of Gaussian noise on the keypoints, normalised units.
+        velocity: weight of MPJVE, a scalar on the device; None without it, as for clips.
     """
     # (B, F, 17, C) normalised; (B, 17, 3) metres, or (B, F, 17, 3) where a lifter gives all frames
     inputs, targets = windows.gather(batch)
+    if velocity is not None:  # some of the windows once more, one frame later: (B + B / 8, …)
+        later = windows.gather(batch[::PAIRED], later=1)
+        inputs, targets = (torch.cat(both) for both in zip((inputs, targets), later))
     inputs = with_noise(inputs, noise_std, confidences=windows.confidences)
     with autocast(windows.device, precision):
-        predicted = model(inputs)  # (B, 1 or F, 17, 3)
+        predicted = model(inputs)  # (B or more, 1 or F, 17, 3)
     if windows.all_frames:
-        # The value is MPJPE, which log and curves show; the gradient is that of the whole loss.
         loss, error = (f(predicted, targets, weights) for f in (clip_loss, mpjpe))
         return error.detach() + (loss - loss.detach())
-    return mpjpe(predicted.squeeze(1), targets, weights)
+    poses, later = predicted.squeeze(1).float().tensor_split([len(batch)])
+    targets, later_targets = targets.tensor_split([len(batch)])
+    error = mpjpe(poses, targets, weights)
+    if velocity is None:
+        return error
+    steps = later - poses[::PAIRED], later_targets - targets[::PAIRED]
+    loss = velocity * mpjpe(*steps, None if weights is None else PAIRED * weights[::PAIRED])
+    return error + (loss - loss.detach())
 
 
 def train(arguments: argparse.Namespace, world: World) -> None:
@@ -158,7 +173,11 @@ def train(arguments: argparse.Namespace, world: World) -> None:
         checkpoint.resume(model, optimizer, state, world.is_main)
     world.share_weights(model)
 
-    batch_loss = partial(loss_of, model, windows, precision=precision, noise_std=noise_std)
+    # A tensor, as the step that is captured as a CUDA graph reads its present value.
+    in_pairs = recipe.velocity > 0 and not config.gives_all_frames
+    velocity = torch.tensor(recipe.velocity, device=world.device) if in_pairs else None
+    how = {"precision": precision, "noise_std": noise_std, "velocity": velocity}
+    batch_loss = partial(loss_of, model, windows, **how)
     batch_size = world.local_batch_size(recipe.batch_size)
     if world.device.type == "cuda" and not arguments.no_compile:
         batch_loss = compile_loss(batch_loss, model, batch_size, precision)
@@ -192,6 +211,8 @@ def train(arguments: argparse.Namespace, world: World) -> None:
             epoch = Epoch(windows, state, recipe, world, interruption)
             for lr, batch, weights in epoch:
                 set_learning_rate(optimizer, lr)
+                if velocity is not None:
+                    velocity.fill_(recipe.velocity * epoch.progress)
                 epoch.add(train_step(batch, weights))
             valid_mm = validate(model, test_set, world, precision, interruption)
             state.finish_epoch(valid_mm, epoch.samples_per_s, time.perf_counter() - began)
@@ -254,6 +275,7 @@ def training_windows(
             turn_degrees=recipe.turn,
             resize=recipe.resize,
             exchange_limbs=recipe.exchange_limbs,
+            exchange_epochs=recipe.exchange_until * recipe.epochs,
             **options,
         )
     keypoints, poses = [s.keypoints for s in train_set], [s.poses for s in train_set]

@@ -41,6 +41,8 @@ RECIPES = {
     "default, not turned": "--turn 0",
     "default, not resized": "--resize 0",
     "default, limbs not exchanged": "--exchange-limbs 0",
+    "default, limbs exchanged to the end": "--exchange-until 1",
+    "default, no velocities": "--velocity 0",
     "default, batch 256": "--batch-size 256 --learning-rate 4e-3",
     "default, fp32": "--precision fp32",
     "motionagformer": "--model motionagformer",

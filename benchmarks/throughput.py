@@ -198,7 +198,9 @@ class Training:
         else:
             self.optimizer = build_optimizer(self.model, recipe, precision)
             set_learning_rate(self.optimizer, 1e-4)
-        how = {"precision": precision, "noise_std": 0.0}
+        in_pairs = recipe.velocity > 0 and not config.gives_all_frames
+        velocity = torch.ones((), device=world.device) if in_pairs else None
+        how = {"precision": precision, "noise_std": 0.0, "velocity": velocity}
         self.loss = partial(loss_of, self.model, self.windows, **how)
         self.step = self.eager_step
         if way in ("ours", "graph") and world.device.type == "cuda":

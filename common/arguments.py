@@ -221,11 +221,11 @@ def training_recipe(arguments: argparse.Namespace, checkpoint: Checkpoint | None
 def _resumed_recipe(checkpoint: Checkpoint, given: dict[str, Any]) -> Recipe:
     """Return the recipe of a training that goes on.
 
-    What an earlier version did not store was as published. The published schedule does not depend
-    on the number of epochs, so there it may change.
+    What an earlier version did not store was as published. The published recipe does not depend on
+    the number of epochs, so there it may change.
     """
     recipe = replace(RECIPES["published"], **(checkpoint.recipe or given))
-    if recipe.schedule == "published" and "epochs" in given:
+    if not recipe.depends_on_epochs and "epochs" in given:
         recipe = replace(recipe, epochs=given["epochs"])
     for name, value in given.items():
         if getattr(recipe, name) != value:

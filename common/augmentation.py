@@ -26,7 +26,8 @@ class AugmentedWindows(WindowGenerator):
     """A `WindowGenerator` that shows each window's motion as another scene in each epoch.
 
     With probability `exchange_limbs` each, both legs, the left and the right arm move as in another
-    window (`exchange_limbs` below). Then the motion is turned by a random angle about the vertical
+    window (`exchange_limbs` below); after `exchange_epochs`, which may end within an epoch, as in
+    their own. Then the motion is turned by a random angle about the vertical
     through the hip of the middle frame, and resized by a random factor about this hip. The same
     camera projects it again, and what the estimator did wrong with each joint in the frames that
     it comes from, in normalised coordinates, is added. So the hip stays where it was seen, and the
@@ -47,6 +48,7 @@ class AugmentedWindows(WindowGenerator):
         turn_degrees: float,
         resize: float,
         exchange_limbs: float,
+        exchange_epochs: float = math.inf,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -57,7 +59,7 @@ class AugmentedWindows(WindowGenerator):
             **options,
         )
         self._turn, self._resize = math.radians(turn_degrees), resize
-        self._exchange_limbs = exchange_limbs
+        self._exchange_limbs, self._exchange_epochs = exchange_limbs, exchange_epochs
         self._roots = pack([s.root for s in sequences], self.device)  # (all frames, 3)
         views = [(s.subject, s.camera) for s in sequences]
         cameras = [np.append(normalized_intrinsics(*view), camera_up(*view)) for view in views]
@@ -74,19 +76,21 @@ class AugmentedWindows(WindowGenerator):
         # In place: a captured CUDA graph reads them from where they are.
         self.draws.uniform_(-1, 1, generator=random)
         self.limb_draws.uniform_(generator=random)
+        exchanging = min(max(self._exchange_epochs - (epoch - 1), 0), 1)  # part of the epoch
+        self.limb_draws[order[round(exchanging * len(order)) :]] = 1
         self.others.random_(0, len(self._windows), generator=random)
         return order
 
-    def cut(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def cut(self, indices: Tensor, later: int = 0) -> tuple[Tensor, Tensor]:
         """Return samples (B,) as new scenes, (B, F, 17, C), and their targets (B, …, 17, 3)."""
         windows = indices % len(self._windows)
-        numbers = self.frame_numbers(windows, self.number_of_frames)  # (B, F)
+        numbers = self.frame_numbers(windows, self.number_of_frames, later)  # (B, F)
         middles, _, _, sequences = self._windows[windows].unbind(1)
         intrinsics, up = self._cameras[sequences].split([9, 3], dim=-1)
         motion, inputs = rows(self._poses, numbers), self.frames(numbers)  # (B, F, 17, 3 and C)
         if self._exchange_limbs:
             others = self.others[indices]
-            other_numbers = self.frame_numbers(others, self.number_of_frames)
+            other_numbers = self.frame_numbers(others, self.number_of_frames, later)
             other_up = self._cameras[self._windows[others, 3], 9:]
             other_motion = exchange_limbs(motion, rows(self._poses, other_numbers), up, other_up)
             chosen = self._chosen_joints(indices)[:, None, :, None]  # (B, 1, 17, 1)

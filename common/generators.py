@@ -117,22 +117,26 @@ class WindowGenerator:
         random = torch.Generator(self.device).manual_seed(int(number))
         return torch.randperm(len(self), generator=random, device=self.device), random
 
-    def frame_numbers(self, windows: Tensor, count: int) -> Tensor:
+    def frame_numbers(self, windows: Tensor, count: int, later: int = 0) -> Tensor:
         """Return the (B, count) numbers of the central frames of windows (B,) int64.
 
-        Numbers count through all sequences; those of one window never leave its sequence.
+        Numbers count through all sequences; those of one window never leave its sequence. The
+        windows may lie some frames later.
         """
         middles, first, last, _ = self._windows[windows].unsqueeze(-1).unbind(1)  # each (B, 1)
         offsets = torch.arange(-(count // 2), count // 2 + 1, device=self.device)
-        return (middles + offsets).clamp(first, last)
+        return (middles + later + offsets).clamp(first, last)
 
     def frames(self, numbers: Tensor) -> Tensor:
         """Return the keypoints (..., 17, C) of frames with these numbers (...)."""
         return rows(self._keypoints, numbers)
 
-    def gather(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return windows (B, F, 17, C) of samples (B,), and their targets (B, …, 17, 3) or None."""
-        inputs, targets = self.cut(indices)
+    def gather(self, indices: Tensor, later: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Return windows (B, F, 17, C) of samples (B,), and their targets (B, …, 17, 3) or None.
+
+        With `later` all of them lie so many frames later in the same scenes.
+        """
+        inputs, targets = self.cut(indices, later)
         if self.augment:
             mirrored = (indices >= len(self._windows))[:, None, None, None]
             flipped = flip_keypoints(inputs, self.confidences)
@@ -142,16 +146,16 @@ class WindowGenerator:
                 targets = torch.where(mirrored, flip_poses(targets), targets)
         return inputs, targets
 
-    def cut(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+    def cut(self, indices: Tensor, later: int = 0) -> tuple[Tensor, Tensor | None]:
         """Return what `gather` returns, before samples are mirrored."""
         windows = indices % len(self._windows)
-        numbers = self.frame_numbers(windows, self.number_of_frames)
+        numbers = self.frame_numbers(windows, self.number_of_frames, later)
         inputs = self.frames(numbers)
         if self._poses is None:
             return inputs, None
         if self.all_frames:
             return inputs, rows(self._poses, numbers)
-        return inputs, self._poses[self._windows[windows, 0]]
+        return inputs, self._poses[numbers[:, self.number_of_frames // 2]]
 
 
 def rows(packed: Tensor, numbers: Tensor) -> Tensor:

@@ -64,9 +64,10 @@ with mode:
         optimizer = build_optimizer(model, Recipe())  # which checks the learning rate, once
     set_learning_rate(optimizer, 1e-4)
     samples = torch.zeros(50, dtype=torch.int64, device=device)
+    velocity = torch.ones((), device=device)
     with Watch() as watch:
         indices, weights = World(0, 1, device).local_batch(samples, 64)
-        loss = loss_of(model, windows, indices, weights, "fp32", 0.1)
+        loss = loss_of(model, windows, indices, weights, "fp32", 0.1, velocity)
         loss.backward()
         optimizer.step()
 assert len(indices) == 64 and loss.device == device

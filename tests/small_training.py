@@ -18,8 +18,8 @@ SMALL = ("-frame", "9", "--depth", "1", "--embed-dim-ratio", "8", "-str", "S1,S5
 SMALL += ("-b", "32", "-s", "4")
 CPU = ("--precision", "fp32", "-g", "cpu")
 RANDOM = ("-drop", "0.1", "--drop-path", "0.2", "-std", "2", "--seed", "3")
-# Other schedules depend on the number of epochs, which a resume then may not change.
-EXTENDABLE = ("--schedule", "published")
+# Other recipes depend on the number of epochs, which a resume then may not change.
+EXTENDABLE = ("--schedule", "published", "--velocity", "0", "--exchange-until", "1")
 
 
 def write_data(folder, actions=ACTIONS, frames=FRAMES):

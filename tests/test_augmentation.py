@@ -46,12 +46,13 @@ def make_sequence(subject, camera, length, seed, confidences=0):
 SEQUENCES = [("S1", 0, 7), ("S1", 3, 1), ("S8", 2, 12)]
 
 
-def generators(turn_degrees, resize, exchange=0.0, confidences=0, **options):
+def generators(turn_degrees, resize, exchange=0.0, confidences=0, exchange_epochs=9, **options):
     data = [make_sequence(*s, i, confidences) for i, s in enumerate(SEQUENCES)]
     options = {"device": "cpu", "augment": True, **options}
     arrays = [s.keypoints for s in data], [s.poses for s in data]
     plain = WindowGenerator(*arrays, FRAMES, confidences=confidences, **options)
     scenes = {"turn_degrees": turn_degrees, "resize": resize, "exchange_limbs": exchange}
+    scenes["exchange_epochs"] = exchange_epochs
     turned = AugmentedWindows(data, FRAMES, **scenes, **options)
     return data, plain, turned
 
@@ -108,11 +109,16 @@ def with_limbs_of(own, other, limbs):
     return result
 
 
-def in_world(sequence, t, angle, factor, other, other_t, limbs):
-    """One window as a new scene, in world coordinates by NumPy in float64: input and target."""
+def in_world(sequence, t, angle, factor, other, other_t, limbs, later):
+    """One window as a new scene, in world coordinates by NumPy in float64: input and target.
+
+    It may lie some frames later, in the same scene.
+    """
     view = load_cameras()[sequence.subject][sequence.camera]
     to_world = view.orientation, view.translation_m
-    frames, other_frames = window_frames(sequence, t), window_frames(other, other_t)
+    frames, other_frames = (
+        window_frames(s, at + later) for s, at in ((sequence, t), (other, other_t))
+    )
     hips = camera_to_world(sequence.root.astype(np.float64), *to_world)
     hip = hips[t]
     poses = [
@@ -134,15 +140,17 @@ def in_world(sequence, t, angle, factor, other, other_t, limbs):
 
 
 @pytest.mark.parametrize("is_cuda", [False, True])  # which chooses how 3 × 3 matrices are applied
-@pytest.mark.parametrize(("exchange", "confidences"), [(0.0, 0), (0.5, 2)])
+@pytest.mark.parametrize(
+    ("exchange", "confidences", "later"), [(0.0, 0, 0), (0.5, 2, 0), (0.5, 0, 1)]
+)
 def test_windows_are_those_of_a_loop_in_world_coordinates(
-    monkeypatch, exchange, confidences, is_cuda
+    monkeypatch, exchange, confidences, later, is_cuda
 ):
     monkeypatch.setattr(torch.Tensor, "is_cuda", is_cuda, raising=False)
     data, _, turned = generators(120, 0.2, exchange, confidences)
     indices = torch.randperm(len(turned), generator=torch.manual_seed(3))
     turned.start_epoch(5, 1)
-    inputs, targets = turned.gather(indices)
+    inputs, targets = turned.gather(indices, later)
     angles, factors = turned.draws[indices].double().T
     places = [(s, t) for s in data for t in range(len(s.poses))]
     sides, exchanged = set(), []
@@ -151,7 +159,7 @@ def test_windows_are_those_of_a_loop_in_world_coordinates(
         angle, factor = np.radians(120) * angles[i].item(), 1 + 0.2 * factors[i].item()
         limbs = (turned.limb_draws[index] < exchange).tolist()
         other, other_t = places[turned.others[index].item()]
-        window, target = in_world(sequence, t, angle, factor, other, other_t, limbs)
+        window, target = in_world(sequence, t, angle, factor, other, other_t, limbs, later)
         if index >= len(places):
             window, target = mirror(window, [0, 2]), mirror(target, [0])
         np.testing.assert_allclose(inputs[i], window, atol=1e-5)
@@ -176,6 +184,17 @@ def test_turns_follow_from_seed_and_epoch_and_leave_other_chance_alone():
     assert not torch.equal(turned.gather(order)[0], first)
     assert torch.equal(torch.get_rng_state(), before)
     assert turned.draws.min() < -0.5 and turned.draws.max() > 0.5
+
+
+def test_limbs_are_exchanged_until_their_time_has_passed():
+    _, plain, turned = generators(0, 0, exchange=1.0, exchange_epochs=1.5)
+    for epoch, part in ((1, 1.0), (2, 0.5), (3, 0.0)):
+        order = turned.start_epoch(0, epoch)
+        difference = (turned.gather(order)[0] - plain.gather(order)[0]).abs().flatten(1)
+        exchanged = difference.amax(dim=1) > 1e-4
+        until = round(part * len(order))
+        assert exchanged[:until].sum() >= 0.8 * until  # another window may be the same one
+        assert not exchanged[until:].any()
 
 
 def test_bodies_without_width_stay_finite_and_small():

@@ -142,7 +142,7 @@ def test_the_loss_of_clips_is_its_formula():
 def test_the_log_gets_mpjpe_and_the_weights_the_gradient_of_the_whole_loss(model, weights):
     windows = WindowGenerator(*sequences([12]), 9, device="cpu", all_frames=True)
     batch, parameters = torch.tensor([3, 6, 7]), list(model.parameters())
-    value = run_poseformer.loss_of(model, windows, batch, weights, "fp32", 0.0)
+    value = run_poseformer.loss_of(model, windows, batch, weights, "fp32", 0.0, None)
     inputs, targets = windows.gather(batch)
     predicted = model(inputs)
     errors = np.linalg.norm((predicted.detach() - targets).numpy(), axis=-1)

@@ -149,7 +149,7 @@ def run_quietly(command):
 def test_two_processes_of_which_one_is_killed_train_like_one(train, data_dir, tmp_path):
     """Torchrun restarts them in the second epoch, without --resume."""
     # Of 5 steps an epoch the last is not full, and each has an odd number of samples.
-    flags = ("-e", "2", "--init", "published", "-b", "49")
+    flags = ("-e", "2", "--init", "published", "-b", "49", "--velocity", "0")
     train(*flags, folder="one")
     script = tmp_path / "killed_once.py"
     script.write_text(KILLED_ONCE)

@@ -152,6 +152,15 @@ class Recipe:
         "P",
         "probability that a training window's legs move as in another window, and that an arm does",
     )
+    exchange_until: float = training(
+        0.5, _fraction, "PART", "of the training, after which no limbs are exchanged"
+    )
+    velocity: float = training(
+        2.0,
+        non_negative_float,
+        "WEIGHT",
+        "that MPJVE has in the loss at the end, rising from zero; of poseformerv2",
+    )
     no_data_augmentation: bool = training(
         False, yes_or_no, "-no-da", "neither mirror, turn, resize nor exchange in training"
     )
@@ -159,6 +168,12 @@ class Recipe:
     precision: str = run(
         "auto", one_of(*PRECISIONS), "", "of products; auto: bf16, on V100 and T4 fp16, else fp32"
     )
+
+    @property
+    def depends_on_epochs(self) -> bool:
+        """Whether a step depends on how many epochs there will be."""
+        exchange_ends = self.exchange_limbs > 0 and self.exchange_until < 1
+        return self.schedule != "published" or self.velocity > 0 or exchange_ends
 
     @property
     def makes_scenes(self) -> bool:
@@ -183,6 +198,8 @@ RECIPES = {
         turn=0.0,
         resize=0.0,
         exchange_limbs=0.0,
+        exchange_until=1.0,
+        velocity=0.0,
     ),
 }
 # Mehraban, Adeli, Taati, WACV 2024; a clip every nine frames, a third of the shortest ones.
@@ -190,7 +207,9 @@ RECIPES["motionagformer"] = replace(
     RECIPES["published"], recipe="motionagformer", epochs=60, weight_decay=0.01, stride=9
 )
 # For anybody's video: people who do anything, before any camera.
-RECIPES["footage"] = replace(RECIPES["default"], recipe="footage", epochs=14, people=3000, stride=6)
+RECIPES["footage"] = replace(
+    RECIPES["default"], recipe="footage", epochs=14, velocity=0.0, people=3000, stride=6
+)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ def test_loss_is_one_graph_for_the_compiler(monkeypatch):
     scenes = {"turn_degrees": 180, "resize": 0.1, "exchange_limbs": 0.5}
     training.windows = AugmentedWindows([sequence], 9, **scenes, device="cpu", augment=True)
     training.windows.start_epoch(0, 1)
-    plain = partial(loss_of, training.model, training.windows, precision="fp32", noise_std=0.0)
+    how = {"precision": "fp32", "noise_std": 0.0, "velocity": torch.tensor(2.0)}
+    plain = partial(loss_of, training.model, training.windows, **how)
     monkeypatch.setattr(common.model_poseformer, "attend", attend_by_sums)
     results = []
     for training.loss in (plain, torch.compile(plain, fullgraph=True, backend="eager")):

@@ -23,7 +23,14 @@ class SmallTraining:
     """A small network on random windows, with the step of `run_poseformer.train`."""
 
     def __init__(
-        self, recipe=RECIPES["published"], *, frames=40, precision="fp32", noise_std=0.0, **config
+        self,
+        recipe=RECIPES["published"],
+        *,
+        frames=40,
+        precision="fp32",
+        noise_std=0.0,
+        velocity=None,
+        **config,
     ):
         random = np.random.RandomState(0)
         keypoints = random.uniform(-1, 1, (frames, 17, 2)).astype(np.float32)
@@ -35,7 +42,7 @@ class SmallTraining:
         self.optimizer = build_optimizer(self.model, recipe, precision)
         set_learning_rate(self.optimizer, 1e-3)
         self.precision = precision
-        how = {"precision": precision, "noise_std": noise_std}
+        how = {"precision": precision, "noise_std": noise_std, "velocity": velocity}
         self.loss = partial(loss_of, self.model, self.windows, **how)
 
     def step(self, indices, weights=None):
@@ -70,6 +77,29 @@ def test_step_is_adamw_on_the_plain_formulas():
         # Adam divides by a gradient's size, so the smallest ones are moved by their rounding.
         difference = (value - exact[name]).abs()
         assert difference.mean() < 2e-5 and difference.max() < 2e-3, name
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.1] * 8 + [0.2, 0.0])])
+def test_velocities_are_those_of_neighbouring_windows(weights):
+    """The loss is worth MPJPE, and pulls at the steps from a window to the next, too."""
+    training = SmallTraining(velocity=torch.tensor(3.0))
+    batch = torch.arange(5, 55, 5)  # those from 40 on are mirrored; of two, a step is taken
+    (inputs, targets), (later, later_targets) = map(
+        training.windows.gather, (batch, batch[::8] + 1)
+    )
+    predicted, later = (training.model(x).squeeze(1) for x in (inputs, later))
+    errors = (predicted - targets).norm(dim=-1).mean(dim=-1)
+    steps = (later - predicted[::8]) - (later_targets - targets[::8])
+    steps = steps.norm(dim=-1).mean(dim=-1)
+    if weights is None:
+        error, velocity = errors.mean(), steps.mean()
+    else:
+        error, velocity = errors @ weights, steps @ (8 * weights[::8])
+    expected = torch.autograd.grad(error + 3 * velocity, list(training.model.parameters()))
+    value, *gradients = training.gradients(batch, weights)
+    assert value.item() == pytest.approx(error.item(), rel=1e-6)
+    for ours, theirs in zip(gradients, expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("size", "samples"), [(1, 11), (2, 16), (2, 1), (3, 11)])
