@@ -70,7 +70,7 @@ study: $(VENV)/.installed
 	$(PY) data/evaluate_2d.py --data-dir $(SAMPLE) --figures $(SAMPLE)/study \
 		> $(SAMPLE)/study/errors_2d.txt
 	$(PY) study.py --study $(SAMPLE)/study/runs --data-dir $(SAMPLE) --seeds 0 1 --epochs 3 \
-		--recipe published --batch-size 64 --stride 16 --learning-rate 1e-3 --lr-decay 0.5 $(SMALL) \
+		--batch-size 64 --stride 16 $(SMALL) \
 		--keypoints vitpose pct transpose concatenate merge_average merge_fitted
 
 # The published recipe against the default one, on the demo's data, with a smaller network; the
