@@ -12,7 +12,7 @@ DETECTOR := .venv-detector
 SAMPLE := data/sample
 # A network of 1.8 million weights in place of 14: what a laptop trains in a minute or two.
 SMALL := --depth 2 --embed-dim-ratio 16
-TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --stride 10 --batch-size 64 --no-eval $(SMALL) \
+TRAIN := $(PY) run_poseformer.py --data-dir $(SAMPLE) --epochs 2 --stride 9 --batch-size 32 --no-eval $(SMALL) \
 	--wandb-mode disabled --overwrite
 REAL := --keypoints tests/data/real_footage/cam02_mp_heavy.npy --size 1080x1920 --fps 60
 EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.bin
@@ -21,7 +21,7 @@ EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.b
 
 # The main job, end to end: raw files, npz, a mixture, training, evaluation; real footage to a film.
 demo: $(VENV)/.installed
-	$(PY) data/make_sample.py --data-dir $(SAMPLE) --frames 60
+	$(PY) data/make_sample.py --data-dir $(SAMPLE) --frames 36
 	$(PY) data/prepare_data_h36m.py --data-dir $(SAMPLE)
 	for detector in vitpose pct moganet transpose; do \
 		$(PY) data/prepare_2d_estimation.py --data-dir $(SAMPLE) --detector $$detector \
@@ -70,7 +70,7 @@ study: $(VENV)/.installed
 	$(PY) data/evaluate_2d.py --data-dir $(SAMPLE) --figures $(SAMPLE)/study \
 		> $(SAMPLE)/study/errors_2d.txt
 	$(PY) study.py --study $(SAMPLE)/study/runs --data-dir $(SAMPLE) --seeds 0 1 --epochs 3 \
-		--batch-size 64 --stride 16 $(SMALL) \
+		--batch-size 64 --stride 9 $(SMALL) \
 		--keypoints vitpose pct transpose concatenate merge_average merge_fitted
 
 # The published recipe against the default one, on the demo's data, with a smaller network; the
@@ -78,15 +78,16 @@ study: $(VENV)/.installed
 recipes: $(VENV)/.installed
 	test -f $(SAMPLE)/data_2d_h36m_vitpose.npz || $(MAKE) demo
 	$(PY) benchmarks/recipes.py --study $(SAMPLE)/recipes --data-dir $(SAMPLE) \
-		--recipes published default --seeds 0 1 --epochs 4 --stride 8 $(SMALL)
+		--recipes published default --seeds 0 1 --epochs 4 --stride 5 $(SMALL)
 
-# The README's pictures, from what the demo and the recipes leave.
+# The README's pictures, from what the demo, the recipes and the study leave.
 figs: $(VENV)/.installed
 	test -f $(SAMPLE)/recipes/recipes.png || $(MAKE) recipes
+	test -f $(SAMPLE)/study/runs/study.png || $(MAKE) study
 	$(PY) data/visualize.py --data-dir $(SAMPLE) --subject S9 --action Greeting --fps 25 \
 		--size 1020x300 --output figs/estimate.gif
 	$(PY) lift.py --data-dir $(SAMPLE) $(REAL) --output figs/footage.png
-	cp $(SAMPLE)/recipes/recipes.png figs/
+	cp $(SAMPLE)/recipes/recipes.png $(SAMPLE)/study/runs/study.png figs/
 
 # Files of tests side by side, one for each core, each with one thread.
 test: $(VENV)/.installed-dev
