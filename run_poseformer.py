@@ -137,14 +137,28 @@ def loss_of(
     if velocity is None:
         return error
     steps = later - poses[::PAIRED], later_targets - targets[::PAIRED]
-    loss = velocity * mpjpe(*steps, None if weights is None else PAIRED * weights[::PAIRED])
-    return error + (loss - loss.detach())
+    if weights is not None:  # those of the steps have the sum of all
+        chosen = weights[::PAIRED]
+        weights = chosen * weights.sum() / chosen.sum().clamp_min(1e-9)
+    pull = velocity * mpjpe(*steps, weights)
+    return error + (pull - pull.detach())
+
+
+def velocity_weight(recipe: Recipe, config: LifterConfig, device: torch.device) -> Tensor | None:
+    """Return the weight of MPJVE that `loss_of` takes; None for lifters whose loss has its own.
+
+    A tensor, as the step that is captured as a CUDA graph reads its present value.
+    """
+    if recipe.velocity == 0 or config.gives_all_frames:
+        return None
+    return torch.tensor(recipe.velocity, device=device)
 
 
 def train(arguments: argparse.Namespace, world: World) -> None:
     """Train from the beginning, or go on from a checkpoint."""
-    checkpoint = checkpoint_to_resume(arguments, world)
-    initial = checkpoint or checkpoint_to_start_from(arguments)
+    restarted = world.restarts and (arguments.checkpoint / LAST).is_file()  # by torchrun
+    checkpoint = named_checkpoint(arguments, LAST if restarted else arguments.resume)
+    initial = checkpoint or named_checkpoint(arguments, arguments.init_from)
     recipe = training_recipe(arguments, checkpoint)
     precision = resolve_precision(recipe.precision, world.device)
     train_set, test_set = load_training_data(arguments, recipe, world)
@@ -154,8 +168,6 @@ def train(arguments: argparse.Namespace, world: World) -> None:
             f"{initial.path}: its network sees {config.view}s; --recipe footage trains those that "
             "see persons, and the other recipes those that see pictures"
         )
-    if recipe.people and recipe.std:
-        raise InputError("--std: synthetic people have estimators' errors already; leave it out")
     windows = training_windows(train_set, config, recipe, world)
     LearningRates(recipe, math.ceil(len(windows) / recipe.batch_size))  # refuses a long warm-up
     noise_std = recipe.std * pixels_to_normalized(train_set[0].subject, train_set[0].camera)
@@ -173,9 +185,7 @@ def train(arguments: argparse.Namespace, world: World) -> None:
         checkpoint.resume(model, optimizer, state, world.is_main)
     world.share_weights(model)
 
-    # A tensor, as the step that is captured as a CUDA graph reads its present value.
-    in_pairs = recipe.velocity > 0 and not config.gives_all_frames
-    velocity = torch.tensor(recipe.velocity, device=world.device) if in_pairs else None
+    velocity = velocity_weight(recipe, config, world.device)
     how = {"precision": precision, "noise_std": noise_std, "velocity": velocity}
     batch_loss = partial(loss_of, model, windows, **how)
     batch_size = world.local_batch_size(recipe.batch_size)
@@ -212,7 +222,7 @@ def train(arguments: argparse.Namespace, world: World) -> None:
             for lr, batch, weights in epoch:
                 set_learning_rate(optimizer, lr)
                 if velocity is not None:
-                    velocity.fill_(recipe.velocity * epoch.progress)
+                    velocity.fill_(recipe.velocity * epoch.share_done)
                 epoch.add(train_step(batch, weights))
             valid_mm = validate(model, test_set, world, precision, interruption)
             state.finish_epoch(valid_mm, epoch.samples_per_s, time.perf_counter() - began)
@@ -237,22 +247,11 @@ def validate(
     return sums.mpjpe_mm() if test_set else None
 
 
-def checkpoint_to_resume(arguments: argparse.Namespace, world: World) -> Checkpoint | None:
-    """Load the checkpoint that --resume names; after a restart by torchrun, the last one."""
-    name = arguments.resume
-    if world.restarts and (arguments.checkpoint / LAST).is_file():
-        name = LAST
+def named_checkpoint(arguments: argparse.Namespace, name: str | None) -> Checkpoint | None:
+    """Load the checkpoint of this name, None for none, as the flags tell of its network."""
     if not name:
         return None
     path = find_checkpoint(name, arguments.checkpoint)
-    return Checkpoint.load(path, arguments.number_of_frames, arguments.model)
-
-
-def checkpoint_to_start_from(arguments: argparse.Namespace) -> Checkpoint | None:
-    """Load the checkpoint that --init-from names, for its weights alone."""
-    if not arguments.init_from:
-        return None
-    path = find_checkpoint(arguments.init_from, arguments.checkpoint)
     return Checkpoint.load(path, arguments.number_of_frames, arguments.model)
 
 
@@ -378,8 +377,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     """Measure a checkpoint on the test subjects and print the report."""
     if arguments.report:
         check_output(arguments.report, (".json",))
-    path = find_checkpoint(arguments.evaluate, arguments.checkpoint)
-    checkpoint = Checkpoint.load(path, arguments.number_of_frames, arguments.model)
+    checkpoint = named_checkpoint(arguments, arguments.evaluate)
     recipe = evaluation_recipe(arguments, checkpoint)
     sequences = load_data(arguments, recipe, list(parse_subjects(recipe.subjects_test)), world)
     network_config(arguments, recipe, sequences, checkpoint)  # refuses what contradicts it
@@ -396,7 +394,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     report, pose = make_report(sums), checkpoint.mean_pose()
     average = None if pose is None else mean_pose_mpjpe_mm(pose, sequences)
     report |= {
-        "checkpoint": str(path),
+        "checkpoint": str(checkpoint.path),
         "keypoints": recipe.keypoints,
         "precision": precision,
         "frames": number_of_frames(sequences),

@@ -41,7 +41,7 @@ ESTIMATORS = {
     "MoveNet lightning": "lightning.json",
     "MoveNet multipose": "multipose.json",
 }
-TRUTH, STILL = "projected truth", "the truth's mean pose, held still"
+TRUTH, STILL = "the truth's own 2D", "the truth's mean pose, held still"
 COLUMNS = ("MPJPE, mm", "N-MPJPE, mm", "P-MPJPE, mm", "size", "jitter, m/s³")
 _LIMBS = [*LEFT_JOINTS, *RIGHT_JOINTS]
 _HIPS = [JOINT_NAMES.index("LHip"), JOINT_NAMES.index("RHip")]

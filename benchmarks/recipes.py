@@ -59,7 +59,7 @@ OWN_FLAGS = {
         "help": "as many whole epochs of each recipe as take about so long, in place of --epochs",
     },
 }
-METRICS = {"MPJPE": "mpjpe_mm", "P-MPJPE": "p_mpjpe_mm", "MPJVE": "mpjve_mm"}
+METRICS = {"MPJPE, mm": "mpjpe_mm", "P-MPJPE, mm": "p_mpjpe_mm", "MPJVE, mm/frame": "mpjve_mm"}
 
 
 def main() -> None:
@@ -97,7 +97,7 @@ def course(run: Run) -> np.ndarray:
 
 def markdown_table(runs: Mapping[str, Sequence[Run]], courses: Mapping[str, np.ndarray]) -> str:
     """Return the table: a row for each recipe, means and standard deviations over the seeds."""
-    rows = [["recipe", *(f"{name}, mm" for name in METRICS), "seconds", "evaluation, frames/s"]]
+    rows = [["recipe", *METRICS, "seconds", "evaluation, frames/s"]]
     for name, of_seeds in runs.items():
         reports = [run.report() for run in of_seeds]
         averages = [report["average_over_actions"] for report in reports]

@@ -42,7 +42,7 @@ from common.training.device import DTYPES, backward, compile_loss, keep_freed_me
 from common.training.optimizer import build_optimizer, set_learning_rate
 from common.training.processes import World, start_world
 from common.training.recipe import RECIPES, Recipe
-from run_poseformer import loss_of, training_windows
+from run_poseformer import PAIRED, loss_of, training_windows, velocity_weight
 
 SEQUENCES, SEQUENCE_LENGTH = 30, 2000  # of the training; Human3.6M's have 1,000 to 6,000 frames
 PRODUCT_ROWS = {"cpu": 6144, "cuda": 98_304}  # enough for the best rate
@@ -109,9 +109,11 @@ def measure(config: PoseFormerConfig, precision: str, world: World, sizes: list[
     def cell(recipe: Recipe, way: str) -> str:
         second = recipe.recipe == "motionagformer"
         network, forward = (MotionAGFormerConfig(), XS_GFLOPS) if second else (config, gflops)
-        rate = Training(recipe, network, precision, world, way).samples_per_s()
+        training = Training(recipe, network, precision, world, way)
+        rate = training.samples_per_s()
         # A gradient takes two more products for each of the forward pass.
-        return f"{rate:,.1f} ({3 * rate * forward / peak:.0%})"
+        seen = rate if training.velocity is None else rate * (1 + 1 / PAIRED)
+        return f"{rate:,.1f} ({3 * seen * forward / peak:.0%})"
 
     ways = ("ours", "graph", "plain") if device.type == "cuda" else ("ours", "plain")
     rows = [("recipe", "batch", *ways)]
@@ -198,9 +200,8 @@ class Training:
         else:
             self.optimizer = build_optimizer(self.model, recipe, precision)
             set_learning_rate(self.optimizer, 1e-4)
-        in_pairs = recipe.velocity > 0 and not config.gives_all_frames
-        velocity = torch.ones((), device=world.device) if in_pairs else None
-        how = {"precision": precision, "noise_std": 0.0, "velocity": velocity}
+        self.velocity = velocity_weight(recipe, config, world.device)
+        how = {"precision": precision, "noise_std": 0.0, "velocity": self.velocity}
         self.loss = partial(loss_of, self.model, self.windows, **how)
         self.step = self.eager_step
         if way in ("ours", "graph") and world.device.type == "cuda":

@@ -207,6 +207,12 @@ def training_recipe(arguments: argparse.Namespace, checkpoint: Checkpoint | None
                 f"--lr-decay {recipe.lr_decay:g}: goes with --schedule published; the learning "
                 f"rate of {recipe.schedule} falls to zero"
             )
+        for name in ("std", "turn", "resize", "exchange_limbs", "exchange_until"):
+            if recipe.people and name in given:
+                raise InputError(
+                    f"--{name.replace('_', '-')}: is for a data set; synthetic people have poses, "
+                    "sizes and estimators' errors of their own; leave it out"
+                )
     else:
         recipe = _resumed_recipe(checkpoint, given)
     tested = set(parse_subjects(recipe.subjects_test)) & set(parse_subjects(recipe.subjects_train))
@@ -221,8 +227,8 @@ def training_recipe(arguments: argparse.Namespace, checkpoint: Checkpoint | None
 def _resumed_recipe(checkpoint: Checkpoint, given: dict[str, Any]) -> Recipe:
     """Return the recipe of a training that goes on.
 
-    What an earlier version did not store was as published. The published recipe does not depend on
-    the number of epochs, so there it may change.
+    What an earlier version did not store was as published. A recipe whose steps do not depend on
+    the number of epochs, as the published one, may get more.
     """
     recipe = replace(RECIPES["published"], **(checkpoint.recipe or given))
     if not recipe.depends_on_epochs and "epochs" in given:
@@ -269,6 +275,8 @@ def network_config(
     if any(rates[name] for name in rates.keys() - lifter.fields):
         raise InputError(f"--dropout, --drop-path: {model} has none; leave it out")
     rates = {name: rate for name, rate in rates.items() if name in lifter.fields}
+    if arguments.velocity and lifter.config.gives_all_frames:
+        raise InputError(f"--velocity: {model}'s loss has velocities of its own; leave it out")
     if checkpoint is not None:
         checkpoint.check_channels(flags["in_chans"], flags["confidence_chans"])
         for name, value in flags.items():

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from common.files.console import (
 from common.files.output import atomic_output
 from common.lifters import DEFAULT, LIFTERS
 from common.training.device import choose_device
+from common.training.recipe import RECIPES
 from common.training.run_folder import LAST
 
 _POLL_S = 0.05  # how often a process is looked at
@@ -85,7 +86,7 @@ def parse_study_arguments(
     for name, values in vars(arguments).items():
         if isinstance(values, list) and len(set(values)) < max(1, len(values)):
             parser.error(f"--{name}: one is given twice, or none")
-    if vars(make_parser().parse_args(passed)).get("epochs") == 0:
+    if parse_arguments(passed).epochs == 0:
         parser.error("--epochs 0: there is nothing to compare; give 1 or more")
     for gpu in arguments.gpus:
         choose_device(gpu, quiet=True)  # raises where there is none of this number
@@ -95,8 +96,8 @@ def parse_study_arguments(
 def prepare_study(folder: Path, settings: dict[str, Any]) -> None:
     """Create the folder of a study, or make sure that it holds the same study.
 
-    The settings are what all runs have in common, plain values. Those that the folder's file lacks,
-    as it is of another version, are not compared.
+    The settings are what all runs have in common, plain values. Fields of the recipe that the
+    folder's file lacks, as it is of an earlier version, were as published.
 
     Raises:
         InputError: if it holds something else.
@@ -108,7 +109,7 @@ def prepare_study(folder: Path, settings: dict[str, Any]) -> None:
         with atomic_output(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
     try:
-        earlier = dict(json.loads(path.read_text()))
+        earlier = asdict(RECIPES["published"]) | dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: damaged ({str(error)[:200]}); choose another --study") from error
     for name in settings:

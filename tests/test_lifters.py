@@ -189,6 +189,7 @@ def test_a_stopped_training_goes_on_to_the_bit(data_dir, tmp_path, monkeypatch, 
 
 REFUSED = {
     "the other's width": ("--embed-dim-ratio 8", "--embed-dim-ratio: motionagformer has none"),
+    "velocities": ("--velocity 1", "--velocity: motionagformer's loss has velocities"),
     "dropout": ("-drop 0.1", "--dropout, --drop-path: motionagformer has none"),
     "longer than 20 frames": ("-frame 21", "longer than every sequence; choose -frame 19 or less"),
     "even": ("-frame 10", "number_of_frames must be odd"),

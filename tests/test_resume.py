@@ -105,7 +105,8 @@ def test_checkpoints_of_before_the_schedules_go_on(train, evaluate):
     _, folder = train("--recipe", "published", "-e", "2", *RANDOM, "-cf", "1")
     expected, before = load(folder / LAST), load(folder / "epoch_1.bin")
     _, figures = evaluate(folder / "epoch_1.bin")
-    not_stored = "recipe epochs schedule warmup optimizer beta2 init turn resize exchange_limbs"
+    not_stored = "recipe epochs schedule warmup optimizer beta2 init turn resize exchange_limbs "
+    not_stored += "exchange_until velocity"
     for name in not_stored.split():
         del before["recipe"][name]
     del before["log"], before["progress"]["is_best"], before["config"]["confidence_chans"]

@@ -282,7 +282,7 @@ def test_the_recipes_table_and_figure_are_of_the_runs(do_study, commands):
 
 
 TABLE = """\
-| recipe | MPJPE, mm | P-MPJPE, mm | MPJVE, mm | seconds | evaluation, frames/s |
+| recipe | MPJPE, mm | P-MPJPE, mm | MPJVE, mm/frame | seconds | evaluation, frames/s |
 |---|--:|--:|--:|--:|--:|
 | published | 51.0 ± 1.4 | 41.0 ± 1.4 | 5.1 ± 0.1 | 90 | 5,100 |
 | default | 41.0 ± 1.4 | 31.0 ± 1.4 | 4.1 ± 0.1 | 90 | 4,100 |

@@ -80,8 +80,8 @@ class Epoch:
     The body of the loop gives each batch's loss to `add`. The samples come in an order that the
     seed and the epoch's number determine. `state` is brought up to date as the steps are done.
     Between two steps the loop ends with `Interrupted` if a signal was received, and `state` is then
-    ready to be saved. `samples_per_s` is of all processes, 0 if no step was left; `progress` is the
-    part of the whole training that lies before the present step.
+    ready to be saved. `samples_per_s` is of all processes, 0 if no step was left; `share_done` is
+    the part of the whole training that lies before the present step.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Epoch:
         self._state, self._recipe, self._world = state, recipe, world
         self._interruption = interruption
         self._unread: list[Tensor] = []
-        self.samples_per_s = self.progress = 0.0
+        self.samples_per_s = self.share_done = 0.0
 
     def __iter__(self) -> Iterator[tuple[float, Tensor, Tensor | None]]:
         """Yield each step's learning rate, and this process's indices (B,) and weights.
@@ -123,7 +123,7 @@ class Epoch:
         with progress(total=len(self._order), initial=state.samples, desc=title) as bar:
             for number, batch in list(enumerate(batches))[state.step :]:
                 state.lr = rates[first + number]
-                self.progress = (first + number) / (self._recipe.epochs * len(batches))
+                self.share_done = (first + number) / (self._recipe.epochs * len(batches))
                 yield state.lr, *world.local_batch(batch, self._recipe.batch_size)
                 if len(self._unread) == every or number == len(batches) - 1:
                     self._read_losses()

@@ -44,7 +44,7 @@ def one_of(*names: str) -> Check:
 _names = Check(str, lambda text: 0 < len(text) <= 1000, "a list of names")
 _subjects = Check(str, lambda text: bool(parse_subjects(text)), "a list of subjects")
 _estimators = Check(str, lambda t: "" not in t.split("+") and len(t) <= 1000, "names of estimators")
-_fraction = Check(float, lambda x: 0 < x <= 1, "a part between 0 and 1")
+_fraction = Check(float, lambda x: 0 < x <= 1, "a part above 0, up to 1")
 _probability = Check(float, lambda x: 0 <= x <= 1, "a probability from 0 to 1")
 _degrees = Check(float, lambda x: 0 <= x <= 180, "an angle from 0 to 180")
 _steps = Check(
@@ -159,7 +159,7 @@ class Recipe:
         2.0,
         non_negative_float,
         "WEIGHT",
-        "that MPJVE has in the loss at the end, rising from zero; of poseformerv2",
+        "of MPJVE in the loss: rises from 0 to this until the end; of poseformerv2",
     )
     no_data_augmentation: bool = training(
         False, yes_or_no, "-no-da", "neither mirror, turn, resize nor exchange in training"

@@ -32,7 +32,9 @@ class GpuTraining(SmallTraining):
 
     def __init__(self, optimizer="muon", precision="fp32"):
         recipe = Recipe(optimizer=optimizer)
-        super().__init__(recipe, frames=12, precision=precision, noise_std=0.1, **RANDOM)
+        self.velocity = torch.tensor(0.0)
+        how = {"precision": precision, "noise_std": 0.1, "velocity": self.velocity}
+        super().__init__(recipe, frames=12, **how, **RANDOM)
         for group in self.optimizer.param_groups:
             group["lr"] = torch.tensor(1e-3)
 
@@ -45,6 +47,7 @@ class GpuTraining(SmallTraining):
         values = []
         for epoch in (1, 2):
             set_learning_rate(self.optimizer, 1e-3 / epoch)
+            self.velocity.fill_(epoch)
             for batch in self.windows.start_epoch(0, epoch).split(BATCH):
                 values.append(step(*World(0, 1, GPU).local_batch(batch, BATCH)))
         moments = [value for entry in self.optimizer.state.values() for value in entry.values()]
@@ -55,7 +58,8 @@ class GpuTraining(SmallTraining):
 def test_replayed_steps_are_eager_steps_bit_for_bit(monkeypatch, optimizer, precision):
     stand_in_cuda.install(monkeypatch)
     eager, captured = (GpuTraining(optimizer, precision) for _ in range(2))
-    expected = eager.train(eager.step)
+    with torch.device("meta"):  # of what is made without a device
+        expected = eager.train(eager.step)
     step = captured.capture()
     found = captured.train(step)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
@@ -78,16 +82,11 @@ def test_capture_that_fails_says_why_and_lack_of_memory_is_not_hidden(monkeypatc
         training.capture()
 
 
-def test_step_reads_nothing_back_and_stays_on_its_device(run_script):
-    if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):
-        pytest.skip("this PyTorch cannot imagine a device")
-    result = run_script("tests/fake_gpu_step.py")
-    (line,) = result.stdout.splitlines()
-    assert line.endswith(" operators")
-
-
 def test_loss_is_one_graph_for_the_compiler(monkeypatch):
-    """Windows, network and loss without a break; inductor itself is for `make gpu-check`."""
+    """Windows, network and loss without a break; inductor itself is for `make gpu-check`.
+
+    A tensor that is made without the inputs' device would be on another one.
+    """
     training, random = SmallTraining(depth=1), np.random.RandomState(0)
     data = random.uniform(-0.5, 0.5, (40, 17, 3)).astype(np.float32)
     sequence = Sequence2d3d("S1", "Walking", 0, data[..., :2], data, data[:, 0] + 5)
@@ -97,9 +96,11 @@ def test_loss_is_one_graph_for_the_compiler(monkeypatch):
     how = {"precision": "fp32", "noise_std": 0.0, "velocity": torch.tensor(2.0)}
     plain = partial(loss_of, training.model, training.windows, **how)
     monkeypatch.setattr(common.model_poseformer, "attend", attend_by_sums)
-    results = []
-    for training.loss in (plain, torch.compile(plain, fullgraph=True, backend="eager")):
-        results.append(training.gradients(torch.arange(0, 80, 5), torch.full((16,), 1 / 16)))
+    training.loss, batch = plain, (torch.arange(0, 80, 5), torch.full((16,), 1 / 16))
+    with torch.device("meta"):
+        results = [training.gradients(*batch)]
+    training.loss = torch.compile(plain, fullgraph=True, backend="eager")
+    results.append(training.gradients(*batch))
     torch._dynamo.reset()
     for expected, traced in zip(*results):
         torch.testing.assert_close(traced, expected, rtol=1e-4, atol=1e-6)

@@ -35,11 +35,27 @@ def test_each_field_is_a_flag_that_a_checkpoint_keeps(field):
     assert training_recipe(parse_arguments([]), checkpoint) == chosen
     assert training_recipe(parse_arguments(flag), checkpoint) == chosen
     stored = asdict(chosen) | {field.name: field.default}
-    if field.name != "epochs":  # which the published schedule lets change
-        stored["schedule"] = Recipe().schedule if field.name == "schedule" else "published"
     checkpoint = Checkpoint(Path("a.bin"), {}, PoseFormerConfig(), stored, {})
     with pytest.raises(InputError, match=rf"{name} .*: a\.bin was trained with"):
         training_recipe(parse_arguments(flag), checkpoint)
+
+
+@pytest.mark.parametrize(
+    "change", [{"schedule": "linear"}, {"velocity": 1.0}, {"exchange_limbs": 0.5, "turn": 9.0}]
+)
+def test_more_epochs_only_where_steps_do_not_depend_on_them(change):
+    longer = parse_arguments(["--epochs", "300"])
+    checkpoint = Checkpoint(Path("a.bin"), {}, PoseFormerConfig(), asdict(RECIPES["published"]), {})
+    assert training_recipe(longer, checkpoint).epochs == 300
+    checkpoint.recipe.update({"exchange_until": 0.5} | change)
+    with pytest.raises(InputError, match=r"--epochs 300: a\.bin was trained with 200"):
+        training_recipe(longer, checkpoint)
+
+
+@pytest.mark.parametrize("flag", ["--std", "--turn", "--exchange-until"])
+def test_what_synthetic_people_do_not_have_is_refused(flag):
+    with pytest.raises(InputError, match=f"{flag}: is for a data set"):
+        training_recipe(parse_arguments(["--recipe", "footage", flag, "0.5"]), None)
 
 
 def rates(steps_per_epoch=10, **recipe):
