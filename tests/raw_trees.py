@@ -140,3 +140,13 @@ def npy_bytes(pickled, shape=()):
     header = {"descr": "|O", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
     return file.getvalue() + pickled
+
+
+class Calls:
+    """Pickles to a call of a function."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments

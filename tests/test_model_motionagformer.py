@@ -73,18 +73,3 @@ def test_presets_are_the_published_ones():
         assert tuple(PRESETS[name].values()) == published
     assert PRESETS["l"] == {"number_of_frames": 243, "depth": 26, "dim": 128}
     assert PRESETS["b"]["depth"] == CONFIGS["b"]["n_layers"]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        ({"number_of_frames": 28}, "number_of_frames must be odd"),
-        ({"number_of_frames": 1}, "number_of_frames must be odd, from 3 on"),
-        ({"depth": 0}, "depth, in_chans and num_heads must be positive"),
-        ({"dim": 60}, "dim must be a multiple of the 8 attention heads"),
-        ({"confidence_chans": 2}, "confidence_chans must lie between"),
-    ],
-)
-def test_config_refuses(wrong, says):
-    with pytest.raises(ValueError, match=says):
-        MotionAGFormerConfig(**wrong)

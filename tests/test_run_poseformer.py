@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fuzz.mutations import Calls
-from raw_trees import assert_one_line_error, call
+from raw_trees import Calls, assert_one_line_error, call
 from small_training import (  # noqa: F401
     ACTIONS,
     EXTENDABLE,

@@ -2,11 +2,10 @@
 
 python tests/torture.py --kills 100 --sigterms 30 --sigints 30
 
-Trainings of one and of two processes are attacked at random moments and at placed ones (before,
-within and after each file that is written, before and after each validation), and resumed after
-each attack. After it every checkpoint in the folder loads; in the end weights, moments, figures and
-log are those of a training that was left alone, in `last_epoch.bin`, `best_epoch.bin` and every
-`epoch_N.bin`.
+Trainings of one and of two processes are attacked at random moments, and resumed after each attack.
+After it every checkpoint in the folder loads; in the end weights, moments, figures and log are
+those of a training that was left alone, in `last_epoch.bin`, `best_epoch.bin` and every
+`epoch_N.bin`. `test_run_folder.py` and `test_resume.py` attack at placed moments.
 
 Processes are forked from this one, which has imported everything: an attack costs half a second.
 """
@@ -27,7 +26,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from unittest import mock
 
 import conftest  # noqa: F401  (puts the repository on the path)
 import torch._dynamo  # noqa: F401  (an optimizer imports it; here once, not in each fork)
@@ -42,8 +40,6 @@ EPOCHS = 4
 ATTACKS_A_TRAINING = 4
 LIMIT_S = 300  # for a process to end, however busy the machine is
 PATIENCE_S = 10  # from SIGTERM to SIGKILL; torchrun's is 30
-# Placed moments of a training: 2 around a validation, 3 for each of the epoch's 4 files.
-MOMENTS = EPOCHS * (2 + 3 * 4)
 
 
 # One training, forked ---------------------------------------------------------------------------
@@ -52,26 +48,22 @@ MOMENTS = EPOCHS * (2 + 3 * 4)
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
-def launch(arguments, processes, output, attack=None):
-    """Fork the processes of a training, which print into a file; return them.
-
-    `attack` is a signal and the number of the placed moment at which the first process sends it to
-    itself, or None.
-    """
+def launch(arguments, processes, output):
+    """Fork the processes of a training, which print into a file; return them."""
     port = free_port()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until a process is ready
     forked = []
     for rank in range(processes):
         environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        its = arguments, environment, output, attack if rank == 0 else None
+        its = arguments, environment, output
         forked.append(multiprocessing.get_context("fork").Process(target=live, args=its))
         forked[-1].start()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     return forked
 
 
-def live(arguments, environment, output, attack):
+def live(arguments, environment, output):
     """Run the training in a forked process."""
     os.environ.update(environment)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -83,47 +75,7 @@ def live(arguments, environment, output, attack):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         run_poseformer.main()
 
-    with placed(attack):
-        run_script(main)
-
-
-@contextlib.contextmanager
-def placed(attack):
-    """Send this process a signal at the placed moment with this number, counted from 1."""
-    if attack is None:
-        yield
-        return
-    number, moment = attack
-    count = 0
-
-    def pass_moment():
-        nonlocal count
-        count += 1
-        if count == moment:
-            os.kill(os.getpid(), number)
-
-    def around(plain):
-        def call(*arguments, **keywords):
-            pass_moment()
-            result = plain(*arguments, **keywords)
-            pass_moment()
-            return result
-
-        return call
-
-    def in_halves(path, content):
-        with path.open("wb") as file:
-            file.write(content[: len(content) // 2])
-            file.flush()
-            pass_moment()
-            return file.write(content[len(content) // 2 :])
-
-    with (
-        mock.patch.object(Path, "replace", around(Path.replace)),
-        mock.patch.object(Path, "write_bytes", in_halves),
-        mock.patch.object(run_poseformer, "evaluate", around(run_poseformer.evaluate)),
-    ):
-        yield
+    run_script(main)
 
 
 def wait(processes):
@@ -169,12 +121,12 @@ class Campaign:
             self.finish(folder, processes)
             self.references[processes] = folder, time.monotonic() - began
 
-    def launch(self, folder, processes, attack=None):
+    def launch(self, folder, processes):
         flags = [*SMALL, *CPU, "-s", 6, "-b", 24, "-e", EPOCHS, "-cf", 1]
         flags += ["--wandb-mode", "disabled", "--data-dir", self.work / "data", "-c", folder]
         flags += RANDOM if processes == 1 else ()  # of one process, to the last bit
         flags += ["--resume", LAST] if (folder / LAST).is_file() else ()
-        return launch(flags, processes, folder.with_suffix(".txt"), attack)
+        return launch(flags, processes, folder.with_suffix(".txt"))
 
     def run(self, attacks: list[int]) -> None:
         """Send each signal to some training."""
@@ -193,15 +145,12 @@ class Campaign:
 
     def attack(self, folder: Path, processes: int, number: int) -> None:
         """Start or resume a training, send it a signal, see that it ends and what it leaves."""
-        is_placed = self.chance.random() < 0.5
-        moment = (number, self.chance.randint(1, MOMENTS)) if is_placed else None
         left = (EPOCHS - len(log_of(folder))) / EPOCHS
-        forked = self.launch(folder, processes, moment)
-        if not is_placed:
-            time.sleep(self.chance.uniform(0, left * self.references[processes][1]))
-            # A signal comes to one process, or from a terminal and torchrun to each, twice.
-            for one in [self.chance.choice(forked)] if self.chance.random() < 0.5 else forked * 2:
-                os.kill(one.pid, number)  # one that has ended stays until it is waited for
+        forked = self.launch(folder, processes)
+        time.sleep(self.chance.uniform(0, left * self.references[processes][1]))
+        # A signal comes to one process, or from a terminal and torchrun to each, twice.
+        for one in [self.chance.choice(forked)] if self.chance.random() < 0.5 else forked * 2:
+            os.kill(one.pid, number)  # one that has ended stays until it is waited for
         statuses = wait(forked)
         expected = {0, 128 + number, -number}
         if processes > 1:  # who loses another says so, or gets SIGTERM, as from torchrun

@@ -153,17 +153,6 @@ def test_the_files_identities_are_believed(prepare, tmp_path):
     assert list(positions) == ["dance"] and metadata["dance"]["person"] == 2
 
 
-def test_people_of_a_few_frames_are_left_out_and_said_so(prepare, tmp_path):
-    keypoints = walkers()
-    keypoints[4:, 1] = np.nan
-    path = coco_results(tmp_path, keypoints, SIZE)
-    positions, _, result = prepared(prepare, path)
-    assert list(positions) == ["dance"]
-    assert "left out: 1, who are found in 4 frames at most" in result.stdout
-    positions, _, _ = prepared(prepare, path, "--min-frames", "1")
-    assert {len(joints) for joints in positions.values()} == {FRAMES, 4}
-
-
 # ---- gaps ----
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from raw_trees import (
     RAW_ACTIONS,
+    Calls,
     assert_one_line_error,
     call,
     npy_path,
@@ -255,19 +256,11 @@ def test_3d_decides_which_sequences_there_must_be_and_how_long(detector):
     assert_one_line_error(detector(), detector.data_dir / "data_3d_h36m.npz")
 
 
-class RunsCommand:
-    def __init__(self, command):
-        self.command = command
-
-    def __reduce__(self):
-        return os.system, (self.command,)
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (None, "write it again with the estimator"),
-        ([person(0, 0.5, random_keypoints(1)[0]), RunsCommand("touch ran")], "system"),
+        ([person(0, 0.5, random_keypoints(1)[0]), Calls(os.system, "touch ran")], "system"),
         (random_keypoints(3, channels=2), "run without --keep-conf"),
     ],
     ids=["truncated", "malicious", "without confidences"],

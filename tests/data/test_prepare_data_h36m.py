@@ -230,23 +230,6 @@ def test_everything_that_is_missing_is_named_at_once(tree, prepare):
     )
 
 
-@pytest.mark.parametrize(
-    ("surplus", "says"),
-    [
-        ("Eating 7", "3 of 2 takes of Eating"),
-        ("Running", "unknown action Running"),
-        ("Photo", "Photo under two names"),
-    ],
-)
-def test_a_surplus_file_is_an_error(tree, prepare, surplus, says):
-    path = cdf_path(tree[0], "S1", surplus)
-    path.write_bytes(b"not read")
-    with untouched(prepare.data_dir):
-        result = prepare()
-    path.unlink()
-    assert_one_line_error(result, "S1", says)
-
-
 NAN = np.zeros((2, 96), np.float32)
 NAN[1, 5] = np.nan
 BAD_FILES = {

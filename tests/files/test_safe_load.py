@@ -4,7 +4,6 @@ import datetime
 import io
 import os
 import pickle
-import struct
 import zipfile
 from collections import OrderedDict
 from fractions import Fraction
@@ -13,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fuzz.mutations import Calls
-from raw_trees import npy_bytes, random_keypoints
+from raw_trees import Calls, npy_bytes, random_keypoints
 
 from common.files.console import InputError
-from common.files.safe_load import MAX_DEPTH, read_npy, read_npz, read_torch_file
+from common.files.safe_load import read_npy, read_npz, read_torch_file
 
 both_formats = pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
 
@@ -118,28 +116,12 @@ def test_files_of_numpy_1_and_of_numpy_2_are_read(tmp_path, core):
 
 
 def test_a_file_of_python_2_is_read(tmp_path):
-    """Its strings are bytes without an encoding (BINSTRING)."""
-
-    def string(data):
-        return b"T" + struct.pack("<i", len(data)) + data
-
-    data = np.array([1.5, -2.25, 1e9], dtype="<f8").tobytes()
-    dtype = (
-        b"cnumpy\ndtype\n(" + string(b"f8") + b"K\x00K\x01tR(K\x03" + string(b"<")
-        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    )  # fmt: skip
-    array = (
-        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00t" + string(b"b")
-        + b"tR(K\x01(K\x03t" + dtype + b"I00\n" + string(data) + b"tb"
-    )  # fmt: skip
-    outer_dtype = b"cnumpy\ndtype\n(" + string(b"O8") + b"K\x00K\x01tR"
-    pickled = (
-        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00t" + string(b"b")
-        + b"tR(K\x01(t" + outer_dtype + b"I00\n](}(" + string(b"S1") + array + b"uetb."
-    )  # fmt: skip
-    (tmp_path / "a.npy").write_bytes(npy_bytes(pickled))
-    assert np.load(tmp_path / "a.npy", allow_pickle=True, encoding="latin1").item()["S1"][2] == 1e9
-    assert_same(read_npy(tmp_path / "a.npy"), {"S1": np.array([1.5, -2.25, 1e9])})
+    """Its strings are bytes without an encoding (SHORT_BINSTRING)."""
+    content = {"S1": np.array([1.5, -2.25, 1e9])}
+    pickled = in_object_array(content, 3).replace(b"C\x18", b"U\x18").replace(b"C\x01", b"U\x01")
+    assert pickled.count(b"U\x18") == 1 and b"C\x18" not in pickled
+    (tmp_path / "a.npy").write_bytes(pickled)
+    assert_same(read_npy(tmp_path / "a.npy"), content)
 
 
 # What PyTorch writes
@@ -189,17 +171,6 @@ def test_random_states_of_every_numpy_become_none(tmp_path, core, names, is_zip)
     argument = b"(X\x07\x00\x00\x00MT19937t" if module else b")"
     pickled = b"\x80\x02" + global_ + argument + b"R" + state + b"b."
     assert read_torch_file(checkpoint_of(tmp_path / "a.bin", pickled, is_zip)) is None
-
-
-def test_other_tensors_are_refused(tmp_path):
-    tensors = (
-        torch.zeros(1).expand(1 << 40),
-        torch.zeros(3, device="meta"),
-        torch.eye(3).to_sparse(),
-    )
-    for tensor in (*tensors, torch.float32):
-        with pytest.raises(InputError, match=r"a\.bin: damaged, truncated or no checkpoint"):
-            read_torch_file(save(tmp_path / "a.bin", {"a": tensor}))
 
 
 # No code runs
@@ -257,15 +228,9 @@ RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC
 FORGED = {
     "array": RECONSTRUCT + b"(K\x01(K\x01t" + FORGED_DTYPE + b"I00\n" + POINTER + b"tb",
     "scalar": b"cnumpy.core.multiarray\nscalar\n(" + FORGED_DTYPE + POINTER + b"tR",
-    "buffer": b"cnumpy\nndarray\n((K\x01t" + FORGED_DTYPE + POINTER + b"tR",
     "frombuffer": b"cnumpy._core.numeric\n_frombuffer\n("
     + POINTER + FORGED_DTYPE + b"(K\x01tX\x01\x00\x00\x00CtR",
-    "larger than its data": RECONSTRUCT + b"(K\x01(J\xff\xff\xff\x7ft"
-    + FORGED_DTYPE.replace(b"O8", b"f8") + b"I00\n" + POINTER + b"tb",
-    "structure": RECONSTRUCT + b"(K\x01(K\x01t" + FORGED_DTYPE.replace(b"O8", b"V8")
-    + b"I00\n" + POINTER + b"tb",
     "a state for a stand-in's class": b"cnumpy\ndtype\n(N}X\x08\x00\x00\x00__init__Nstb",
-    "a state for a list": b"](N}X\x06\x00\x00\x00appendNstb",
 }  # fmt: skip
 
 
@@ -280,15 +245,6 @@ def test_forged_arrays_are_refused_before_they_exist(tmp_path, name):
 
 
 # Damage
-
-
-def test_deep_containers_are_one_error(tmp_path):
-    knot = []
-    knot.append(knot)
-    for pickled in (b"\x80\x02" + b"]" * 20_000 + b"a" * 19_999 + b".", pickle.dumps(knot, 2)):
-        for read, path in readings(tmp_path, pickled):
-            with pytest.raises(InputError, match=f"nests deeper than {MAX_DEPTH}"):
-                read(path)
 
 
 def valid_files(folder):

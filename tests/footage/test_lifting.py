@@ -3,19 +3,15 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from custom_files import FORMATS
-from raw_trees import call
 
-from common.camera import load_cameras, normalize_screen_coordinates
+from common.camera import normalize_screen_coordinates
 from common.evaluation import predict
 from common.files.console import InputError
-from common.files.npz import read_custom_2d
 from common.footage.lifting import StreamingLifter, lift, load_lifter
 from common.generators import flip_keypoints, flip_poses
 from common.h36m_dataset import FPS
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 from common.skeleton import coco_to_h36m
-from data import prepare_2d_custom
 
 SIZE = (640, 480)
 
@@ -117,36 +113,6 @@ def test_a_checkpoint_of_several_estimators_is_refused(tmp_path):
     path = save(random_model(number_of_frames=9, in_chans=6), tmp_path / "three.bin")
     with pytest.raises(InputError, match=r"three\.bin was trained with 6"):
         load_lifter(path)
-
-
-@pytest.fixture(scope="module")
-def real_view(real_mocap):
-    """One camera's ViTPose keypoints of one of S9's sequences, (frames, 1, 17, 3), COCO."""
-    path = real_mocap / "h36m_vitpose" / "S9" / "Walking_55011271_pose_sequence.npy"
-    people = sorted(np.load(path, allow_pickle=True), key=lambda person: person["bbox"][4])
-    main = {person["frame"]: person["keypoints"] for person in people}  # the highest score is last
-    return np.stack([main[frame] for frame in range(len(main))]).astype(np.float64)[:, None]
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_real_keypoints_in_every_format_give_the_direct_paths_poses(
-    real_view, model, tmp_path, name
-):
-    camera = load_cameras()["S9"][1]
-    size = (camera.width, camera.height)
-    inputs = normalize_screen_coordinates(coco_to_h36m(real_view[:, 0])[..., :2], *size)
-    (direct,) = predict(model, [inputs.astype(np.float32)], device="cpu")
-    result = call(
-        prepare_2d_custom.main,
-        *("--input", FORMATS[name](tmp_path, real_view, size), "--name", "s9"),
-        *("--size", f"{size[0]}x{size[1]}", "--fps", 50, "--data-dir", tmp_path),
-        *("--min-confidence", 0),
-    )
-    assert result.status == 0, result.stderr
-    positions, metadata = read_custom_2d(tmp_path / "data_2d_custom_s9.npz")
-    poses = lift(positions["s9"], model, size=size, fps=metadata["s9"]["fps"])
-    # Every layout holds COCO's points, so that none loses anything.
-    assert np.abs(poses - hip_at_zero(direct)).max() < 1e-5
 
 
 @pytest.mark.parametrize("causal", [False, True])

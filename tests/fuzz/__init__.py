@@ -1,1 +1,0 @@
-"""The campaign against the readers of foreign files; see `readers.py` for how one joins it."""
