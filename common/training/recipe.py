@@ -153,7 +153,7 @@ class Recipe:
         "probability that a training window's legs move as in another window, and that an arm does",
     )
     exchange_until: float = training(
-        0.5, _fraction, "PART", "of the training, after which no limbs are exchanged"
+        0.75, _fraction, "PART", "of the training, after which no limbs are exchanged"
     )
     velocity: float = training(
         2.0,
