@@ -46,8 +46,8 @@ from common.training.optimizer import load_optimizer_state, set_learning_rate
 from common.training.processes import World, start_world
 from common.training.recipe import RECIPES, Recipe
 
-TRAIN_FRAMES, TEST_FRAMES = 1_559_752, 543_344  # of Human3.6M, over four cameras
-TRAIN_SAMPLES = 2 * TRAIN_FRAMES  # mirrored, too
+# Human3.6M's over four cameras; in training each frame is seen mirrored, too.
+TRAIN_SAMPLES, TEST_FRAMES = 2 * 1_559_752, 543_344
 CONFIG = PoseFormerConfig()
 CHECKED = replace(CONFIG, depth=1)  # compiled in a quarter of the time
 RANDOM = replace(CHECKED, drop_rate=0.1, drop_path_rate=0.1)

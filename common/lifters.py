@@ -45,6 +45,13 @@ class Lifter:
         """Names of the configuration's fields."""
         return {f.name for f in fields(self.config)}
 
+    @property
+    def own_flags(self) -> set[str]:
+        """Names of its flags of run_poseformer.py that not every lifter has."""
+        names = self.fields | ({"preset"} if self.presets else set())
+        names |= {"dropout", "drop_path"} if "drop_rate" in self.fields else set()
+        return names if self.config.gives_all_frames else names | {"velocity"}
+
 
 LIFTERS = {
     "poseformerv2": Lifter(PoseFormerConfig, PoseFormerV2, "default"),

@@ -201,8 +201,8 @@ def flags_of_lifters(flags: Mapping[str, Sequence[str]]) -> dict[str, list[str]]
     """Return the flags of each name, without those that only another name's lifter has."""
     given = {name: vars(make_parser().parse_args(words)) for name, words in flags.items()}
     lifters = {name: LIFTERS[values.get("model", DEFAULT)] for name, values in given.items()}
-    own = {name: x.fields | ({"preset"} if x.presets else set()) for name, x in lifters.items()}
-    foreign = {name: set().union(*own.values()) - fields for name, fields in own.items()}
+    every = set().union(*(lifter.own_flags for lifter in lifters.values()))
+    foreign = {name: every - lifter.own_flags for name, lifter in lifters.items()}
     return {
         name: as_flags({flag: value for flag, value in values.items() if flag not in foreign[name]})
         for name, values in given.items()

@@ -61,7 +61,7 @@ def real_chain(real_mocap, run_script, tmp_path_factory):
     """
     from raw_trees import call
 
-    from data import prepare_2d_estimation
+    from data import merge, prepare_2d_estimation
 
     data_dir = tmp_path_factory.mktemp("real_chain")
     (data_dir / "preprocess").symlink_to(real_mocap)
@@ -83,5 +83,7 @@ def real_chain(real_mocap, run_script, tmp_path_factory):
         run_here(prepare_2d_estimation.main, "--detector", detector)
         run_here(prepare_2d_estimation.main, "--detector", detector, "--keep-conf")
     run("merge.py", "--strategy", "weighted_average")
+    for strategy in ("manual", "average"):
+        run_here(merge.main, "--strategy", strategy)
     assert not list(elsewhere.iterdir())
     return data_dir, outputs

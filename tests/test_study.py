@@ -174,6 +174,14 @@ def test_each_lifter_has_a_block_and_trains_by_its_own_flags(do_study, commands)
     assert_one_line_error(do_study(*flags, "--model", "motionagformer")[0], "has model None, not")
 
 
+def test_training_flags_of_one_lifter_do_not_go_to_the_other():
+    own, common = ["--dropout", "0.1", "--velocity", "1.0"], ["--stride", "2"]
+    second = ["--model", "motionagformer"]
+    flags = study_runs.flags_of_lifters({"a": own + common, "b": own + common + second})
+    assert sorted(flags["a"]) == sorted(own + common)
+    assert sorted(flags["b"]) == sorted(common + second)
+
+
 def test_each_gpu_takes_a_run(do_study, commands):
     result, _ = do_study("--keypoints", "pct", "vitpose", "--seeds", "0", "1", "--gpus", "0,3")
     assert result.status == 0, result.stderr

@@ -15,7 +15,7 @@ import torch
 from raw_trees import Calls, npy_bytes, random_keypoints
 
 from common.files.console import InputError
-from common.files.safe_load import read_npy, read_npz, read_torch_file
+from common.files.safe_load import MAX_DEPTH, read_npy, read_npz, read_torch_file
 
 both_formats = pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
 
@@ -173,6 +173,17 @@ def test_random_states_of_every_numpy_become_none(tmp_path, core, names, is_zip)
     assert read_torch_file(checkpoint_of(tmp_path / "a.bin", pickled, is_zip)) is None
 
 
+def test_other_tensors_are_refused(tmp_path):
+    tensors = (
+        torch.zeros(1).expand(1 << 40),
+        torch.zeros(3, device="meta"),
+        torch.eye(3).to_sparse(),
+    )
+    for tensor in (*tensors, torch.float32):
+        with pytest.raises(InputError, match=r"a\.bin: damaged, truncated or no checkpoint"):
+            read_torch_file(save(tmp_path / "a.bin", {"a": tensor}))
+
+
 # No code runs
 
 
@@ -228,9 +239,15 @@ RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC
 FORGED = {
     "array": RECONSTRUCT + b"(K\x01(K\x01t" + FORGED_DTYPE + b"I00\n" + POINTER + b"tb",
     "scalar": b"cnumpy.core.multiarray\nscalar\n(" + FORGED_DTYPE + POINTER + b"tR",
+    "buffer": b"cnumpy\nndarray\n((K\x01t" + FORGED_DTYPE + POINTER + b"tR",
     "frombuffer": b"cnumpy._core.numeric\n_frombuffer\n("
     + POINTER + FORGED_DTYPE + b"(K\x01tX\x01\x00\x00\x00CtR",
+    "larger than its data": RECONSTRUCT + b"(K\x01(J\xff\xff\xff\x7ft"
+    + FORGED_DTYPE.replace(b"O8", b"f8") + b"I00\n" + POINTER + b"tb",
+    "structure": RECONSTRUCT + b"(K\x01(K\x01t" + FORGED_DTYPE.replace(b"O8", b"V8")
+    + b"I00\n" + POINTER + b"tb",
     "a state for a stand-in's class": b"cnumpy\ndtype\n(N}X\x08\x00\x00\x00__init__Nstb",
+    "a state for a list": b"](N}X\x06\x00\x00\x00appendNstb",
 }  # fmt: skip
 
 
@@ -245,6 +262,15 @@ def test_forged_arrays_are_refused_before_they_exist(tmp_path, name):
 
 
 # Damage
+
+
+def test_deep_containers_are_one_error(tmp_path):
+    knot = []
+    knot.append(knot)
+    for pickled in (b"\x80\x02" + b"]" * 20_000 + b"a" * 19_999 + b".", pickle.dumps(knot, 2)):
+        for read, path in readings(tmp_path, pickled):
+            with pytest.raises(InputError, match=f"nests deeper than {MAX_DEPTH}"):
+                read(path)
 
 
 def valid_files(folder):

@@ -10,11 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.files.console import InputError
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
-from common.training.optimizer import (
-    build_optimizer,
-    set_learning_rate,
-    whiten,
-)
+from common.training.optimizer import build_optimizer, set_learning_rate, whiten
 from common.training.recipe import Recipe
 
 MUON = Recipe(optimizer="muon")
