@@ -20,6 +20,7 @@ EVALUATE := $(PY) run_poseformer.py --data-dir $(SAMPLE) --evaluate last_epoch.b
 .PHONY: demo detector footage-checkpoint study recipes figs test fuzz torture gpu-check lint format clean
 
 # The main job, end to end: raw files, npz, a mixture, training, evaluation; real footage to a film.
+# So small a network is fastest on one thread: both inputs train side by side.
 demo: $(VENV)/.installed
 	$(PY) data/make_sample.py --data-dir $(SAMPLE) --frames 36
 	$(PY) data/prepare_data_h36m.py --data-dir $(SAMPLE)
@@ -28,11 +29,13 @@ demo: $(VENV)/.installed
 			| tail -n 2 || exit; \
 	done
 	$(PY) data/merge.py --data-dir $(SAMPLE) --strategy average
-	$(TRAIN) --keypoints vitpose -c $(SAMPLE)/checkpoint/vitpose
-	$(TRAIN) --keypoints merge_average -c $(SAMPLE)/checkpoint/merge_average
-	$(EVALUATE) -c $(SAMPLE)/checkpoint/vitpose
-	$(EVALUATE) -c $(SAMPLE)/checkpoint/merge_average
+	$(MAKE) --no-print-directory -j 2 demo-vitpose demo-merge_average
+	cat $(SAMPLE)/checkpoint/vitpose/evaluation.txt $(SAMPLE)/checkpoint/merge_average/evaluation.txt
 	$(PY) lift.py --data-dir $(SAMPLE) $(REAL) --output $(SAMPLE)/real.mp4 --export $(SAMPLE)/real.bvh
+
+demo-%:
+	OMP_NUM_THREADS=1 $(TRAIN) --keypoints $* -c $(SAMPLE)/checkpoint/$* 2>&1 | sed 's/^/$*: /'
+	OMP_NUM_THREADS=1 $(EVALUATE) -c $(SAMPLE)/checkpoint/$* > $(SAMPLE)/checkpoint/$*/evaluation.txt
 
 # MediaPipe, for `lift.py VIDEO`, in an environment of its own: it needs a NumPy below 2, and a
 # Python from 3.10 to 3.12.
@@ -69,7 +72,7 @@ study: $(VENV)/.installed
 	mkdir -p $(SAMPLE)/study
 	$(PY) data/evaluate_2d.py --data-dir $(SAMPLE) --figures $(SAMPLE)/study \
 		> $(SAMPLE)/study/errors_2d.txt
-	$(PY) study.py --study $(SAMPLE)/study/runs --data-dir $(SAMPLE) --seeds 0 1 --epochs 3 \
+	$(PY) study.py --study $(SAMPLE)/study/runs --data-dir $(SAMPLE) --gpus cpu,cpu --seeds 0 1 --epochs 3 \
 		--batch-size 64 --stride 9 $(SMALL) \
 		--keypoints vitpose pct transpose concatenate merge_average merge_fitted
 

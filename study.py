@@ -14,14 +14,12 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.arguments import NETWORK_FLAGS, parse_arguments, training_recipe
 from common.drawing.figures import COLORS, INK, paper_figure, save_figure
 from common.files.confidences import WITH_CONFIDENCE
 from common.files.console import InputError, progress, run_script, split_names
@@ -31,7 +29,13 @@ from common.files.tables import format_markdown, latex_cells, mean_and_spread
 from common.fusion.errors_2d import list_views, measure, ranks, view_arrays
 from common.h36m_dataset import estimator_names, keypoints_names, keypoints_path, positions_3d_path
 from common.lifters import DEFAULT, LIFTERS
-from common.study_runs import do_runs, flags_of_lifters, parse_study_arguments, prepare_study
+from common.study_runs import (
+    do_runs,
+    flags_of_lifters,
+    parse_study_arguments,
+    prepare_study,
+    study_recipe,
+)
 
 Report = Mapping[str, Any]  # of `make_report`
 Row = dict[str, Any]  # of `study_rows`
@@ -82,17 +86,6 @@ def main() -> None:
 
 
 # The inputs --------------------------------------------------------------------------------------
-
-
-def study_recipe(passed: Sequence[str]) -> dict[str, Any]:
-    """Return what all runs of the study have in common, as plain values."""
-    arguments = parse_arguments(list(passed))
-    recipe = asdict(training_recipe(arguments, None))
-    del recipe["keypoints"], recipe["seed"]
-    names = ["model", "preset", *(name for _, name, *_ in NETWORK_FLAGS)]
-    network = {name: getattr(arguments, name) for name in names}
-    data = {"data_dir": str(arguments.data_dir.resolve()), "dataset": arguments.dataset}
-    return network | recipe | data
 
 
 def default_inputs(data_dir: Path, dataset: str) -> list[str]:

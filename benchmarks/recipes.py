@@ -25,7 +25,14 @@ from common.drawing.figures import COLORS, paper_figure, save_figure
 from common.files.console import InputError, positive_float, run_script
 from common.files.output import atomic_output
 from common.files.tables import format_markdown, mean_and_spread
-from common.study_runs import Run, do_runs, flags_of_lifters, parse_study_arguments, prepare_study
+from common.study_runs import (
+    Run,
+    do_runs,
+    flags_of_lifters,
+    parse_study_arguments,
+    prepare_study,
+    study_recipe,
+)
 from common.training.run_log import LOG_NAME, read_log
 
 RECIPES = {
@@ -65,14 +72,16 @@ METRICS = {"MPJPE, mm": "mpjpe_mm", "P-MPJPE, mm": "p_mpjpe_mm", "MPJVE, mm/fram
 def main() -> None:
     """Do the runs that are missing, then write the table and the figure."""
     arguments, passed = parse_study_arguments(__doc__, {"--recipe"}, OWN_FLAGS)
-    settings = vars(parse_arguments(passed)) | {"minutes": arguments.minutes}
-    if (settings["epochs"] is None) == (arguments.minutes is None):
+    if (parse_arguments(passed).epochs is None) == (arguments.minutes is None):
         raise InputError(
             "give either --epochs N, and all recipes see as many samples, or --minutes M, and all "
             "train about as long"
         )
-    prepare_study(arguments.study, {name: str(value) for name, value in settings.items()})
     flags = flags_of_lifters({n: (*RECIPES[n].split(), *passed) for n in arguments.recipes})
+    settings: dict[str, Any] = {"minutes": str(arguments.minutes)}
+    for name, words in flags.items():
+        settings |= {f"{name}: {field}": value for field, value in study_recipe(words).items()}
+    prepare_study(arguments.study, settings)
     if arguments.minutes:
         once = {name: (*words, "--epochs", "1") for name, words in flags.items()}
         timed = do_runs(arguments.study / "one_epoch", once, arguments.seeds[:1], arguments.gpus)

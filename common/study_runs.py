@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.arguments import make_parser, parse_arguments
+from common.arguments import NETWORK_FLAGS, make_parser, parse_arguments, training_recipe
 from common.files.console import (
     REPOSITORY,
     ArgumentParser,
@@ -77,20 +78,34 @@ def parse_study_arguments(
         add(flag, **{"nargs": "+", "metavar": "NAME"} | options)
     add("--study", type=Path, required=True, metavar="DIR", help="folder of the runs and results")
     add("--seeds", nargs="+", type=non_negative_int, default=[0, 1, 2], metavar="N", help="seeds")
-    gpus = "one run at a time on each; cpu for none"
+    gpus = "one run at a time on each; cpu for none; cpu,cpu: two at a time, with half the threads"
     add("--gpus", type=split_names, default="0", metavar="N,…", help=gpus)
     arguments, passed = parser.parse_known_args()
     for flag in (word.split("=")[0] for word in passed):
         if flag in _SET_HERE | set_here:
             parser.error(f"{flag}: each run gets its own; leave it out")
     for name, values in vars(arguments).items():
-        if isinstance(values, list) and len(set(values)) < max(1, len(values)):
+        if not isinstance(values, list):
+            continue
+        different = values if name == "gpus" else set(values)
+        if len(different) < max(1, len(values)):
             parser.error(f"--{name}: one is given twice, or none")
     if parse_arguments(passed).epochs == 0:
         parser.error("--epochs 0: there is nothing to compare; give 1 or more")
     for gpu in arguments.gpus:
         choose_device(gpu, quiet=True)  # raises where there is none of this number
     return arguments, passed
+
+
+def study_recipe(passed: Sequence[str]) -> dict[str, Any]:
+    """Return what runs with these flags have in common, as plain values."""
+    arguments = parse_arguments(list(passed))
+    recipe = asdict(training_recipe(arguments, None))
+    del recipe["keypoints"], recipe["seed"]
+    names = ["model", "preset", *(name for _, name, *_ in NETWORK_FLAGS)]
+    network = {name: getattr(arguments, name) for name in names}
+    data = {"data_dir": str(arguments.data_dir.resolve()), "dataset": arguments.dataset}
+    return network | recipe | data
 
 
 def prepare_study(folder: Path, settings: dict[str, Any]) -> None:
@@ -102,22 +117,24 @@ def prepare_study(folder: Path, settings: dict[str, Any]) -> None:
     Raises:
         InputError: if it holds something else.
     """
-    path = folder / SETTINGS
-    if not path.is_file():
-        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-            raise InputError(f"{folder}: holds something else; choose another --study")
-        with atomic_output(path) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2) + "\n")
-    try:
-        earlier = asdict(RECIPES["published"]) | dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: damaged ({str(error)[:200]}); choose another --study") from error
+    path, stored = folder / SETTINGS, {}
+    if path.is_file():
+        try:
+            stored = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            shown = str(error)[:200]
+            raise InputError(f"{path}: damaged ({shown}); choose another --study") from error
+    elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise InputError(f"{folder}: holds something else; choose another --study")
+    earlier = asdict(RECIPES["published"]) | stored if stored else {}
     for name in settings:
         if settings[name] != earlier.get(name, settings[name]):
             raise InputError(
                 f"{path}: this study has {name} {earlier[name]}, not {settings[name]}; "
                 "give the same flags, or choose another --study"
             )
+    with atomic_output(path) as temporary:
+        temporary.write_text(json.dumps(stored | settings, indent=2) + "\n")
 
 
 def do_runs(
@@ -141,6 +158,8 @@ def do_runs(
     missing = [one for one in ordered if not (one.folder / REPORT).is_file()]
     print(f"{len(ordered)} runs, {len(ordered) - len(missing)} of them done", flush=True)
     waiting, stop = iter(missing), threading.Event()
+    if len(gpus) > 1:  # side by side, they share the processors
+        os.environ.setdefault("OMP_NUM_THREADS", f"{max(1, (os.cpu_count() or 1) // len(gpus))}")
 
     def work(gpu: str) -> None:
         for one in waiting:  # each is taken by one thread

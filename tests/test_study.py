@@ -189,6 +189,14 @@ def test_each_gpu_takes_a_run(do_study, commands):
     assert len(gpus) == 4 and set(gpus) == {"0", "3"}
 
 
+def test_two_runs_share_the_processors(do_study, commands, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(study_runs.os, "cpu_count", lambda: 6)
+    result, _ = do_study("--keypoints", "pct", "vitpose", "--gpus", "cpu,cpu")
+    assert result.status == 0, result.stderr
+    assert os.environ.pop("OMP_NUM_THREADS") == "3"
+
+
 def test_the_default_inputs(tmp_path):
     for name in ("gt", "vitpose", "pct", "merge_x", "pct_w_conf", "vitpose_w_conf", "moganet"):
         (tmp_path / f"data_2d_h36m_{name}.npz").write_bytes(b"")
@@ -295,6 +303,19 @@ TABLE = """\
 | published | 51.0 ± 1.4 | 41.0 ± 1.4 | 5.1 ± 0.1 | 90 | 5,100 |
 | default | 41.0 ± 1.4 | 31.0 ± 1.4 | 4.1 ± 0.1 | 90 | 4,100 |
 """
+
+
+def test_a_recipe_that_has_changed_since_is_refused(do_study, commands):
+    flags = ("--recipes", "published", "--epochs", "2")
+    _, folder = do_study(*flags, script=recipes)
+    result, _ = do_study("--recipes", "default", *flags[2:], script=recipes)  # one more
+    assert result.status == 0, result.stderr
+    settings = json.loads((folder / "study.json").read_text())
+    found = [settings[f"{recipe}: optimizer"] for recipe in ("published", "default")]
+    assert found == ["adamw", "muon"]
+    (folder / "study.json").write_text(json.dumps(settings | {"default: exchange_until": 0.5}))
+    result, _ = do_study("--recipes", "default", *flags[2:], script=recipes)
+    assert_one_line_error(result, "this study has default: exchange_until 0.5, not 0.75")
 
 
 def test_recipes_of_equal_time_have_as_many_epochs_as_fit(do_study, commands):
