@@ -98,14 +98,14 @@ def main() -> None:
         placed = place(args, people, [poses[footage.name] for footage in people])
         drawn += write(args, people, placed, numbers, exports, paths)
     if is_viewer(args.output):
-        write_viewer(args.output, drawn, footages[0].fps, args.video)
+        write_viewer(args.output, drawn, footages[0].fps, args.video, footages[0].even_times)
         print(f"wrote {args.output} ({len(drawn)} sequence{'s' * (len(drawn) > 1)})")
 
 
 def load_checkpoint(args: argparse.Namespace) -> Checkpoint:
     """Load the checkpoint that is named, or the repository's own."""
     if args.checkpoint:
-        path = find_checkpoint(args.checkpoint, console.CHECKPOINT_DIR)
+        path = find_checkpoint(args.checkpoint)
         return Checkpoint.load(path, args.number_of_frames, args.model)
     try:
         return Checkpoint.load(console.CHECKPOINT_DIR / FOOTAGE_CHECKPOINT, model=args.model)
@@ -329,7 +329,7 @@ def make_parser() -> console.ArgumentParser:
     add("-k", "--keypoints", **name, help=keypoints)
     folder = "folder of the npz files"
     add("--data-dir", type=Path, default=console.DATA_DIR, metavar="DIR", help=folder)
-    add("--causal", action="store_true", help="use past frames only, as a live system must")
+    add("--causal", action="store_true", help="let the network use past frames only")
     hz = console.Check(float, lambda hz: 0.1 <= hz <= 1000, "a number from 0.1 to 1000")
     smooth = f"remove motion faster than HZ ({DEFAULT_CUTOFF_HZ:g} if no number follows), no delay"
     add("--smooth", type=hz, nargs="?", const=DEFAULT_CUTOFF_HZ, metavar="HZ", help=smooth)
@@ -344,7 +344,7 @@ def make_parser() -> console.ArgumentParser:
     fps_of = "another program's keypoints without the video: frames a second"
     group.add_argument("--fps", type=fps, help=fps_of)
     group.add_argument("--sequences", metavar="A,B", help="only these of the file's sequences")
-    rate = f"treat the frames as {FPS} a second, the rate of the training"
+    rate = f"treat the frames as if at the training's rate, usually {FPS} a second"
     group.add_argument("--no-resample", action="store_true", help=rate)
     add = group.add_mutually_exclusive_group().add_argument
     up = "what is up: level as in the picture; person: by the trunk and the feet; auto: by these "

@@ -20,6 +20,7 @@ import math
 import time
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ from common.lifters import LifterConfig, build_network
 from common.loss import clip_loss, mpjpe
 from common.report import format_report, latex_row, make_report
 from common.synthetic.filming import VALIDATION_SEED, FilmedWindows, filmed_sequences
-from common.training.checkpoint import Checkpoint, checkpoint_bytes, find_checkpoint
+from common.training.checkpoint import Checkpoint, checkpoint_bytes
 from common.training.cuda_graph import CapturedStep
 from common.training.device import (
     allow_tf32,
@@ -126,6 +127,8 @@ def loss_of(
         later = windows.gather(batch[::PAIRED], later=1)
         inputs, targets = (torch.cat(both) for both in zip((inputs, targets), later))
     inputs = with_noise(inputs, noise_std, confidences=windows.confidences)
+    if noise_std and velocity is not None:  # a frame has one noise in both of its windows
+        inputs[len(batch) :, :-1] = inputs[: len(batch) : PAIRED, 1:]
     with autocast(windows.device, precision):
         predicted = model(inputs)  # (B or more, 1 or F, 17, 3)
     if windows.all_frames:
@@ -156,9 +159,12 @@ def velocity_weight(recipe: Recipe, config: LifterConfig, device: torch.device) 
 
 def train(arguments: argparse.Namespace, world: World) -> None:
     """Train from the beginning, or go on from a checkpoint."""
-    restarted = world.restarts and (arguments.checkpoint / LAST).is_file()  # by torchrun
-    checkpoint = named_checkpoint(arguments, LAST if restarted else arguments.resume)
-    initial = checkpoint or named_checkpoint(arguments, arguments.init_from)
+    checkpoint = load_checkpoint(arguments, arguments.resume)
+    last = arguments.checkpoint / LAST
+    if world.restarts and last.is_file():  # by torchrun, after a save or before the first
+        saved = load_checkpoint(arguments, last)
+        checkpoint = saved if saved.content.get("launch") == world.launch else checkpoint
+    initial = checkpoint or load_checkpoint(arguments, arguments.init_from)
     recipe = training_recipe(arguments, checkpoint)
     precision = resolve_precision(recipe.precision, world.device)
     train_set, test_set = load_training_data(arguments, recipe, world)
@@ -180,7 +186,7 @@ def train(arguments: argparse.Namespace, world: World) -> None:
     elif recipe.init == "mean_pose":
         init_at_mean_pose(model, mean_pose)
     optimizer = build_optimizer(model, recipe, precision)
-    state = TrainingState()
+    state = TrainingState(launch=world.launch)
     if checkpoint:
         checkpoint.resume(model, optimizer, state, world.is_main)
     world.share_weights(model)
@@ -216,7 +222,6 @@ def train(arguments: argparse.Namespace, world: World) -> None:
 
     with Interruption(world) as interruption, folder:
         while state.epoch < recipe.epochs:
-            began = time.perf_counter()
             model.train()
             epoch = Epoch(windows, state, recipe, world, interruption)
             for lr, batch, weights in epoch:
@@ -224,6 +229,7 @@ def train(arguments: argparse.Namespace, world: World) -> None:
                 if velocity is not None:
                     velocity.fill_(recipe.velocity * epoch.share_done)
                 epoch.add(train_step(batch, weights))
+            began = time.perf_counter()
             valid_mm = validate(model, test_set, world, precision, interruption)
             state.finish_epoch(valid_mm, epoch.samples_per_s, time.perf_counter() - began)
             folder.save_epoch()
@@ -247,12 +253,9 @@ def validate(
     return sums.mpjpe_mm() if test_set else None
 
 
-def named_checkpoint(arguments: argparse.Namespace, name: str | None) -> Checkpoint | None:
-    """Load the checkpoint of this name, None for none, as the flags tell of its network."""
-    if not name:
-        return None
-    path = find_checkpoint(name, arguments.checkpoint)
-    return Checkpoint.load(path, arguments.number_of_frames, arguments.model)
+def load_checkpoint(arguments: argparse.Namespace, path: Path | None) -> Checkpoint | None:
+    """Load a checkpoint, None for none, as the flags tell of its network."""
+    return path and Checkpoint.load(path, arguments.number_of_frames, arguments.model)
 
 
 def training_windows(
@@ -337,8 +340,8 @@ def start_run(
     if not folder.world.is_main:
         return
     state = folder.state
-    if not checkpoint:
-        folder.earlier = prepare_folder(arguments.checkpoint, arguments.overwrite)
+    resumed = checkpoint and checkpoint.path
+    folder.earlier = prepare_folder(arguments.checkpoint, arguments.overwrite, resumed)
     settings = vars(arguments) | settings
     folder.wandb = WandbRun(
         arguments.wandb_mode,
@@ -348,8 +351,8 @@ def start_run(
         config={k: v if isinstance(v, int | float) else str(v) for k, v in settings.items()},
     )
     state.wandb_id = folder.wandb.id or state.wandb_id
-    if checkpoint:
-        folder.complete(checkpoint.path)
+    if resumed:
+        folder.complete(resumed)
 
 
 def describe(
@@ -377,7 +380,7 @@ def evaluate_checkpoint(arguments: argparse.Namespace, world: World) -> None:
     """Measure a checkpoint on the test subjects and print the report."""
     if arguments.report:
         check_output(arguments.report, (".json",))
-    checkpoint = named_checkpoint(arguments, arguments.evaluate)
+    checkpoint = load_checkpoint(arguments, arguments.evaluate)
     recipe = evaluation_recipe(arguments, checkpoint)
     sequences = load_data(arguments, recipe, list(parse_subjects(recipe.subjects_test)), world)
     network_config(arguments, recipe, sequences, checkpoint)  # refuses what contradicts it

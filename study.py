@@ -27,7 +27,13 @@ from common.files.npz import read_positions_2d
 from common.files.output import atomic_output
 from common.files.tables import format_markdown, latex_cells, mean_and_spread
 from common.fusion.errors_2d import list_views, measure, ranks, view_arrays
-from common.h36m_dataset import estimator_names, keypoints_names, keypoints_path, positions_3d_path
+from common.h36m_dataset import (
+    estimator_names,
+    keypoints_names,
+    keypoints_path,
+    positions_3d_path,
+    select_actions,
+)
 from common.lifters import DEFAULT, LIFTERS
 from common.study_runs import (
     do_runs,
@@ -65,7 +71,8 @@ def main() -> None:
     data_dir, dataset = Path(recipe["data_dir"]), recipe["dataset"]
     inputs = arguments.keypoints or default_inputs(data_dir, dataset)
     check_inputs(data_dir, dataset, inputs)
-    errors_2d = measure_inputs(data_dir, dataset, inputs, split_names(recipe["subjects_test"]))
+    tested = split_names(recipe["subjects_test"]), recipe["actions"]
+    errors_2d = measure_inputs(data_dir, dataset, inputs, *tested)
     places = {m: "" if m == arguments.model[0] else f"{m}/" for m in arguments.model}
     for model, place in places.items():
         prepare_study(arguments.study / place, recipes[model])
@@ -117,12 +124,18 @@ def check_inputs(data_dir: Path, dataset: str, inputs: Sequence[str]) -> None:
 
 
 def measure_inputs(
-    data_dir: Path, dataset: str, inputs: Sequence[str], subjects: Sequence[str]
+    data_dir: Path, dataset: str, inputs: Sequence[str], subjects: Sequence[str], actions: str
 ) -> dict[str, dict[str, Any]]:
-    """Return {input: 2D errors as `measure` gives them}, without concatenations."""
+    """Return {input: 2D errors as `measure` gives them}, without concatenations.
+
+    They are of what the networks are tested on: these subjects, and of `actions` "*" or "A,B".
+    """
     path = keypoints_path(data_dir, dataset, "gt")
     truth = read_positions_2d(path)
     views = list_views(path, truth, subjects)
+    names = None if actions == "*" else split_names(actions)
+    chosen = select_actions(path, {view.action for view in views}, names)
+    views = [view for view in views if view.action in chosen]
     truths = [truth[s][a][camera][..., :2] for s, a, camera in views]
     measured = {}
     for name in progress(inputs, desc="2D errors", unit="file"):
@@ -144,8 +157,9 @@ def study_rows(
     It holds `keypoints`; `error_2d_px` and `bias_free_2d_px`, None for a concatenation; for both
     metrics `<metric>`, the mean over the seeds, `<metric>_std`, None for one seed, and
     `<metric>_seeds`; `p_best`, from `wilcoxon` against the best row, times the number of such tests
-    (Bonferroni), None for the best; `worse`, whether it is so beyond chance: that p is significant,
-    and the difference is more than two of `seed_error_mm`.
+    (Bonferroni; any two inputs might have been the best and the worst), None for the best; `worse`,
+    whether it is so beyond chance: that p is significant, and the difference is more than
+    `seed_limit` of `seed_error_mm`.
     """
     rows = []
     for name, of_seeds in reports.items():
@@ -162,12 +176,13 @@ def study_rows(
             row[f"{metric}_seeds"] = values
         rows.append(row)
     rows.sort(key=lambda row: row["mpjpe_mm"])
-    best, seed_error = rows[0], seed_error_mm(rows)
+    best, tests = rows[0], math.comb(len(rows), 2)
+    least_mm = seed_limit(rows) * seed_error_mm(rows)
     for row in rows:
         difference, p = compare(reports[row["keypoints"]], reports[best["keypoints"]])
-        row["p_best"] = None if row is best else min(1.0, p * (len(rows) - 1))
+        row["p_best"] = None if row is best else min(1.0, p * tests)
         is_significant = row is not best and row["p_best"] < SIGNIFICANT
-        row["worse"] = is_significant and difference > 2 * seed_error
+        row["worse"] = is_significant and difference > least_mm
     return rows
 
 
@@ -200,6 +215,21 @@ def seed_error_mm(rows: Sequence[Row]) -> float:
     if seeds == 1:
         return 0.0
     return math.sqrt(2 * float(np.mean([row["mpjpe_mm_std"] ** 2 for row in rows])) / seeds)
+
+
+def seed_limit(rows: Sequence[Row]) -> float:
+    """Return how many of `seed_error_mm` part the best of equally good inputs from the worst.
+
+    In one study of twenty they are further apart: the 95% quantile of the studentized range (Tukey,
+    1953) over √2, from 100,000 draws; 0 for one input, or one seed.
+    """
+    freedom = len(rows) * (len(rows[0]["mpjpe_mm_seeds"]) - 1)
+    if freedom == 0 or len(rows) == 1:
+        return 0.0
+    random = np.random.default_rng(0)
+    means = random.normal(size=(100_000, len(rows)))
+    errors = np.sqrt(2 * random.chisquare(freedom, 100_000) / freedom)
+    return float(np.quantile(np.ptp(means, axis=1) / errors, 0.95))
 
 
 def compare(a: Sequence[Report], b: Sequence[Report]) -> tuple[float, float]:
@@ -324,13 +354,17 @@ def notes_on_chance(rows: Sequence[Row]) -> str:
     spread, chance, tests = "one seed", "One seed does not tell what chance does", "the test"
     if seeds > 1:
         spread, tests = f"mean ± standard deviation over {seeds} seeds", "both"
-        chance = f"How much training again changes a difference: {seed_error_mm(rows):.1f} mm "
-        chance += "(standard error, from the seeds)"
+        error_mm, limit = seed_error_mm(rows), seed_limit(rows)
+        chance = f"How much training again changes a difference: {error_mm:.1f} mm (standard "
+        chance += (
+            f"error, from the seeds); equally good inputs differ by up to {limit * error_mm:.1f}"
+        )
+        chance += " mm in 19 of 20 studies"
     worse = ", ".join(map(label, (row for row in rows if row["worse"]))) or "none"
     return (
         f"3D: {spread}. p: Wilcoxon's signed-rank test over the test sequences against the best "
-        f"row, times {max(1, len(rows) - 1)} (Bonferroni); it speaks of these trained networks. "
-        f"{chance}. Worse than {label(rows[0])} beyond chance, by {tests}: {worse}."
+        f"row, times {max(1, math.comb(len(rows), 2))} (Bonferroni); it speaks of these trained "
+        f"networks. {chance}. Worse than {label(rows[0])} beyond chance, by {tests}: {worse}."
     )
 
 

@@ -57,7 +57,7 @@ def main() -> None:
     add("-g", "--gpu", default="cpu", metavar="N", help="which GPU (default: cpu)")
     args = parser.parse_args()
     device = choose_device(args.gpu)
-    model = load_lifter(find_checkpoint(args.checkpoint, console.CHECKPOINT_DIR), device=device)
+    model = load_lifter(find_checkpoint(args.checkpoint), device=device)
     how = {"device": device, "precision": resolve_precision("auto", device)}
     rows = {}
     for camera in CAMERAS:

@@ -18,7 +18,7 @@ from common.files.console import (
 )
 from common.h36m_dataset import Sequence2d3d, parse_subjects
 from common.lifters import DEFAULT, LIFTERS, LifterConfig, name_of
-from common.training.checkpoint import Checkpoint
+from common.training.checkpoint import Checkpoint, find_checkpoint
 from common.training.recipe import RECIPES, Recipe, one_of
 
 WANDB_MODES = ("auto", "online", "offline", "disabled")
@@ -52,9 +52,9 @@ _FLAGS = {
     ),
     "run": (
         (
-            *("-c --checkpoint", Path, CHECKPOINT_DIR, "DIR"),
+            *("-c --checkpoint", Path, None, "DIR"),
             "folder of best_epoch.bin, last_epoch.bin, epoch_N.bin and log.jsonl "
-            "(default: the repository's checkpoint)",
+            "(default: that of the resumed checkpoint, or the repository's checkpoint)",
         ),
         ("-g --gpu", str, "0", "N", "which GPU; cpu for none (default: 0)"),
         (
@@ -66,7 +66,7 @@ _FLAGS = {
         ("-r --resume", str, None, "FILE", "go on from this checkpoint"),
         (
             *("--init-from", str, None, "FILE"),
-            "start a new training from this checkpoint's weights, with the flags' recipe",
+            "start a new training, which --resume goes on with, from this checkpoint's weights",
         ),
         ("--overwrite", bool, False, None, "replace an earlier run in the checkpoint folder"),
         ("--no-eval", bool, False, None, "do not validate after each epoch"),
@@ -119,7 +119,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     given = parser.parse_args(argv)  # holds what was given, and nothing else
     _check(parser, vars(given))
     defaults = {flag.dest: getattr(flag, "unless_given", None) for _, flag in _flags(parser)}
-    return argparse.Namespace(**defaults | vars(given))
+    values = defaults | vars(given)
+    for name in ("resume", "evaluate", "init_from"):
+        if values[name]:
+            folder = None if name == "init_from" else values["checkpoint"]
+            values[name] = find_checkpoint(values[name], folder)
+    if not values["checkpoint"]:
+        values["checkpoint"] = values["resume"].parent if values["resume"] else CHECKPOINT_DIR
+    return argparse.Namespace(**values)
 
 
 def make_parser() -> ArgumentParser:
@@ -177,8 +184,8 @@ def _check(parser: ArgumentParser, given: dict[str, Any]) -> None:
     for name in ("evaluate", "resume", "init_from"):
         if given.get(name) == "":
             raise InputError(f"--{name.replace('_', '-')} '': give the checkpoint's file")
-    for other in ("evaluate", "overwrite", "init-from"):
-        if "resume" in given and other.replace("-", "_") in given:
+    for other in ("evaluate", "overwrite"):
+        if "resume" in given and other in given:
             raise InputError(f"--resume and --{other} exclude each other; give one of them")
     unread, reason = ("evaluation",), "goes with --evaluate"
     if "evaluate" in given:
@@ -244,12 +251,12 @@ def _resumed_recipe(checkpoint: Checkpoint, given: dict[str, Any]) -> Recipe:
 
 
 def evaluation_recipe(arguments: argparse.Namespace, checkpoint: Checkpoint) -> Recipe:
-    """Return the flags' recipe, with the estimator of the training unless another is given.
+    """Return the flags' recipe, with the training's estimator and frame rate where none is given.
 
-    Noise, frame rate and test subjects are the evaluation's own.
+    Noise and test subjects are the evaluation's own.
     """
-    estimator = {k: v for k, v in checkpoint.recipe.items() if k == "keypoints"}
-    return Recipe(**estimator | _given(arguments))
+    trained = {k: v for k, v in checkpoint.recipe.items() if k in ("keypoints", "downsample")}
+    return Recipe(**trained | _given(arguments))
 
 
 def network_config(

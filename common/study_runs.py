@@ -33,7 +33,8 @@ REPORT, OUTPUT, SETTINGS = "report.json", "output.txt", "study.json"
 _SET_HERE = {"--seed", "-c", "--checkpoint", "-g", "--gpu", "-r", "--resume", "--evaluate"}
 _SET_HERE |= {"--render", "--overwrite", "--report", "--wandb-id", "--no-eval"}
 # A training's flags that its evaluation is given too.
-_EVALUATED = ("data_dir", "dataset", "subjects_test", "actions", "downsample", "std", "precision")
+_EVALUATED = ("data_dir", "dataset", "trust_data", "subjects_test", "actions", "downsample", "std")
+_EVALUATED += ("precision",)
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,9 @@ def train_and_evaluate(one: Run, gpu: str, stop: threading.Event) -> None:
     start = ["--resume", LAST] if (folder / LAST).is_file() else ["--overwrite"]
     partial = folder / f"partial_{REPORT}"
     values = vars(parse_arguments(list(one.flags)))
-    shared = as_flags({name: values[name] for name in _EVALUATED if values[name] is not None})
+    shared = as_flags(
+        {name: values[name] for name in _EVALUATED if values[name] not in (None, False)}
+    )
     train = [*one.flags, *place, *start, "--wandb-mode", "disabled"]
     evaluate = [*shared, *place, "--evaluate", LAST, "--report", str(partial)]
     for flags in (train, evaluate):

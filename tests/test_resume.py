@@ -1,14 +1,16 @@
 """A training that was stopped goes on to the bit; several processes train like one."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import REPOSITORY
-from raw_trees import assert_one_line_error
+from raw_trees import assert_one_line_error, call
 from small_training import (  # noqa: F401
     CPU,
     EXTENDABLE,
@@ -73,7 +75,7 @@ def test_a_signal_loses_nothing(train, uninterrupted, monkeypatch, number, place
         result, folder = train("-e", "3", *RANDOM)
     assert result.status == 128 + number
     (line,) = result.stderr.splitlines()
-    assert "--resume last_epoch.bin" in line
+    assert f"--resume {folder / LAST}" in line
     stopped = load(folder / LAST)
     place_saved = stopped["epoch"], stopped["progress"]["step"]
     assert place_saved == ((1, 2) if place == "within an epoch" else (0, 8))
@@ -121,6 +123,44 @@ def test_checkpoints_of_before_the_schedules_go_on(train, evaluate):
     assert log_figures(folder) == log
     result, _ = train("--resume", LAST, "--optimizer", "muon")
     assert result.stderr.startswith("error: --optimizer muon"), result.stderr
+
+
+def test_a_resume_goes_on_in_its_folder_and_writes_over_no_other_run(
+    train, data_dir, tmp_path, monkeypatch
+):
+    _, other = train("-e", "1", folder="other")
+    _, folder = train("-e", "2", "-cf", "1", *EXTENDABLE)
+    kept = {path: path.read_bytes() for path in (*other.iterdir(), *folder.iterdir())}
+    for checkpoint, place in ((folder / LAST, other), (folder / "epoch_1.bin", folder)):
+        result, _ = train("--resume", checkpoint, folder=place.name)
+        assert_one_line_error(result, f"{place}: holds another run ({LAST}); go on with -c {place}")
+        result, _ = train("--resume", "epoch_3.bin", folder=place.name)
+        assert_one_line_error(result, f"looked for {place / 'epoch_3.bin'}")
+    assert kept == {path: path.read_bytes() for path in kept}
+
+    flags = ("--data-dir", data_dir, "--wandb-mode", "disabled", *SMALL, *CPU, "-e", "3")
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        result = call(run_poseformer.main, *flags, "--resume", f"run/{LAST}")
+    assert result.stderr.rstrip().endswith(f"--resume run/{LAST}")
+    seconds = load(folder / LAST)["progress"]["seconds"]
+    result = call(run_poseformer.main, *flags, "--resume", f"run/{LAST}")
+    assert result.status == 0, result.stderr
+    record = json.loads((folder / "log.jsonl").read_text().splitlines()[2])
+    assert record["epoch"] == 3 and record["seconds"] > seconds > 0
+
+
+@pytest.mark.parametrize("launch", ["this", "another"])
+def test_a_restart_by_torchrun_goes_on_with_its_own_run_alone(train, monkeypatch, launch):
+    """Not with the one that it was to replace."""
+    torchrun = World(0, 1, torch.device("cpu"), launch="this")
+    monkeypatch.setattr(run_poseformer, "start_world", lambda _: replace(torchrun, launch=launch))
+    train("-e", "1", *EXTENDABLE)
+    monkeypatch.setattr(run_poseformer, "start_world", lambda _: replace(torchrun, restarts=1))
+    result, _ = train("-e", "1", *EXTENDABLE, "--overwrite")
+    assert ("all 1 epochs are done" in result.stdout) == (launch == "this"), result.stderr
+    assert result.status == 0
 
 
 # Several processes

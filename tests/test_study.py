@@ -20,6 +20,7 @@ import study
 from benchmarks import recipes
 from common import study_runs
 from common.arguments import parse_arguments, training_recipe
+from common.files.npz import read_positions_2d
 from common.training.recipe import RECIPES
 
 
@@ -41,8 +42,8 @@ folder = Path(flags["-c"])
 with (here / "commands").open("a") as file:
     file.write(json.dumps(sys.argv) + "\\n")
 level = (50 if folder.parent.name == "published" else 40) + int(folder.name[-1])
-if flags.get("--actions") == "Dancing":
-    sys.exit("a line\\nerror: no action 'Dancing'\\n")
+if flags.get("--wandb-name") == "fails":
+    sys.exit("a line\\nerror: no luck\\n")
 elif "--evaluate" in flags:
     Path(flags["--report"]).write_text((here / f"report_{level}").read_text())
 else:
@@ -51,7 +52,7 @@ else:
         for epoch in (1, 2):
             record = {"lr": 1, "epoch": epoch, "valid_mpjpe_mm": 9, "seconds": 30 * epoch}
             file.write(json.dumps(record) + "\\n")
-    if flags.get("--actions") == "Waiting" and "--resume" not in flags:
+    if flags.get("--wandb-name") == "waits" and "--resume" not in flags:
         time.sleep(300)
     while flags["--gpu"] != "cpu" and len(list(here.glob("study/*/*/last_epoch.bin"))) < 2:
         time.sleep(0.01)  # for another run at the same time
@@ -115,7 +116,7 @@ def test_a_study_of_one_real_run(do_study, monkeypatch):
 
 
 def test_a_killed_study_goes_on(do_study, commands, tmp_path):
-    flags = ("--keypoints", "pct", "--seeds", "0", "--actions", "Waiting")
+    flags = ("--keypoints", "pct", "--seeds", "0", "--wandb-name", "waits")
     checkpoint = tmp_path / "study" / "pct" / "seed_0" / "last_epoch.bin"
 
     def kill():
@@ -270,6 +271,28 @@ def test_ranks_and_their_correlation_are_scipys():
     assert f"% {lines[-1]}" in latex
 
 
+def test_equal_inputs_differ_by_no_more_than_the_studentized_range():
+    for inputs, seeds in ((2, 3), (6, 2), (12, 5)):
+        rows = [{"mpjpe_mm_seeds": [0.0] * seeds}] * inputs
+        expected = stats.studentized_range.ppf(0.95, inputs, inputs * (seeds - 1)) / 2**0.5
+        assert study.seed_limit(rows) == pytest.approx(expected, rel=0.02)
+    assert study.seed_limit([{"mpjpe_mm_seeds": [0.0]}] * 6) == 0
+
+
+def test_2d_is_measured_on_the_actions_of_the_3d(data_dir):
+    found = [
+        study.measure_inputs(data_dir, "h36m", ["pct"], ["S9"], actions)["pct"]["mean_px"]
+        for actions in ("Walking", "Walking 1", "*")
+    ]
+    truth, pct = (
+        read_positions_2d(data_dir / f"data_2d_h36m_{name}.npz")["S9"]["Walking 1"]
+        for name in ("gt", "pct")
+    )
+    errors = [np.linalg.norm(a - b, axis=-1) for a, b in zip(truth, pct)]
+    assert found[:2] == pytest.approx([np.mean(errors)] * 2, rel=1e-5)
+    assert found[2] != found[0]
+
+
 # ---- recipes ----
 
 
@@ -367,6 +390,6 @@ def test_another_recipe_and_other_folders_are_refused(do_study, commands):
 
 
 def test_a_run_that_fails_is_named_and_what_it_said(do_study, commands):
-    result, folder = do_study("--keypoints", "pct", "--seeds", "0", "--actions", "Dancing")
-    says = f"error: {folder / 'pct' / 'seed_0' / 'output.txt'}: no action 'Dancing'"
+    result, folder = do_study("--keypoints", "pct", "--seeds", "0", "--wandb-name", "fails")
+    says = f"error: {folder / 'pct' / 'seed_0' / 'output.txt'}: no luck"
     assert_one_line_error(result, says)

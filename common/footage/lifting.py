@@ -3,7 +3,8 @@
     from common.footage.lifting import lift
     poses_m = lift(keypoints_px, "checkpoint/vitpose/best_epoch.bin", size=(1920, 1080), fps=30)
 
-Networks are trained at 50 frames a second, so recordings are brought to that rate and back.
+Networks are trained at 50 frames a second, or, with --downsample, at fewer; recordings are brought
+to that rate and back.
 """
 
 from collections import deque
@@ -60,7 +61,7 @@ def lift(
             was not found, NaN or (0, 0), is interpolated in time, or, if `causal`, held.
         checkpoint: a checkpoint's file, or the network from `load_lifter`.
         size: the picture's (width, height) in pixels.
-        fps: frames a second of the recording; `FPS` lifts the frames as they are.
+        fps: frames a second of the recording; that of the training lifts the frames as they are.
         layout: what the points are, one of `common.footage.layouts.LAYOUTS`.
         focal_px: the camera's focal length, for networks that see the person as `follow_person`
             does, such as checkpoint/footage.bin; None for `focal_length_px(size)`.
@@ -105,11 +106,16 @@ def lift_normalized(
         how |= {"fps": fps, "focal": focal}
         poses = np.concatenate([_lift_causally(model, inputs, b, **how) for b in batches])
     else:
-        seen, turns = _as_seen(model, resample(inputs, fps, FPS), focal)
+        seen, turns = _as_seen(model, resample(inputs, fps, trained_fps(model)), focal)
         (poses,) = predict(model, [seen], **how)
-        poses = resample(poses @ turns, FPS, fps, len(inputs))
+        poses = resample(poses @ turns, trained_fps(model), fps, len(inputs))
     poses[:, ROOT] = 0  # the network estimates the hip, too, relative to the true one
     return poses
+
+
+def trained_fps(model: nn.Module) -> float:
+    """Return the frames a second that a network was trained on."""
+    return getattr(model, "fps", FPS)
 
 
 def _as_seen(
@@ -152,7 +158,9 @@ class StreamingLifter:
         self._how = {"flip": flip, "device": device, "precision": precision}
         self._how |= {"fps": fps, "focal": relative_focal(size, focal_px)}
         before = _newest(self._model)
-        self._past: deque[np.ndarray] = deque(maxlen=int(np.ceil(before * fps / FPS)) + 1)
+        self._past: deque[np.ndarray] = deque(
+            maxlen=int(np.ceil(before * fps / trained_fps(self._model))) + 1
+        )
         self._last: np.ndarray | None = None  # (points, 2), pixels, what was not found held
         self._missed = 0  # frames without anybody in succession
 
@@ -214,11 +222,11 @@ def _lift_causally(
 ) -> np.ndarray:
     """Return the poses (len(frames), 17, 3) of some frames of inputs (frames, 17, C) at `fps`.
 
-    The windows are at 50 Hz; what follows the newest frame, where anything does, repeats it. What
-    lies between two frames is interpolated linearly.
+    The windows are at the training's rate; what follows the newest frame, where anything does,
+    repeats it. What lies between two frames is interpolated linearly.
     """
     length, device = model.config.number_of_frames, torch.device(device)
-    steps = np.minimum(np.arange(length) - _newest(model), 0) * fps / FPS
+    steps = np.minimum(np.arange(length) - _newest(model), 0) * fps / trained_fps(model)
     positions = np.maximum(frames[:, None] + steps, 0)
     before = np.floor(positions + 1e-9).astype(np.int64)
     part = np.maximum(positions - before, 0)[..., None, None].astype(inputs.dtype)

@@ -18,7 +18,7 @@ from common.camera import (
 )
 from common.files.console import InputError, warn
 from common.files.npz import read_custom_2d
-from common.footage.lifting import lift_normalized, normalize, relative_focal
+from common.footage.lifting import lift_normalized, normalize, relative_focal, trained_fps
 from common.footage.trajectory import focal_length_px, hip_path
 from common.h36m_dataset import FPS, Sequence2d3d
 from common.motion import place_on_floor
@@ -127,7 +127,7 @@ def lift_footage(
         roll = _steady_roll(next(iter(footage.keypoints_px.values())))
         inputs = _turn(inputs, -roll)
     how |= {"focal": relative_focal(footage.size, footage.focal_px)}
-    how["fps"] = fps if resample else FPS
+    how["fps"] = fps if resample else trained_fps(model)
     poses = _turn(lift_normalized(inputs, model, **how), roll)
     print(f"{name}: {len(poses)} frames at {fps:g} fps; {_measures(poses, footage)}")
     if smooth_hz is None:

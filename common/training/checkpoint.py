@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from common.files.console import CHECKPOINT_DIR, InputError, listing, warn
 from common.files.safe_load import read_torch_file
+from common.h36m_dataset import FPS
 from common.lifters import LIFTERS, LifterConfig, build_network, name_of, recognise
 from common.training.epoch import TrainingState
 from common.training.optimizer import load_optimizer_state
@@ -29,7 +30,7 @@ from common.training.recipe import Recipe
 # Every network has it; before its name are the prefixes of wrappers: module., _orig_mod., ….
 _ANY_WEIGHTS = ("Joint_embedding.weight", "joints_embed.weight")  # one of each lifter
 # What a checkpoint keeps of the epoch that is under way: fields of `TrainingState`.
-_PROGRESS = ("step", "samples", "loss_sum", "is_best", "random_state")
+_PROGRESS = ("step", "samples", "loss_sum", "seconds", "is_best", "random_state")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +90,7 @@ class Checkpoint:
         """
         model = build_network(self.config)
         self.load_into(model)
+        model.fps = FPS / self.recipe.get("downsample", 1)  # at which it was trained
         return model.to(device).eval()
 
     def check_channels(self, channels: int, confidences: int) -> None:
@@ -183,6 +185,7 @@ def checkpoint_bytes(
         "model_pos": model.state_dict(),
         "min_loss": state.min_loss,
         "wandb_id": state.wandb_id,
+        "launch": state.launch,
         "log": state.log,
         "config": asdict(model.config),
         "recipe": asdict(recipe),
@@ -194,14 +197,17 @@ def checkpoint_bytes(
     return buffer.getvalue()
 
 
-def find_checkpoint(name: str, checkpoint_dir: Path) -> Path:
-    """Find a checkpoint by path, under `checkpoint_dir`, or in the repository's `checkpoint/`.
+def find_checkpoint(name: str, folder: Path | None = None) -> Path:
+    """Find a checkpoint by path, also under `folder` or the repository's `checkpoint/`.
+
+    A name without a path is that of a file in `folder`, where one is given, and in no other.
 
     Raises:
         InputError: if it is in none of these places; the message lists them.
     """
+    folders = [folder] if folder and Path(name).name == name else [Path(), folder, CHECKPOINT_DIR]
     # A set without order would shuffle the message; an absolute name gives the same path thrice.
-    candidates = dict.fromkeys([Path(name), Path(checkpoint_dir) / name, CHECKPOINT_DIR / name])
+    candidates = dict.fromkeys(f / name for f in folders if f)
     for candidate in candidates:
         if candidate.is_file():
             return candidate

@@ -38,6 +38,8 @@ class TrainingState:
         random_state: of PyTorch's generators after these steps; None between epochs.
         is_best: whether the last completed epoch is the one of `min_loss`.
         log: the figures of each completed epoch, as in log.jsonl.
+        seconds: what the steps of the epoch under way took.
+        launch: id of the launch by torchrun, which its restarts share.
     """
 
     epoch: int = 0
@@ -50,6 +52,8 @@ class TrainingState:
     random_state: list[Tensor] | None = None
     is_best: bool = False
     log: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    launch: str | None = None
 
     @property
     def mean_loss_mm(self) -> float:
@@ -61,14 +65,15 @@ class TrainingState:
     ) -> None:
         """Count the epoch as completed and add its line to the log.
 
-        `valid_mpjpe_mm` is None without a validation, whose time is part of `seconds`; the samples
-        are those of all processes.
+        `valid_mpjpe_mm` is None without a validation, which took `seconds`; the samples are those
+        of all processes.
         """
         self.epoch += 1
         record = {"epoch": self.epoch, "lr": self.lr, "train_mpjpe_mm": self.mean_loss_mm}
         record |= {"valid_mpjpe_mm": valid_mpjpe_mm, "samples_per_s": samples_per_s}
-        self.log.append(record | {"seconds": seconds})
-        self.step, self.samples, self.loss_sum, self.random_state = 0, 0, 0.0, None
+        self.log.append(record | {"seconds": self.seconds + seconds})
+        self.step, self.samples, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
+        self.random_state = None
         self.is_best = valid_mpjpe_mm is not None and valid_mpjpe_mm < self.min_loss
         if self.is_best:
             self.min_loss = valid_mpjpe_mm
@@ -92,6 +97,7 @@ class Epoch:
         world: World,
         interruption: "Interruption",
     ) -> None:
+        self._began = time.perf_counter()
         self._order = windows.start_epoch(recipe.seed, state.epoch + 1)
         self._batches = self._order.split(recipe.batch_size)
         if state.samples != min(state.step * recipe.batch_size, len(self._order)):
@@ -131,6 +137,7 @@ class Epoch:
                     bar.set_postfix_str(f"loss {state.mean_loss_mm:.1f} mm")
                     if self._interruption.is_requested():
                         break
+        state.seconds += time.perf_counter() - self._began
         state.loss_sum = float(world.sum(torch.tensor(state.loss_sum, dtype=torch.float64)))
         state.random_state = [torch.get_rng_state()]
         if world.device.type == "cuda":

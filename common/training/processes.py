@@ -38,6 +38,7 @@ class World:
     device: torch.device  # where this process computes
     control: "dist.ProcessGroup | None" = None
     restarts: int = 0  # how often torchrun has restarted the processes
+    launch: str | None = None  # torchrun's id of this start and of its restarts
 
     @property
     def is_main(self) -> bool:
@@ -168,7 +169,7 @@ def start_world(gpu: str) -> World:
         device_id=device if on_gpu else None,
     )
     control = dist.new_group(backend="gloo") if on_gpu else None
-    return World(rank, size, device, control, restarts)
+    return World(rank, size, device, control, restarts, os.environ.get("TORCHELASTIC_RUN_ID"))
 
 
 def _torchrun_s_numbers() -> tuple[int, int, int, int]:

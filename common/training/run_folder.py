@@ -21,27 +21,32 @@ from common.training.wandb_run import WandbRun
 BEST, LAST, CURVES = "best_epoch.bin", "last_epoch.bin", "training_curves.png"
 
 
-def prepare_folder(folder: Path, overwrite: bool) -> list[Path]:
-    """Make sure that a new run can write into the checkpoint folder, and does not mix with another.
+def prepare_folder(folder: Path, overwrite: bool, resumed: Path | None = None) -> list[Path]:
+    """Make sure that a run can write into the checkpoint folder, and does not mix with another.
 
-    What an earlier run has left is returned, for the new run's first save to replace.
+    What an earlier run has left is returned, for a new run's first save to replace. A run that goes
+    on from the checkpoint `resumed` replaces nothing: if that lies in the folder, the folder has
+    no later one.
 
     Raises:
-        InputError: if there is an earlier run and `overwrite` is false. A folder without a
-            checkpoint holds no run.
+        InputError: if there is another run, or what came after `resumed`, and `overwrite` is false.
+            A folder without a checkpoint holds no run.
         OSError: if the folder cannot be written to.
     """
     checkpoints = [p for p in (folder / LAST, folder / BEST) if p.exists()]
     checkpoints += sorted(folder.glob("epoch_*.bin"))
+    if resumed and resumed.parent.resolve() == folder.resolve():
+        checkpoints = [p for p in checkpoints[:1] if p.name == LAST != resumed.name]
     if checkpoints and not overwrite:
         name = checkpoints[0].name
         raise InputError(
-            f"{folder}: holds an earlier run ({name}); go on with --resume {name}, "
-            "choose another folder with -c, or replace it with --overwrite"
+            f"{folder}: holds {'another' if resumed else 'an earlier'} run ({name}); go on with "
+            f"-c {folder} --resume {name}, or choose another folder with -c"
+            + ("" if resumed else ", or replace it with --overwrite")
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
-        return [*checkpoints, folder / LOG_NAME]
+        return [] if resumed else [*checkpoints, folder / LOG_NAME]
 
 
 @dataclass
@@ -122,7 +127,8 @@ class RunFolder:
             return
         if self.world.is_main:
             self._save({LAST: self.checkpoint()})
-            print(how_to_resume(self.state, saved=not self._waiting), file=sys.stderr)
+            how = how_to_resume(self.folder / LAST, self.state, saved=not self._waiting)
+            print(how, file=sys.stderr)
             self.wandb.finish([], exit_code=error.exit_status)
         self.world.wait()
         raise SystemExit(error.exit_status) from None
@@ -167,8 +173,8 @@ def print_epoch(record: dict[str, Any], epochs: int, is_best: bool) -> None:
     )
 
 
-def how_to_resume(state: TrainingState, saved: bool) -> str:
-    """Return the line that tells how to go on after an interruption."""
+def how_to_resume(last: Path, state: TrainingState, saved: bool) -> str:
+    """Return the line that tells how to go on from the last checkpoint after an interruption."""
     words = iter(sys.argv[1:])
     kept = []
     for word in words:
@@ -178,7 +184,7 @@ def how_to_resume(state: TrainingState, saved: bool) -> str:
             kept.append(word)
     processes = os.environ.get("LOCAL_WORLD_SIZE")
     launcher = ["torchrun", f"--nproc_per_node={processes}"] if processes else ["python"]
-    command = shlex.join([*launcher, sys.argv[0], *kept, "--resume", LAST])
+    command = shlex.join([*launcher, sys.argv[0], *kept, "--resume", str(last)])
     place = f"stopped in epoch {state.epoch + 1} after step {state.step}"
     if not saved:
         return f"{place}, which could not be saved; go on from an earlier save with: {command}"

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import asdict
 
 import numpy as np
@@ -79,6 +80,18 @@ def test_other_rates_are_brought_to_50_hz_and_back(model):
     full, half = lift(pixels, model, size=SIZE), lift(pixels[::2], model, size=SIZE, fps=25)
     as_if_50 = lift(pixels[::2], model, size=SIZE)
     assert np.abs(half - full[::2]).mean() < 0.02 * np.abs(as_if_50 - full[::2]).mean()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_network_of_another_rate_gets_that(model, tmp_path, causal):
+    pixels, how = moving(41), {"size": SIZE, "causal": causal}
+    expected = lift(pixels, model, **how)
+    slow = copy.copy(model)
+    slow.fps = FPS / 5  # as `Checkpoint.build_model` notes it
+    np.testing.assert_array_equal(lift(pixels, slow, fps=FPS / 5, **how), expected)
+    if causal:
+        stream = StreamingLifter(slow, size=SIZE, fps=FPS / 5)
+        np.testing.assert_allclose([stream.push(p) for p in pixels], expected, atol=1e-5)
 
 
 @torch.no_grad()

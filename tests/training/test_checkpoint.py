@@ -218,15 +218,18 @@ def test_find_checkpoint_by_path_then_folder_then_repository(tmp_path, monkeypat
     run, repository = tmp_path / "run", tmp_path / "repository"
     monkeypatch.setattr(common.training.checkpoint, "CHECKPOINT_DIR", repository)
     monkeypatch.chdir(tmp_path)
-    places = [tmp_path / "a.bin", run / "a.bin", repository / "a.bin"]
+    places = [folder / "b" / "a.bin" for folder in (tmp_path, run, repository)]
     with pytest.raises(InputError) as error:
-        find_checkpoint("a.bin", run)
-    assert str(error.value) == (
-        f"a.bin: no such checkpoint; looked for a.bin, {run / 'a.bin'}, {repository / 'a.bin'}"
-    )
+        find_checkpoint("b/a.bin", run)
+    looked = ", ".join(map(str, places[1:]))
+    assert str(error.value) == f"b/a.bin: no such checkpoint; looked for b/a.bin, {looked}"
     for place in reversed(places):
-        place.parent.mkdir(exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         place.touch()
-        assert find_checkpoint("a.bin", run).resolve() == place
+        assert find_checkpoint("b/a.bin", run).resolve() == place
+    (tmp_path / "c.bin").touch()
+    assert find_checkpoint("c.bin").resolve() == tmp_path / "c.bin"
+    with pytest.raises(InputError, match=rf"looked for {run / 'c.bin'}$"):
+        find_checkpoint("c.bin", run)
     with pytest.raises(InputError, match=r"looked for /no/such.bin$"):
         find_checkpoint("/no/such.bin", run)

@@ -102,6 +102,18 @@ def test_velocities_are_those_of_neighbouring_windows(weights):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+def test_a_frame_has_one_noise_in_both_of_its_windows():
+    training, seen = SmallTraining(noise_std=0.1, velocity=torch.tensor(1.0)), []
+    training.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    batch = torch.tensor([0, 3, 5, 7, 9, 11, 13, 15, 39, 45])
+    training.loss(batch, None)
+    [windows] = seen
+    assert windows.shape[0] == 12
+    assert torch.equal(windows[10:, :-1], windows[[0, 8], 1:])
+    clean = training.windows.gather(batch)[0]
+    assert (windows[:10] - clean).std().item() == pytest.approx(0.1, rel=0.1)
+
+
 @pytest.mark.parametrize(("size", "samples"), [(1, 1), (1, 11), (2, 16), (2, 1), (3, 11)])
 def test_parts_of_a_batch_give_its_loss_and_gradients(size, samples):
     """On a GPU, and among several processes, batches that are not full are filled up."""
