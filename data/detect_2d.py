@@ -106,7 +106,11 @@ def load_rtmlib() -> Estimator:
     body = Body(mode="balanced", backend="onnxruntime", device="cpu")
 
     def estimate(picture: np.ndarray) -> Iterator[Found]:
-        keypoints, scores = body(np.ascontiguousarray(picture[..., ::-1]))  # BGR
+        picture = np.ascontiguousarray(picture[..., ::-1])  # BGR
+        boxes = body.det_model(picture)
+        if len(boxes) == 0:  # for none its `__call__` takes the whole picture for a person
+            return
+        keypoints, scores = body.pose_model(picture, bboxes=boxes)
         for points, confidences in zip(keypoints, scores):
             yield np.concatenate([points, confidences[:, None]], axis=-1), None, None
 

@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--min-frames", type=console.positive_int, default=10, metavar="N", help=min_frames)
     max_gap = "interpolate gaps up to this long; a longer one cuts the sequence in two"
     add("--max-gap", type=console.non_negative_int, default=20, metavar="FRAMES", help=max_gap)
-    add("--fill-gaps", action="store_true", help="interpolate every gap, however long")
+    add("--fill-gaps", action="store_true", help="interpolate gaps of any length")
     add("--keep-conf", action="store_true", help="keep the confidences; the file ends in _w_conf")
     sides = "leave left and right as they are where the estimator exchanges them in some frames"
     add("--keep-sides", action="store_true", help=sides)

@@ -241,9 +241,13 @@ def ultralytics_json(folder, keypoints, size):
     return dump(folder / "u.json", ultralytics_people(keypoints))
 
 
-def ultralytics_texts(folder, keypoints, size):
-    """Write the texts that `to_json` returns, in a list."""
-    return dump(folder / "texts.json", list(map(json.dumps, ultralytics_people(keypoints))))
+def ultralytics_texts(folder, keypoints, size, by_number=False, written=False):
+    """Write the texts that `to_json` returns: in a list or a dict, or one after the other."""
+    texts = [json.dumps(people, indent=2) for people in ultralytics_people(keypoints)]
+    path = dump(folder / "texts.json", dict(enumerate(texts)) if by_number else texts)
+    if written:
+        path.write_text("\n".join(texts))
+    return path
 
 
 def ultralytics_by_number(folder, keypoints, size):
@@ -385,6 +389,8 @@ FORMATS = {
     "MMPose 0, tested": mmpose0_tested,
     "Ultralytics, to_json": ultralytics_json,
     "Ultralytics, texts": ultralytics_texts,
+    "Ultralytics, texts by number": partial(ultralytics_texts, by_number=True),
+    "Ultralytics, written texts": partial(ultralytics_texts, written=True),
     "Ultralytics, by number": ultralytics_by_number,
     "Ultralytics, save_txt": ultralytics_labels,
     "AlphaPose, Halpe's 136": partial(alphapose, layout="halpe136"),

@@ -87,7 +87,7 @@ def _write_csv(path: Path, poses_m: np.ndarray, about: dict) -> None:
         writer.writerow(["frame", "time_s", "frame_of_reference", "axes", *columns])
         for number, time_s, pose in zip(about["frames"], about["time_s"], poses_m):
             coordinates = (f"{value:.6f}" for value in pose.ravel())
-            writer.writerow([number, f"{time_s:g}", *texts, *coordinates])
+            writer.writerow([number, f"{time_s:.6f}", *texts, *coordinates])
 
 
 def _write_trc(path: Path, name: str, poses_m: np.ndarray, about: dict, fps: float) -> None:

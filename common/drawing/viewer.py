@@ -15,7 +15,13 @@ from common.files.video import small_mp4
 from common.skeleton import BONES, SIDES
 
 
-def write_viewer(path: Path, films: Sequence[Film], fps: float, video: Path | None = None) -> None:
+def write_viewer(
+    path: Path,
+    films: Sequence[Film],
+    fps: float,
+    video: Path | None = None,
+    even_times: bool = False,
+) -> None:
     """Write a page with all people of a recording, and the video in step with them.
 
     The page holds, as JSON: `title`; `fps` of the recording; `first` and `last`, numbers of its
@@ -24,7 +30,8 @@ def write_viewer(path: Path, films: Sequence[Film], fps: float, video: Path | No
     `poses_mm` (frames, 51), z up, and `pale` for a true pose; `video`, an mp4 in base 64, or null.
 
     The films are of each person, with the predicted and perhaps the true pose; their frame numbers
-    count the recording, `fps` frames a second, and so `video`, where it is given.
+    count the recording, `fps` frames a second, and so `video`, where it is given; if `even_times`,
+    they count its pictures at even times.
     """
     first = int(min(film.frame_numbers[0] for film in films))
     last = int(max(film.frame_numbers[-1] for film in films))
@@ -32,6 +39,7 @@ def write_viewer(path: Path, films: Sequence[Film], fps: float, video: Path | No
     people = [_person(film, film.predicted_m + shift) for film, shift in zip(films, shifts)]
     truths = [film for film in films if film.truth_m is not None]
     people += [_person(film, film.truth_m) | {"pale": True} for film in truths]
+    small = small_mp4(video, first, last, fps, even_times) if video else None
     data = {
         "title": films[0].title if len(films) == 1 else path.stem,
         "fps": fps,
@@ -41,7 +49,7 @@ def write_viewer(path: Path, films: Sequence[Film], fps: float, video: Path | No
         "bones": BONES,
         "colors": [SIDE_COLORS[side] for side in SIDES],
         "people": people,
-        "video": base64.b64encode(small_mp4(video, first, last, fps)).decode() if video else None,
+        "video": small and base64.b64encode(small).decode(),
     }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")

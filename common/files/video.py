@@ -125,7 +125,7 @@ def _about(path: Path | str) -> dict[str, Any]:
 
 
 def count_frames(path: Path | str) -> int:
-    """Return how many frames a video has, at least one; they are not decoded for it."""
+    """Return how many frames of a video can be decoded, at least one."""
     probe_video(path)  # has the better messages
     frames, _ = _imageio_ffmpeg().count_frames_and_secs(_url(path))
     if not frames:
@@ -150,6 +150,12 @@ def stored_rotation(path: Path | str) -> int:
     """Return by how many degrees, counter-clockwise, a player turns the stored pictures."""
     turn = re.search(r"[Dd]isplay ?[Mm]atrix: rotation of (-?[\d.]+)", _ask_ffmpeg(path))
     return round(float(turn[1])) % 360 if turn else 0
+
+
+def pixel_shape(path: Path | str) -> str:
+    """Return a video's ratio of a pixel's width to its height, "1:1" for square ones."""
+    ratio = re.search(r"\bSAR (\d+:\d+)", _ask_ffmpeg(path))
+    return ratio[1] if ratio else "1:1"
 
 
 def _ask_ffmpeg(path: Path | str, *options: str) -> str:
@@ -181,12 +187,14 @@ def read_video(
         yield np.frombuffer(data, np.uint8).reshape(size[1], size[0], 3)
 
 
-def small_mp4(path: Path | str, first: int, last: int, fps: float) -> bytes:
+def small_mp4(path: Path | str, first: int, last: int, fps: float, even: bool = False) -> bytes:
     """Return some of a video's frames as a small mp4 (H.264), which every browser plays.
 
     Frame n of the video is shown from (n - first) / fps seconds, whatever the video's own times.
+    With `even`, the frames are those of even times, `fps` for each second, as of `read_video`.
     """
-    filters = f"select=between(n\\,{first}\\,{last}),setpts=N/{fps}/TB,scale=-2:360"
+    filters = f"setpts=PTS-STARTPTS,fps={fps:.6f}," if even else ""
+    filters += f"select=between(n\\,{first}\\,{last}),setpts=N/{fps}/TB,scale=-2:360"
     coding = ("-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "28", "-g", str(round(fps) or 1))
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         command = [_imageio_ffmpeg().get_ffmpeg_exe(), "-y", "-v", "error", "-i", _url(path)]

@@ -83,15 +83,18 @@ def _read_content(path: Path) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """Return what JSON holds: one value, one on each line, or texts that are JSON themselves."""
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise
-        content = [json.loads(line) for line in text.splitlines() if line.strip()]
-    if isinstance(content, list) and content and all(isinstance(item, str) for item in content):
-        content = list(map(json.loads, content))  # Ultralytics' to_json gives a text
+    """Return what JSON holds: a value, or several; texts in it may be JSON themselves."""
+    decoder, values, rest = json.JSONDecoder(), [], text.strip()
+    while rest:
+        value, end = decoder.raw_decode(rest)
+        values.append(value)
+        rest = rest[end:].lstrip()
+    content = values[0] if len(values) == 1 else values
+    # Ultralytics' to_json gives a text.
+    items = list(content.values() if isinstance(content, dict) else content)
+    if items and all(isinstance(item, str) for item in items):
+        parsed = map(json.loads, items)
+        content = dict(zip(content, parsed)) if isinstance(content, dict) else list(parsed)
     return content
 
 

@@ -9,7 +9,7 @@ from common.files import console
 from common.files.console import DATA_DIR, InputError, warn
 from common.files.npz import write_custom_2d
 from common.files.output import check_distinct
-from common.files.video import count_frames, probe_video, promised_frames
+from common.files.video import count_frames, pixel_shape, probe_video, promised_frames
 from common.footage.doubtful import default_min_confidence, jumps, without_unsure
 from common.footage.layouts import KEYPOINT_NAMES, POINT_PARENTS, to_h36m
 from common.footage.people import People, read_people
@@ -127,6 +127,11 @@ def settle_recording(
     """Return size and frame rate from the video, the flags, or the keypoints' own file."""
     video = how.video
     size, video_fps = probe_video(video) if video else (None, None)
+    if video and (shape := pixel_shape(video)) not in ("1:1", "0:1"):
+        warn(
+            f"{video}: its pixels are not square ({shape}), which distorts the poses; convert it "
+            'first, with ffmpeg -i VIDEO -vf "scale=iw*sar:ih,setsar=1" NEW.mp4'
+        )
     sizes = {video: size, "--size": how.size, how.input: size_in_file}
     sizes = {source: size for source, size in sizes.items() if size}
     if not sizes:

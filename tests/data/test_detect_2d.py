@@ -54,10 +54,15 @@ def fake_mediapipe():
 
 
 def fake_rtmlib():
-    def body(picture):
+    def boxes(picture):
+        return np.zeros((len(people_in(picture, red=2)), 4))
+
+    def poses(picture, bboxes):
+        assert len(bboxes)  # for none rtmlib finds a person in the whole picture
         people = people_in(picture, red=2)
         return people[..., :2], people[..., 2]
 
+    body = SimpleNamespace(det_model=boxes, pose_model=poses)
     return SimpleNamespace(Body=lambda mode, backend, device: body)
 
 
@@ -116,12 +121,13 @@ def test_what_cannot_be_done_is_one_line(video, tmp_path, monkeypatch):
     monkeypatch.setattr(detection, "DETECTOR", tmp_path / "none")
     result = call(main, *arguments, video, "--estimator", "mediapipe")
     assert_one_line_error(result, "--estimator mediapipe", "make detector")
-    nobody = np.empty((0, 17, 2)), np.empty((0, 17))
-    rtmlib = SimpleNamespace(Body=lambda **_: lambda picture: nobody)
+    body = SimpleNamespace(det_model=lambda picture: np.empty((0, 4)))
+    rtmlib = SimpleNamespace(Body=lambda **_: body)
     monkeypatch.setitem(sys.modules, "rtmlib", rtmlib)
     for path, says in ((video, "no person in any frame"), (tmp_path / "a.mp4", "no such file")):
         assert_one_line_error(call(main, *arguments, path), path, says)
-    dying = SimpleNamespace(Body=lambda **_: lambda picture: 1)
+    body = SimpleNamespace(det_model=lambda picture: 1)
+    dying = SimpleNamespace(Body=lambda **_: body)
     monkeypatch.setitem(sys.modules, "rtmlib", dying)
     result = call(main, *arguments, video)
     assert_one_line_error(result, "frame 0: the estimator failed (TypeError")

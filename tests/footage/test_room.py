@@ -11,9 +11,16 @@ from test_lifting import SIZE, moving, random_model
 from test_motion import standing
 
 from common.camera import quaternion_rotate
-from common.files.video import frame_times, stored_rotation, write_video
+from common.files.video import (
+    frame_times,
+    read_video,
+    small_mp4,
+    stored_rotation,
+    write_video,
+)
 from common.footage.lifting import StreamingLifter, lift
 from common.footage.people import read_people
+from common.footage.preparation import Preparation, settle_recording
 from common.footage.recording import as_shown, at_even_times, uneven_times
 from common.footage.sequences import Footage, lift_footage, place_together
 from common.footage.tracks import Piece
@@ -137,7 +144,8 @@ def ffmpeg(*arguments):
 
 def test_a_varying_frame_rate_is_brought_to_even_times(tmp_path):
     steady, varying = tmp_path / "steady.mp4", tmp_path / "varying.mp4"
-    write_video(steady, [np.zeros((48, 64, 4), np.uint8)] * 60, fps=30)
+    pictures = [np.full((48, 64, 4), 4 * i, np.uint8) for i in range(60)]
+    write_video(steady, pictures, fps=30)
     # Of the second second every third frame; frames that depend on later ones, as cameras write.
     coding = ("-c:v", "libx264", "-bf", 2, "-fps_mode", "vfr")
     ffmpeg("-i", steady, "-vf", "select='lt(t,1)+not(mod(n,3))'", *coding, varying)
@@ -154,6 +162,23 @@ def test_a_varying_frame_rate_is_brought_to_even_times(tmp_path):
     np.testing.assert_allclose(even.keypoints[:, 0], expected, atol=0.1)
     part = at_even_times(Piece(33, path[33:], 0, 0), times, 30)
     assert part.first_frame == 39 and len(part.keypoints) == 58 - 39
+    # A page's small video has the pictures of a film.
+    (tmp_path / "small.mp4").write_bytes(small_mp4(varying, 10, 50, fps, even=True))
+    film = read_video(varying, (0, 0, 1, 1), (64, 48), fps)
+    levels = np.array([picture.mean() for picture in film])[10:51]
+    small = read_video(tmp_path / "small.mp4", (0, 0, 1, 1), (64, 48))
+    np.testing.assert_allclose([p.mean() for p in small], levels, atol=2)
+    np.testing.assert_allclose(levels[:20], np.arange(40, 120, 4), atol=4)
+
+
+def test_pixels_that_are_not_square_are_warned_of(tmp_path, capsys):
+    square, stretched = tmp_path / "square.mp4", tmp_path / "stretched.mp4"
+    write_video(square, [np.zeros((48, 64, 4), np.uint8)] * 3, fps=30)
+    ffmpeg("-i", square, "-vf", "setsar=4/3", stretched)
+    for video in (square, stretched):
+        settle_recording(Preparation(tmp_path / "found.npy", "a", video), None)
+    said = capsys.readouterr().err
+    assert f"{stretched}: its pixels are not square (4:3)" in said and str(square) not in said
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
