@@ -35,7 +35,8 @@ def same_people(
     """Find the people whom all files have, in the frames that all have.
 
     Estimators number people as they like, so the place tells: of two files those belong together
-    who are each other's nearest in the frames that both have.
+    who are each other's nearest in the frames that both have. A file may hold a person as several,
+    one after the other.
 
     `files` are {path: what `read_custom_2d` gives}, the sequences' names begin with `name`. Raises
     InputError if pictures or frame rates differ, or nobody is in all files.
@@ -50,17 +51,24 @@ def same_people(
         told = ", ".join(f"{told} in {path}" for told, path in recordings.items())
         raise InputError(f"pictures differ: {told}; {advice}")
     everybody = [_people(*file) for file in files.values()]
-    same = [[person] for person in everybody[0]]
+    same = [[[person]] for person in everybody[0]]
     for people in everybody[1:]:
         distances = np.array([[_distance(a, b) for b in people] for a in everybody[0]])
-        for row, found in zip(distances, same):
-            nearest = row.argmin()
-            if row[nearest] == distances[:, nearest].min() < _OTHER_PERSON:
-                found.append(people[nearest])
+        rivals, others = map(_at_one_time, (everybody[0], people))
+        for a, found in enumerate(same):
+            nearest = [
+                person
+                for b, person in enumerate(people)
+                if distances[a, b] < _OTHER_PERSON
+                and distances[a, b] == distances[rivals[a], b].min()
+                and distances[a, b] == distances[a, others[b]].min()
+            ]
+            found += [nearest] if nearest else []
     same = [found for found in same if len(found) == len(files)]
-    for path, people in zip(files, everybody):
-        if 0 < len(same) < len(people):
-            print(f"{path}: left out {len(people) - len(same)} people whom not all files have")
+    for path, people, found in zip(files, everybody, zip(*same)):
+        if left_out := len(people) - len({person.name for parts in found for person in parts}):
+            print(f"{path}: left out {left_out} people whom not all files have")
+    same = [[_joined(parts) for parts in found] for found in same]
     sequences = []
     for people in same:
         numbers = reduce(np.intersect1d, (person.numbers for person in people))
@@ -92,6 +100,19 @@ def _people(positions: dict[str, np.ndarray], metadata: dict[str, dict[str, Any]
         _Person(name, abouts[0], np.concatenate(numbers), np.concatenate(keypoints))
         for name, (abouts, numbers, keypoints) in ((n, zip(*p)) for n, p in parts.items())
     ]
+
+
+def _joined(parts: list[_Person]) -> _Person:
+    """Return one person of several who are in no frame together."""
+    numbers = np.concatenate([part.numbers for part in parts])
+    keypoints = np.concatenate([part.keypoints for part in parts])
+    order = numbers.argsort()
+    return parts[0]._replace(numbers=numbers[order], keypoints=keypoints[order])
+
+
+def _at_one_time(people: list[_Person]) -> np.ndarray:
+    """Return which people of a file are in a frame together, or the same, (people, people) bool."""
+    return np.array([[np.isin(a.numbers, b.numbers).any() for b in people] for a in people])
 
 
 def _distance(a: _Person, b: _Person) -> float:

@@ -51,6 +51,21 @@ def test_somebody_whom_one_estimator_misses_is_nobody_else():
             np.testing.assert_allclose(*sequence.estimates, atol=1.01)
 
 
+def test_a_person_whom_one_estimator_takes_for_two_is_matched_whole(capsys):
+    whole = of((1, 0, LEFT), (2, 0, RIGHT))
+    split = of((2, 0, RIGHT), (7, 0, LEFT[:20] + 1), (8, 30, LEFT + 1), (9, 0, LEFT + [900, 0]))
+    found = match(whole, split, whole)
+    frames = {"mix_person1_part1": (0, 20), "mix_person1_part2": (30, 60), "mix_person2": (0, 60)}
+    assert [sequence.name for sequence in found] == list(frames)
+    for name, about, estimates in found:
+        first, end = frames[name]
+        assert about["first_frame"] == first and {len(e) for e in estimates} == {end - first}
+        np.testing.assert_allclose(estimates[1], estimates[0], atol=1.01)
+    assert capsys.readouterr().out == "1.npz: left out 1 people whom not all files have\n"
+    names = [sequence.name for sequence in match(split, whole)]
+    assert names == ["mix_person2", "mix_person7", "mix_person8"]
+
+
 @pytest.mark.parametrize(
     ("other", "says"),
     [
