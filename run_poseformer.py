@@ -165,6 +165,8 @@ def train(arguments: argparse.Namespace, world: World) -> None:
         saved = load_checkpoint(arguments, last)
         checkpoint = saved if saved.content.get("launch") == world.launch else checkpoint
     initial = checkpoint or load_checkpoint(arguments, arguments.init_from)
+    if initial and not checkpoint:
+        initial = initial.with_frames(arguments.number_of_frames)
     recipe = training_recipe(arguments, checkpoint)
     precision = resolve_precision(recipe.precision, world.device)
     train_set, test_set = load_training_data(arguments, recipe, world)
@@ -261,7 +263,17 @@ def load_checkpoint(arguments: argparse.Namespace, path: Path | None) -> Checkpo
 def training_windows(
     train_set: list[Sequence2d3d], config: LifterConfig, recipe: Recipe, world: World
 ) -> WindowGenerator:
-    """Put the training sequences on the device, cut into windows."""
+    """Put the training sequences on the device, cut into windows.
+
+    Raises:
+        InputError: if every sequence is shorter than a clip.
+    """
+    longest = max(len(sequence.keypoints) for sequence in train_set)
+    if config.gives_all_frames and longest < config.number_of_frames:
+        raise InputError(
+            f"a clip of {config.number_of_frames} frames is longer than every sequence; choose "
+            f"-frame {longest - 1 + longest % 2} or less"
+        )
     options = {
         "device": world.device,
         "augment": not recipe.no_data_augmentation,

@@ -66,7 +66,8 @@ _FLAGS = {
         ("-r --resume", str, None, "FILE", "go on from this checkpoint"),
         (
             *("--init-from", str, None, "FILE"),
-            "start a new training, which --resume goes on with, from this checkpoint's weights",
+            "start a new training, which --resume goes on with, from this checkpoint's weights, "
+            "for other windows if -frame is given",
         ),
         ("--overwrite", bool, False, None, "replace an earlier run in the checkpoint folder"),
         ("--no-eval", bool, False, None, "do not validate after each epoch"),
@@ -270,8 +271,7 @@ def network_config(
     It takes the channels of the sequences, and has the recipe's dropout.
 
     Raises:
-        InputError: if the flags describe no network, or one for longer clips than there are, or
-            contradict the checkpoint.
+        InputError: if the flags describe no network, or contradict the checkpoint.
     """
     model = name_of(checkpoint.config) if checkpoint else arguments.model or DEFAULT
     lifter = LIFTERS[model]
@@ -295,16 +295,9 @@ def network_config(
                 )
         return replace(checkpoint.config, **rates)
     try:
-        config = lifter.config(**flags, **rates, view="person" if recipe.people else "picture")
+        return lifter.config(**flags, **rates, view="person" if recipe.people else "picture")
     except ValueError as error:
         raise InputError(str(error)) from error
-    longest = max(len(sequence.keypoints) for sequence in sequences)
-    if config.gives_all_frames and longest < config.number_of_frames:
-        raise InputError(
-            f"a clip of {config.number_of_frames} frames is longer than every sequence; choose "
-            f"-frame {longest - 1 + longest % 2} or less"
-        )
-    return config
 
 
 def _network_flags(arguments: argparse.Namespace, model: str) -> dict[str, Any]:

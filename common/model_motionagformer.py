@@ -85,6 +85,20 @@ class MotionAGFormerConfig:
             "in_chans": in_chans,
         }
 
+    @staticmethod
+    def with_frames(weights: Mapping[str, Tensor], number_of_frames: int) -> dict[str, Tensor]:
+        """Return a network's weights for clips of another length.
+
+        Only the batch norms over frames depend on it; a frame takes the channel of the frame that
+        lies as far into the clip.
+        """
+
+        def stretched(channels: Tensor) -> Tensor:
+            return F.interpolate(channels[None, None], number_of_frames, mode="nearest")[0, 0]
+
+        of_frames = "graph_temporal.mixer.batch_norm."
+        return {k: stretched(w) if of_frames in k and w.ndim else w for k, w in weights.items()}
+
 
 PRESETS = {
     "xs": {"number_of_frames": 27, "depth": 12, "dim": 64},

@@ -106,6 +106,11 @@ class PoseFormerConfig:
             "depth": len(blocks),
         }
 
+    @staticmethod
+    def with_frames(weights: Mapping[str, Tensor], number_of_frames: int) -> dict[str, Tensor]:
+        """Return a network's weights for windows of another length: the same."""
+        return dict(weights)
+
 
 def dct_matrix(size: int) -> Tensor:
     """Return the unnormalised type-II DCT as a (size, size) matrix, row k for coefficient k.

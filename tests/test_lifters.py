@@ -187,6 +187,29 @@ def test_a_stopped_training_goes_on_to_the_bit(data_dir, tmp_path, monkeypatch, 
     assert log_figures(folder) == log_figures(whole)
 
 
+def test_a_training_with_longer_clips_starts_from_shorter_ones(data_dir, tmp_path):
+    _, short = training(data_dir, tmp_path / "short", "-e", "1")
+    start = ("--init-from", short / LAST, "-e", "1", "-lr", "1e-9")
+    result, folder = training(data_dir, tmp_path / "long", *start, "-frame", "11")
+    assert result.status == 0, result.stderr
+    before, after = load(short / LAST), load(folder / LAST)
+    assert [c["config"]["number_of_frames"] for c in (before, after)] == [5, 11]
+    of_frames = 0
+    for name, weight in after["model_pos"].items():
+        if "running" in name or "tracked" in name:  # as training goes on
+            continue
+        expected = before["model_pos"][name]
+        if expected.shape != weight.shape:
+            of_frames += 1
+            expected = expected[[frame * 5 // 11 for frame in range(11)]]
+        torch.testing.assert_close(weight, expected, rtol=0, atol=1e-7)
+    assert of_frames == 2  # weights and biases of one layer's batch norm
+    refused, _ = training(data_dir, tmp_path / "even", *start, "-frame", "10")
+    assert_one_line_error(refused, f"{short / LAST}: number_of_frames must be odd")
+    refused, _ = training(data_dir, tmp_path / "much", *start, "-frame", "41")
+    assert_one_line_error(refused, "longer than every sequence")
+
+
 REFUSED = {
     "the other's width": ("--embed-dim-ratio 8", "--embed-dim-ratio: motionagformer has none"),
     "velocities": ("--velocity 1", "--velocity: motionagformer's loss has velocities"),

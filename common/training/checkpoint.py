@@ -11,7 +11,7 @@ Which lifter it is, the names of the weights tell.
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,22 @@ class Checkpoint:
         self.load_into(model)
         model.fps = FPS / self.recipe.get("downsample", 1)  # at which it was trained
         return model.to(device).eval()
+
+    def with_frames(self, number_of_frames: int | None) -> "Checkpoint":
+        """Return it for windows of another length, for a new training; None for its own.
+
+        Raises:
+            InputError: if no network has so many frames.
+        """
+        if number_of_frames in (None, self.config.number_of_frames):
+            return self
+        try:
+            config = replace(self.config, number_of_frames=number_of_frames)
+        except ValueError as error:
+            raise InputError(f"{self.path}: {error}") from error
+        return replace(
+            self, config=config, weights=config.with_frames(self.weights, number_of_frames)
+        )
 
     def check_channels(self, channels: int, confidences: int) -> None:
         """Refuse keypoints of another number of channels than the network was trained on.
