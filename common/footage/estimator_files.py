@@ -1,6 +1,7 @@
 """Reading an estimator's file, or a folder of a file for each frame; `formats` has the formats."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from common.footage.text_formats import is_picture_or_number, labels_folder, tab
 
 # What programs of people's own put the list of frames under.
 _WRAPPERS = ("frames", "predictions", "results")
+_SPACE = re.compile(r"\s*")
 
 
 def read_detections(path: Path, first_frame: int = 0) -> Detections:
@@ -84,11 +86,10 @@ def _read_content(path: Path) -> Any:
 
 def _parsed(text: str) -> Any:
     """Return what JSON holds: a value, or several; texts in it may be JSON themselves."""
-    decoder, values, rest = json.JSONDecoder(), [], text.strip()
-    while rest:
-        value, end = decoder.raw_decode(rest)
+    decoder, values, end = json.JSONDecoder(), [], 0
+    while (start := _SPACE.match(text, end).end()) < len(text):
+        value, end = decoder.raw_decode(text, start)
         values.append(value)
-        rest = rest[end:].lstrip()
     content = values[0] if len(values) == 1 else values
     # Ultralytics' to_json gives a text.
     items = list(content.values() if isinstance(content, dict) else content)

@@ -46,6 +46,9 @@ def test_a_dict_by_picture_and_json_lines_are_read_like_the_list(tmp_path):
     expected = keypoints.reshape(-1, 17, 3)
     for path in (lines, named):
         np.testing.assert_allclose(read_people(path).keypoints, expected)
+    lines.write_text("\n {}\n[]\n[1")  # an error's place is in the file, not in a value
+    with pytest.raises(InputError, match="line 4 column 3"):
+        read_people(lines)
 
 
 def test_what_a_file_says_of_its_points_is_believed_before_their_number(tmp_path):
