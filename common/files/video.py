@@ -152,10 +152,11 @@ def stored_rotation(path: Path | str) -> int:
     return round(float(turn[1])) % 360 if turn else 0
 
 
-def pixel_shape(path: Path | str) -> str:
-    """Return a video's ratio of a pixel's width to its height, "1:1" for square ones."""
-    ratio = re.search(r"\bSAR (\d+:\d+)", _ask_ffmpeg(path))
-    return ratio[1] if ratio else "1:1"
+def pixel_shape(path: Path | str) -> float:
+    """Return the ratio of a pixel's width to its height in a video, 1 where it is not known."""
+    stream = r"^ *Stream .* Video: .*\bSAR ([1-9]\d*):([1-9]\d*)"
+    ratio = re.search(stream, _ask_ffmpeg(path), re.MULTILINE)
+    return int(ratio[1]) / int(ratio[2]) if ratio else 1.0
 
 
 def _ask_ffmpeg(path: Path | str, *options: str) -> str:

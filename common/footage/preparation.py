@@ -28,6 +28,7 @@ from common.footage.tracks import Piece, Track, cut_at_gaps, fill_gaps, follow
 MAX_SHARE = 2.0
 # Videos' own counts of their frames are often off by one or two.
 TOLERATED_FRAMES = 2
+TOLERATED_STRETCH = 0.02  # of pixels that are not square
 # Of the points that an estimator is sure of, if it tells; the others may be anywhere.
 MAX_OUTSIDE, MAX_OUTSIDE_GIVEN, SURE = 0.2, 0.5, 0.5
 MAX_BELOW, TRUNCATED = 0.5, 0.5  # of the confidences; of the frames that a video promises
@@ -127,10 +128,10 @@ def settle_recording(
     """Return size and frame rate from the video, the flags, or the keypoints' own file."""
     video = how.video
     size, video_fps = probe_video(video) if video else (None, None)
-    if video and (shape := pixel_shape(video)) not in ("1:1", "0:1"):
+    if video and abs((shape := pixel_shape(video)) - 1) > TOLERATED_STRETCH:
         warn(
-            f"{video}: its pixels are not square ({shape}), which distorts the poses; convert it "
-            'first, with ffmpeg -i VIDEO -vf "scale=iw*sar:ih,setsar=1" NEW.mp4'
+            f"{video}: its pixels are {shape:.3g} times as wide as high, which distorts the poses; "
+            'convert it first: ffmpeg -i VIDEO -vf "scale=trunc(iw*sar/2)*2:ih,setsar=1" NEW.mp4'
         )
     sizes = {video: size, "--size": how.size, how.input: size_in_file}
     sizes = {source: size for source, size in sizes.items() if size}

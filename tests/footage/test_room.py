@@ -13,6 +13,7 @@ from test_motion import standing
 from common.camera import quaternion_rotate
 from common.files.video import (
     frame_times,
+    probe_video,
     read_video,
     small_mp4,
     stored_rotation,
@@ -172,13 +173,22 @@ def test_a_varying_frame_rate_is_brought_to_even_times(tmp_path):
 
 
 def test_pixels_that_are_not_square_are_warned_of(tmp_path, capsys):
-    square, stretched = tmp_path / "square.mp4", tmp_path / "stretched.mp4"
+    """What the warning says makes them square, of an even width."""
+    names = ("SAR 16:9 Video: SAR 16:9.mp4", "nearly.mp4", "stretched.mp4", "converted.mp4")
+    square, nearly, stretched, converted = (tmp_path / name for name in names)
     write_video(square, [np.zeros((48, 64, 4), np.uint8)] * 3, fps=30)
-    ffmpeg("-i", square, "-vf", "setsar=4/3", stretched)
-    for video in (square, stretched):
+    for ratio, video in (("1280/1281", nearly), ("4/3", stretched)):
+        ffmpeg("-i", f"file:{square}", "-vf", f"setsar={ratio}", video)
+
+    def said(video):
         settle_recording(Preparation(tmp_path / "found.npy", "a", video), None)
-    said = capsys.readouterr().err
-    assert f"{stretched}: its pixels are not square (4:3)" in said and str(square) not in said
+        return capsys.readouterr().err
+
+    warning = said(stretched)
+    assert f"{stretched}: its pixels are 1.33 times as wide as high" in warning
+    ffmpeg("-i", stretched, "-vf", warning.split('"')[1], converted)
+    assert probe_video(converted)[0] == (84, 48)
+    assert not any(map(said, (square, nearly, converted)))
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
