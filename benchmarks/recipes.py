@@ -72,13 +72,14 @@ METRICS = {"MPJPE, mm": "mpjpe_mm", "P-MPJPE, mm": "p_mpjpe_mm", "MPJVE, mm/fram
 def main() -> None:
     """Do the runs that are missing, then write the table and the figure."""
     arguments, passed = parse_study_arguments(__doc__, {"--recipe"}, OWN_FLAGS)
-    if (parse_arguments(passed).epochs is None) == (arguments.minutes is None):
+    epochs = parse_arguments(passed).epochs
+    if (epochs is None) == (arguments.minutes is None):
         raise InputError(
             "give either --epochs N, and all recipes see as many samples, or --minutes M, and all "
             "train about as long"
         )
     flags = flags_of_lifters({n: (*RECIPES[n].split(), *passed) for n in arguments.recipes})
-    settings: dict[str, Any] = {"minutes": str(arguments.minutes)}
+    settings: dict[str, Any] = {"minutes": str(arguments.minutes), "--epochs": epochs}
     for name, words in flags.items():
         settings |= {f"{name}: {field}": value for field, value in study_recipe(words).items()}
     prepare_study(arguments.study, settings)

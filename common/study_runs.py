@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common.arguments import NETWORK_FLAGS, make_parser, parse_arguments, training_recipe
 from common.files.console import (
     REPOSITORY,
@@ -33,8 +35,8 @@ REPORT, OUTPUT, SETTINGS = "report.json", "output.txt", "study.json"
 _SET_HERE = {"--seed", "-c", "--checkpoint", "-g", "--gpu", "-r", "--resume", "--evaluate"}
 _SET_HERE |= {"--render", "--overwrite", "--report", "--wandb-id", "--no-eval"}
 # A training's flags that its evaluation is given too.
-_EVALUATED = ("data_dir", "dataset", "trust_data", "subjects_test", "actions", "downsample", "std")
-_EVALUATED += ("precision",)
+_EVALUATED = ("data_dir", "dataset", "trust_data", "subjects_test", "actions", "downsample", "std",
+              "precision")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,17 +108,19 @@ def study_recipe(passed: Sequence[str]) -> dict[str, Any]:
     names = ["model", "preset", *(name for _, name, *_ in NETWORK_FLAGS)]
     network = {name: getattr(arguments, name) for name in names}
     data = {"data_dir": str(arguments.data_dir.resolve()), "dataset": arguments.dataset}
-    return network | recipe | data
+    start = arguments.init_from and str(arguments.init_from.resolve())
+    return network | recipe | data | {"init_from": start}
 
 
 def prepare_study(folder: Path, settings: dict[str, Any]) -> None:
     """Create the folder of a study, or make sure that it holds the same study.
 
-    The settings are what all runs have in common, plain values. Fields of the recipe that the
-    folder's file lacks, as it is of an earlier version, were as published.
+    The settings are what all runs have in common, plain values; of several recipes their names are
+    "RECIPE: NAME". Fields of a recipe that the folder's file lacks, as it is of an earlier version,
+    were as published.
 
     Raises:
-        InputError: if it holds something else.
+        InputError: if it holds something else, or runs of a recipe of which the file says nothing.
     """
     path, stored = folder / SETTINGS, {}
     if path.is_file():
@@ -127,15 +131,25 @@ def prepare_study(folder: Path, settings: dict[str, Any]) -> None:
             raise InputError(f"{path}: damaged ({shown}); choose another --study") from error
     elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"{folder}: holds something else; choose another --study")
-    earlier = asdict(RECIPES["published"]) | stored if stored else {}
-    for name in settings:
-        if settings[name] != earlier.get(name, settings[name]):
+    published = asdict(RECIPES["published"]) | {"init_from": None}
+    told = {name.rpartition(": ")[0] for name in stored}
+    for name, value in settings.items() if stored else ():
+        recipe, _, field = name.rpartition(": ")
+        if recipe not in told and runs_folder(folder, recipe).exists():
+            raise InputError(f"{path}: says nothing of {recipe}'s runs; choose another --study")
+        earlier = stored.get(name, published.get(field, value))
+        if recipe in told and value != earlier:
             raise InputError(
-                f"{path}: this study has {name} {earlier[name]}, not {settings[name]}; "
+                f"{path}: this study has {name} {earlier}, not {value}; "
                 "give the same flags, or choose another --study"
             )
     with atomic_output(path) as temporary:
         temporary.write_text(json.dumps(stored | settings, indent=2) + "\n")
+
+
+def runs_folder(study: Path, name: str) -> Path:
+    """Return the folder of the runs of this name."""
+    return study / name.replace(", ", "_").replace(" ", "_")
 
 
 def do_runs(
@@ -151,16 +165,16 @@ def do_runs(
     """
     runs: dict[str, list[Run]] = {}
     for name, words in flags.items():
-        place = study / name.replace(", ", "_").replace(" ", "_")
         for seed in seeds:
-            one = Run(f"{name}, seed {seed}", (*words, "--seed", f"{seed}"), place / f"seed_{seed}")
+            place = runs_folder(study, name) / f"seed_{seed}"
+            one = Run(f"{name}, seed {seed}", (*words, "--seed", f"{seed}"), place)
             runs.setdefault(name, []).append(one)
     ordered = [one for of_seed in zip(*runs.values()) for one in of_seed]
     missing = [one for one in ordered if not (one.folder / REPORT).is_file()]
     print(f"{len(ordered)} runs, {len(ordered) - len(missing)} of them done", flush=True)
     waiting, stop = iter(missing), threading.Event()
     if len(gpus) > 1:  # side by side, they share the processors
-        os.environ.setdefault("OMP_NUM_THREADS", f"{max(1, (os.cpu_count() or 1) // len(gpus))}")
+        os.environ.setdefault("OMP_NUM_THREADS", f"{max(1, torch.get_num_threads() // len(gpus))}")
 
     def work(gpu: str) -> None:
         for one in waiting:  # each is taken by one thread
