@@ -215,11 +215,12 @@ def training_recipe(arguments: argparse.Namespace, checkpoint: Checkpoint | None
                 f"--lr-decay {recipe.lr_decay:g}: goes with --schedule published; the learning "
                 f"rate of {recipe.schedule} falls to zero"
             )
-        for name in ("std", "turn", "resize", "exchange_limbs", "exchange_until"):
+        of_data = ("actions", "subset", "downsample", "std", "turn", "resize", "exchange_limbs")
+        for name in (*of_data, "exchange_until"):
             if recipe.people and name in given:
                 raise InputError(
-                    f"--{name.replace('_', '-')}: is for a data set; synthetic people have poses, "
-                    "sizes and estimators' errors of their own; leave it out"
+                    f"--{name.replace('_', '-')}: is for a data set, not for synthetic people; "
+                    "leave it out"
                 )
     else:
         recipe = _resumed_recipe(checkpoint, given)

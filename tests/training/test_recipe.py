@@ -52,10 +52,12 @@ def test_more_epochs_only_where_steps_do_not_depend_on_them(change):
         training_recipe(longer, checkpoint)
 
 
-@pytest.mark.parametrize("flag", ["--std", "--turn", "--exchange-until"])
+@pytest.mark.parametrize("flag", ["--std", "--turn", "--exchange-until", "--subset", "--actions"])
 def test_what_synthetic_people_do_not_have_is_refused(flag):
     with pytest.raises(InputError, match=f"{flag}: is for a data set"):
         training_recipe(parse_arguments(["--recipe", "footage", flag, "0.5"]), None)
+    with pytest.raises(InputError, match="--downsample: is for a data set"):
+        training_recipe(parse_arguments(["--people", "9", "--downsample", "5"]), None)
 
 
 def rates(steps_per_epoch=10, **recipe):
