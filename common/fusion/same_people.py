@@ -36,7 +36,7 @@ def same_people(
 
     Estimators number people as they like, so the place tells: of two files those belong together
     who are each other's nearest in the frames that both have. A file may hold a person as several,
-    one after the other.
+    one after the other; in frames that several of them have, the first counts.
 
     `files` are {path: what `read_custom_2d` gives}, the sequences' names begin with `name`. Raises
     InputError if pictures or frame rates differ, or nobody is in all files.
@@ -91,23 +91,20 @@ def same_people(
 
 def _people(positions: dict[str, np.ndarray], metadata: dict[str, dict[str, Any]]) -> list[_Person]:
     """Return the people of a file; of one without numbers of people, each sequence is one."""
-    parts: dict[str, list[tuple]] = {}
+    parts: dict[str, list[_Person]] = {}
     for name, keypoints in positions.items():
         about = metadata[name]
         numbers = about.get("first_frame", 0) + np.arange(len(keypoints))
-        parts.setdefault(str(about.get("person", name)), []).append((about, numbers, keypoints))
-    return [
-        _Person(name, abouts[0], np.concatenate(numbers), np.concatenate(keypoints))
-        for name, (abouts, numbers, keypoints) in ((n, zip(*p)) for n, p in parts.items())
-    ]
+        part = _Person(str(about.get("person", name)), about, numbers, keypoints)
+        parts.setdefault(part.name, []).append(part)
+    return list(map(_joined, parts.values()))
 
 
 def _joined(parts: list[_Person]) -> _Person:
-    """Return one person of several who are in no frame together."""
-    numbers = np.concatenate([part.numbers for part in parts])
+    """Return one person of several; of a frame that more than one has, the first one's."""
     keypoints = np.concatenate([part.keypoints for part in parts])
-    order = numbers.argsort()
-    return parts[0]._replace(numbers=numbers[order], keypoints=keypoints[order])
+    numbers, first = np.unique(np.concatenate([p.numbers for p in parts]), return_index=True)
+    return parts[0]._replace(numbers=numbers, keypoints=keypoints[first])
 
 
 def _at_one_time(people: list[_Person]) -> np.ndarray:

@@ -62,6 +62,9 @@ def test_a_person_whom_one_estimator_takes_for_two_is_matched_whole(capsys):
         assert about["first_frame"] == first and {len(e) for e in estimates} == {end - first}
         np.testing.assert_allclose(estimates[1], estimates[0], atol=1.01)
     assert capsys.readouterr().out == "1.npz: left out 1 people whom not all files have\n"
+    copies = of((1, 0, LEFT + 1), (2, 10, LEFT + 1), (2, 0, LEFT[:20] + 1))  # of frames, too
+    (sequence,) = match(of((1, 0, LEFT)), copies)
+    np.testing.assert_allclose(*sequence.estimates, atol=1.01)
     names = [sequence.name for sequence in match(split, whole)]
     assert names == ["mix_person2", "mix_person7", "mix_person8"]
 
