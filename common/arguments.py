@@ -121,7 +121,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     _check(parser, vars(given))
     defaults = {flag.dest: getattr(flag, "unless_given", None) for _, flag in _flags(parser)}
     values = defaults | vars(given)
-    for name in ("resume", "evaluate", "init_from"):
+    for name in ("resume",) if values["resume"] else ("evaluate", "init_from"):
         if values[name]:
             folder = None if name == "init_from" else values["checkpoint"]
             values[name] = find_checkpoint(values[name], folder)

@@ -221,13 +221,16 @@ def find_checkpoint(name: str, folder: Path | None = None) -> Path:
     Raises:
         InputError: if it is in none of these places; the message lists them.
     """
-    folders = [folder] if folder and Path(name).name == name else [Path(), folder, CHECKPOINT_DIR]
+    is_bare = folder and Path(name).name == name
+    folders = [folder] if is_bare else [Path(), folder, CHECKPOINT_DIR]
     # A set without order would shuffle the message; an absolute name gives the same path thrice.
     candidates = dict.fromkeys(f / name for f in folders if f)
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise InputError(f"{name}: no such checkpoint; looked for {', '.join(map(str, candidates))}")
+    looked = ", ".join(map(str, candidates))
+    looked += f"; give ./{name} for the present folder" if is_bare else ""
+    raise InputError(f"{name}: no such checkpoint; looked for {looked}")
 
 
 def _weights(state: Any, path: Path) -> dict[str, Tensor]:

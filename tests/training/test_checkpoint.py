@@ -229,7 +229,9 @@ def test_find_checkpoint_by_path_then_folder_then_repository(tmp_path, monkeypat
         assert find_checkpoint("b/a.bin", run).resolve() == place
     (tmp_path / "c.bin").touch()
     assert find_checkpoint("c.bin").resolve() == tmp_path / "c.bin"
-    with pytest.raises(InputError, match=rf"looked for {run / 'c.bin'}$"):
+    says = rf"looked for {run / 'c.bin'}; give \./c\.bin for the present folder$"
+    with pytest.raises(InputError, match=says):
         find_checkpoint("c.bin", run)
+    assert find_checkpoint("./c.bin", run).resolve() == tmp_path / "c.bin"
     with pytest.raises(InputError, match=r"looked for /no/such.bin$"):
         find_checkpoint("/no/such.bin", run)
