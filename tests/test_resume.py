@@ -195,12 +195,15 @@ def test_two_processes_of_which_one_is_killed_train_like_one(train, data_dir, tm
     script = tmp_path / "killed_once.py"
     script.write_text(KILLED_ONCE)
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--max_restarts=1"]
-    command = [*torchrun, "--standalone", script, *SMALL, *CPU, "--data-dir", data_dir, *flags]
+    # As --standalone, but for the id, with which torchrun calls each launch "none".
+    torchrun += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+    command = [*torchrun, script, *SMALL, *CPU, "--data-dir", data_dir, *flags]
     result = run_quietly([*command, "-c", tmp_path / "two", "--wandb-mode", "disabled"])
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout.count("epoch 1/2") == 1  # of one process, and before the restart
     one, two = (load(tmp_path / name / LAST) for name in ("one", "two"))
+    assert len(two["launch"]) == 16
     torch.manual_seed(0)
     start = PoseFormerV2(PoseFormerConfig(**one["config"])).state_dict()
     # Of all weights together: AdamW moves a single one by the learning rate, however small its

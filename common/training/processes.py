@@ -38,7 +38,7 @@ class World:
     device: torch.device  # where this process computes
     control: "dist.ProcessGroup | None" = None
     restarts: int = 0  # how often torchrun has restarted the processes
-    launch: str | None = None  # torchrun's id of this start and of its restarts
+    launch: str | None = None  # id of this start by torchrun and of its restarts
 
     @property
     def is_main(self) -> bool:
@@ -161,15 +161,16 @@ def start_world(gpu: str) -> World:
         return World(rank=0, size=1, device=device)
     if on_gpu:  # PyTorch's notes on CUDA graphs ask for it where a graph holds NCCL's calls
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
+    store, launch = _store_of_all(rank, size, restarts)
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
-        store=_store_of_all(rank, size, restarts),
+        store=store,
         rank=rank,
         world_size=size,
         device_id=device if on_gpu else None,
     )
     control = dist.new_group(backend="gloo") if on_gpu else None
-    return World(rank, size, device, control, restarts, os.environ.get("TORCHELASTIC_RUN_ID"))
+    return World(rank, size, device, control, restarts, launch)
 
 
 def _torchrun_s_numbers() -> tuple[int, int, int, int]:
@@ -190,17 +191,18 @@ def _torchrun_s_numbers() -> tuple[int, int, int, int]:
     return rank, size, local_rank, restarts
 
 
-def _store_of_all(rank: int, size: int, restarts: int) -> dist.Store:
-    """Return the store through which the processes find each other, once all of them are there.
+def _store_of_all(rank: int, size: int, restarts: int) -> tuple[dist.Store, str]:
+    """Return the store through which the processes find each other, and the launch's random id.
 
-    Torchrun keeps the store when it restarts the processes, with the addresses of those that have
-    ended; so each start has keys of its own.
+    All of them are there then. Torchrun keeps the store when it restarts the processes, with the
+    addresses of those that have ended; so each start has keys of its own, but for the id.
 
     Raises:
         InputError: if one of them does not come.
     """
     try:
         store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=_JOIN_TIMEOUT))
+        launch = store.compare_set("launch", "", os.urandom(8).hex()).decode()  # the first one's
         store = dist.PrefixStore(f"start {restarts}", store)
         store.set(f"process {rank}", "here")
         store.wait([f"process {other}" for other in range(size)], _JOIN_TIMEOUT)
@@ -209,4 +211,4 @@ def _store_of_all(rank: int, size: int, restarts: int) -> dist.Store:
             f"of {size} processes some did not come within {_JOIN_TIMEOUT.seconds} s; "
             "start torchrun again, with --resume last_epoch.bin to go on"
         ) from error
-    return store
+    return store, launch
