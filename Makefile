@@ -1,7 +1,6 @@
 # make demo | detector | footage-checkpoint | study | recipes | test | fuzz | torture | gpu-check | lint | clean. All goes into
 # .venv; PYTHON chooses the interpreter.
-SHELL := /bin/bash
-.SHELLFLAGS := -o pipefail -c
+SHELL := /bin/bash -o pipefail
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
