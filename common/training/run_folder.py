@@ -40,8 +40,8 @@ def prepare_folder(folder: Path, overwrite: bool, resumed: Path | None = None) -
     if checkpoints and not overwrite:
         name = checkpoints[0].name
         raise InputError(
-            f"{folder}: holds {'another' if resumed else 'an earlier'} run ({name}); go on with "
-            f"-c {folder} --resume {name}, or choose another folder with -c"
+            f"{folder}: holds another run ({name}); go on with -c {folder} --resume {name}, or "
+            "choose another folder with -c"
             + ("" if resumed else ", or replace it with --overwrite")
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,6 @@ class RunFolder:
     needed to write the others: a training that is killed between them is made whole by `complete`.
     A file that cannot be written, as on a full disk, is kept in memory and tried again at the next
     save, before any later `last_epoch.bin`.
-
     """
 
     folder: Path
