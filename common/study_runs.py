@@ -35,8 +35,8 @@ REPORT, OUTPUT, SETTINGS = "report.json", "output.txt", "study.json"
 _SET_HERE = {"--seed", "-c", "--checkpoint", "-g", "--gpu", "-r", "--resume", "--evaluate"}
 _SET_HERE |= {"--render", "--overwrite", "--report", "--wandb-id", "--no-eval"}
 # A training's flags that its evaluation is given too.
-_EVALUATED = ("data_dir", "dataset", "trust_data", "subjects_test", "actions", "downsample", "std",
-              "precision")  # fmt: skip
+_EVALUATED = ("data_dir", "dataset", "trust_data", "subjects_test", "actions", "downsample", "std")
+_EVALUATED += ("precision",)
 
 
 @dataclass(frozen=True)
