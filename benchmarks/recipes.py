@@ -53,7 +53,7 @@ RECIPES = {
     "default, batch 256": "--batch-size 256 --learning-rate 4e-3",
     "default, fp32": "--precision fp32",
     "motionagformer": "--model motionagformer",
-    "motionagformer, default": "--model motionagformer --recipe default -b 16 --stride 9",
+    "motionagformer, default": "--model motionagformer --recipe default -b 4 --stride 9",
 }
 OWN_FLAGS = {
     "--recipes": {
