@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from common.drawing.figures import COLORS, INK, paper_figure, save_figure
 from common.files.confidences import WITH_CONFIDENCE
@@ -26,7 +27,7 @@ from common.files.console import InputError, progress, run_script, split_names
 from common.files.npz import read_positions_2d
 from common.files.output import atomic_output
 from common.files.tables import format_markdown, latex_cells, mean_and_spread
-from common.fusion.errors_2d import list_views, measure, ranks, view_arrays
+from common.fusion.errors_2d import list_views, measure, view_arrays
 from common.h36m_dataset import (
     estimator_names,
     keypoints_names,
@@ -156,7 +157,7 @@ def study_rows(
 
     It holds `keypoints`; `error_2d_px` and `bias_free_2d_px`, None for a concatenation; for both
     metrics `<metric>`, the mean over the seeds, `<metric>_std`, None for one seed, and
-    `<metric>_seeds`; `p_best`, from `wilcoxon` against the best row, times the number of such tests
+    `<metric>_seeds`; `p_best`, from `compare` with the best row, times the number of such tests
     (Bonferroni; any two inputs might have been the best and the worst), None for the best; `worse`,
     whether it is so beyond chance: that p is significant, and the difference is more than
     `seed_limit` of `seed_error_mm`.
@@ -195,7 +196,7 @@ def add_ranks(blocks: Mapping[str, Sequence[Row]]) -> None:
     """
     errors = [{row["keypoints"]: row["mpjpe_mm"] for row in rows} for rows in blocks.values()]
     names = list(errors[0])
-    ranked = np.stack([ranks(np.array([e[name] for name in names])) + 1 for e in errors])
+    ranked = stats.rankdata([[e[name] for name in names] for e in errors], axis=1)
     centred = ranked - ranked.mean(axis=1, keepdims=True)
     with np.errstate(invalid="ignore"):
         unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
@@ -221,15 +222,12 @@ def seed_limit(rows: Sequence[Row]) -> float:
     """Return how many of `seed_error_mm` part the best of equally good inputs from the worst.
 
     In one study of twenty they are further apart: the 95% quantile of the studentized range (Tukey,
-    1953) over √2, from 100,000 draws; 0 for one input, or one seed.
+    1953) over √2; 0 for one input, or one seed.
     """
     freedom = len(rows) * (len(rows[0]["mpjpe_mm_seeds"]) - 1)
     if freedom == 0 or len(rows) == 1:
         return 0.0
-    random = np.random.default_rng(0)
-    means = random.normal(size=(100_000, len(rows)))
-    errors = np.sqrt(2 * random.chisquare(freedom, 100_000) / freedom)
-    return float(np.quantile(np.ptp(means, axis=1) / errors, 0.95))
+    return float(stats.studentized_range.ppf(0.95, len(rows), freedom)) / math.sqrt(2)
 
 
 def compare(a: Sequence[Report], b: Sequence[Report]) -> tuple[float, float]:
@@ -244,23 +242,8 @@ def compare(a: Sequence[Report], b: Sequence[Report]) -> tuple[float, float]:
         for reports in (a, b)
     ]
     differences = errors[0] - errors[1]
-    return float(differences.mean()), wilcoxon(differences)
-
-
-def wilcoxon(differences: np.ndarray) -> float:
-    """Return the two-sided p of Wilcoxon's signed-rank test (Biometrics Bulletin 1945).
-
-    By the normal approximation, corrected for ties; of the differences (pairs,) zeros are left out.
-    """
-    differences = differences[differences != 0]
-    n = len(differences)
-    if n == 0:
-        return 1.0
-    rank = ranks(np.abs(differences)) + 1
-    positive = rank[differences > 0].sum()
-    ties = np.unique(rank, return_counts=True)[1]
-    variance = n * (n + 1) * (2 * n + 1) / 24 - (ties**3 - ties).sum() / 48
-    return math.erfc(abs(positive - n * (n + 1) / 4) / math.sqrt(2 * variance))
+    p = float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
+    return float(differences.mean()), p
 
 
 # Tables and figure -------------------------------------------------------------------------------

@@ -4,9 +4,11 @@ Axes: y is up; in the rest pose, a T-pose, the person looks along z, and x point
 Unit: metres, so that a person is 1.7 units tall (a unit of Blender is a metre).
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from common.motion import unit
 from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS, ROOT
@@ -107,7 +109,7 @@ def _turn_bone(offset: np.ndarray, aims: np.ndarray, fps: float) -> np.ndarray:
         lag = (lag - angle + np.pi) % (2 * np.pi) - np.pi
         lag -= min(max(lag, -largest), largest)
         lags.append(lag)
-    return _rotations_about(ends, np.array(lags)) @ shortest
+    return Rotation.from_rotvec(ends * np.array(lags)[:, None]).as_matrix() @ shortest
 
 
 def _arcs(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -118,21 +120,18 @@ def _arcs(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     # Half a turn about whatever is at right angles.
     across = np.cross(starts, np.eye(3)[np.argmin(np.abs(starts), axis=-1)])
     angle = np.arctan2(np.linalg.norm(axis, axis=-1), cosine)
-    return _rotations_about(unit(np.where(opposite[..., None], across, axis)), angle)
-
-
-def _rotations_about(axes: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """Return (..., 3, 3): rotations about unit vectors by angles in radians (Rodrigues)."""
-    cross = np.cross(np.eye(3), axes[..., None, :])  # its rows are e_i × axis
-    s, c = np.sin(angles)[..., None, None], np.cos(angles)[..., None, None]
-    return np.eye(3) + s * cross + (1 - c) * (cross @ cross)
+    axis = unit(np.where(opposite[..., None], across, axis))
+    return Rotation.from_rotvec(axis * angle[..., None]).as_matrix()
 
 
 def write_bvh(path: Path, poses_m: np.ndarray, fps: float) -> None:
     """Write poses (frames, 17, 3), metres, y up, as BVH, not atomically."""
     offsets_m, rotations, positions_m = fit_skeleton(poses_m, fps)
     by_joint = zip(rotations.swapaxes(0, 1), _ORDERS)
-    angles = np.stack([_euler_angles(joint, order) for joint, order in by_joint], axis=1)
+    with warnings.catch_warnings():  # of the outer angles where they have one axis
+        warnings.simplefilter("ignore")
+        turns = [Rotation.from_matrix(joint).as_euler(order) for joint, order in by_joint]
+    angles = np.stack(turns, axis=1)
     degrees = np.degrees(_continuous(angles)).reshape(len(angles), -1)
     rows = np.concatenate([positions_m[:, ROOT], degrees], axis=-1)
     with path.open("w") as file:
@@ -157,21 +156,6 @@ def _hierarchy(joint: int, offsets_m: np.ndarray, indent: str = "") -> str:
     for child in _CHILDREN[joint]:
         text += _hierarchy(child, offsets_m, inner)
     return f"{text}{indent}}}\n"
-
-
-def _euler_angles(rotations: np.ndarray, order: str) -> np.ndarray:
-    """Return (frames, 3), radians: R = R_i(a) R_j(b) R_k(c) for the axes i, j, k of `order`."""
-    i, j, k = (_AXES.index(axis) for axis in order)
-    sign = 1 if order in _AXES * 2 else -1
-    r = np.moveaxis(rotations, 0, -1)
-    cosine = np.hypot(r[i, i], r[i, j])
-    b = np.arctan2(sign * r[i, k], cosine)
-    a = np.arctan2(-sign * r[j, k], r[k, k])
-    c = np.arctan2(-sign * r[i, j], r[i, i])
-    # At b = ±90°, a and c turn about the same axis.
-    locked = cosine < 1e-7
-    a = np.where(locked, np.arctan2(sign * r[k, j], r[j, j]), a)
-    return np.stack([a, b, np.where(locked, 0, c)], axis=-1)
 
 
 def _continuous(angles: np.ndarray) -> np.ndarray:

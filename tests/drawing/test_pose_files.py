@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from test_motion import BODY
 from trc import TRCData
 
-from common.drawing.bvh import _euler_angles, fit_skeleton
+from common.drawing.bvh import fit_skeleton
 from common.drawing.pose_files import export_poses
 from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS
 
@@ -147,12 +147,3 @@ def test_one_frame_and_a_collapsed_pose_are_written(motion, tmp_path):
         export_poses(tmp_path / "poses.bvh", poses, "world", FPS, np.arange(len(poses)))
         assert np.abs(read_bvh(tmp_path / "poses.bvh")[1] - y_up(poses)).max() < 1e-5
         export_poses(tmp_path / "poses.trc", poses, "world", FPS, np.arange(len(poses)))
-
-
-@pytest.mark.parametrize("order", ["YXZ", "ZXY", "ZYX"])
-def test_angles_give_the_rotation_back(order):
-    given = np.random.default_rng(0).uniform(-180, 180, (300, 3))
-    given[:100, 1] = 90 * (-1) ** np.arange(100)  # the outer axes coincide
-    rotations = Rotation.from_euler(order, given, degrees=True).as_matrix()
-    angles = _euler_angles(rotations, order)
-    assert np.abs(Rotation.from_euler(order, angles).as_matrix() - rotations).max() < 1e-7
