@@ -7,6 +7,8 @@ JOINT_NAMES = (
     *("Spine", "Thorax", "Neck/Nose", "Head"),
     *("LShoulder", "LElbow", "LWrist", "RShoulder", "RElbow", "RWrist"),
 )
+# Other programs would take the slash of "Neck/Nose" for a path.
+SAFE_NAMES = [name.replace("/", "_") for name in JOINT_NAMES]
 NUM_JOINTS = len(JOINT_NAMES)
 ROOT = JOINT_NAMES.index("Hip")
 

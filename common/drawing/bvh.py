@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from common.motion import unit
-from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS, ROOT
+from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS, ROOT, SAFE_NAMES
 
 _CHILDREN = [[c for c, parent in enumerate(PARENTS) if parent == j] for j in range(NUM_JOINTS)]
 _UP, _DOWN, _LEFT, _RIGHT, _FORWARD = np.array(
@@ -32,8 +32,6 @@ _END_SITES_M = {
 }
 _MAX_TWIST_DEG_S = 90.0
 _AXES = "XYZ"
-# Other programs would take the slash of "Neck/Nose" for a path.
-SAFE_NAMES = [name.replace("/", "_") for name in JOINT_NAMES]
 # The axes of each joint's three angles, the outermost first. The middle angle is the twist of the
 # limb, which stays far from the 90 degrees at which such angles become ambiguous; of the hip, it is
 # the forward bend.

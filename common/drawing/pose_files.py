@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.drawing.bvh import SAFE_NAMES, write_bvh
 from common.files.output import atomic_output, check_output
-from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS
+from common.skeleton import JOINT_NAMES, NUM_JOINTS, PARENTS, SAFE_NAMES
 
 POSE_SUFFIXES = (".npy", ".npz", ".json", ".csv", ".trc", ".bvh")
 
@@ -64,6 +63,8 @@ def export_poses(
             case ".trc":
                 _write_trc(temporary, output.name, y_up_m, about, rate)
             case ".bvh":
+                from common.drawing.bvh import write_bvh  # here: SciPy takes half a second
+
                 write_bvh(temporary, y_up_m, rate)
 
 
