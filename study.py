@@ -160,7 +160,7 @@ def study_rows(
     `<metric>_seeds`; `p_best`, from `compare` with the best row, times the number of such tests
     (Bonferroni; any two inputs might have been the best and the worst), None for the best; `worse`,
     whether it is so beyond chance: that p is significant, and the difference is more than
-    `seed_limit` of `seed_error_mm`.
+    `seed_limit_mm`.
     """
     rows = []
     for name, of_seeds in reports.items():
@@ -178,7 +178,7 @@ def study_rows(
         rows.append(row)
     rows.sort(key=lambda row: row["mpjpe_mm"])
     best, tests = rows[0], math.comb(len(rows), 2)
-    least_mm = seed_limit(rows) * seed_error_mm(rows)
+    least_mm = seed_limit_mm(rows)
     for row in rows:
         difference, p = compare(reports[row["keypoints"]], reports[best["keypoints"]])
         row["p_best"] = None if row is best else min(1.0, p * tests)
@@ -218,16 +218,17 @@ def seed_error_mm(rows: Sequence[Row]) -> float:
     return math.sqrt(2 * float(np.mean([row["mpjpe_mm_std"] ** 2 for row in rows])) / seeds)
 
 
-def seed_limit(rows: Sequence[Row]) -> float:
-    """Return how many of `seed_error_mm` part the best of equally good inputs from the worst.
+def seed_limit_mm(rows: Sequence[Row]) -> float:
+    """Return how far apart the best and the worst of equally good inputs may be, by that chance.
 
-    In one study of twenty they are further apart: the 95% quantile of the studentized range (Tukey,
-    1953) over √2; 0 for one input, or one seed.
+    In one study of twenty they are further apart: `seed_error_mm` times the 95% quantile of the
+    studentized range (Tukey, 1953) over √2; 0 for one input, or one seed.
     """
     freedom = len(rows) * (len(rows[0]["mpjpe_mm_seeds"]) - 1)
     if freedom == 0 or len(rows) == 1:
         return 0.0
-    return float(stats.studentized_range.ppf(0.95, len(rows), freedom)) / math.sqrt(2)
+    quantile = float(stats.studentized_range.ppf(0.95, len(rows), freedom))
+    return quantile / math.sqrt(2) * seed_error_mm(rows)
 
 
 def compare(a: Sequence[Report], b: Sequence[Report]) -> tuple[float, float]:
@@ -337,12 +338,11 @@ def notes_on_chance(rows: Sequence[Row]) -> str:
     spread, chance, tests = "one seed", "One seed does not tell what chance does", "the test"
     if seeds > 1:
         spread, tests = f"mean ± standard deviation over {seeds} seeds", "both"
-        error_mm, limit = seed_error_mm(rows), seed_limit(rows)
-        chance = f"How much training again changes a difference: {error_mm:.1f} mm (standard "
-        chance += (
-            f"error, from the seeds); equally good inputs differ by up to {limit * error_mm:.1f}"
+        chance = (
+            f"How much training again changes a difference: {seed_error_mm(rows):.1f} mm (standard "
+            "error, from the seeds); equally good inputs differ by up to "
+            f"{seed_limit_mm(rows):.1f} mm in 19 of 20 studies"
         )
-        chance += " mm in 19 of 20 studies"
     worse = ", ".join(map(label, (row for row in rows if row["worse"]))) or "none"
     return (
         f"3D: {spread}. p: Wilcoxon's signed-rank test over the test sequences against the best "

@@ -261,6 +261,13 @@ def test_ranks_and_their_correlation_are_scipys():
     assert f"% {lines[-1]}" in latex
 
 
+def test_equal_inputs_differ_by_no_more_than_tukeys_table():
+    rows = [{"mpjpe_mm_seeds": [0.0] * 5, "mpjpe_mm_std": 2.0}] * 3
+    assert study.seed_limit_mm(rows) == pytest.approx(3.77 * 2 / 5**0.5, rel=2e-3)  # 12 degrees
+    assert study.seed_limit_mm(rows[:1]) == 0
+    assert study.seed_limit_mm([{"mpjpe_mm_seeds": [0.0], "mpjpe_mm_std": None}] * 6) == 0
+
+
 def test_2d_is_measured_on_the_actions_of_the_3d(data_dir):
     found = [
         study.measure_inputs(data_dir, "h36m", ["pct"], ["S9"], actions)["pct"]["mean_px"]
