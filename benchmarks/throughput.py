@@ -42,7 +42,8 @@ from common.training.device import DTYPES, backward, compile_loss, keep_freed_me
 from common.training.optimizer import build_optimizer, set_learning_rate
 from common.training.processes import World, start_world
 from common.training.recipe import RECIPES, Recipe
-from run_poseformer import PAIRED, loss_of, training_windows, velocity_weight
+from common.training_data import training_windows
+from run_poseformer import PAIRED, loss_of, velocity_weight
 
 SEQUENCES, SEQUENCE_LENGTH = 30, 2000  # of the training; Human3.6M's have 1,000 to 6,000 frames
 PRODUCT_ROWS = {"cpu": 6144, "cuda": 98_304}  # enough for the best rate

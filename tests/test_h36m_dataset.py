@@ -25,7 +25,7 @@ from common.h36m_dataset import (
 )
 from common.skeleton import JOINTS_32_TO_17
 from common.training.recipe import Recipe
-from run_poseformer import noisy
+from common.training_data import noisy
 
 NAMES = ("Sitting", "Sitting 1", "SittingDown", "WalkDog")
 
