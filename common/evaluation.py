@@ -81,26 +81,27 @@ def predict_on_device(
 
 
 def clips_of(frames: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the clips (clips, length) of a sequence, and where a frame is read, (frames, 2).
+    """Return the clips of a sequence as numbers of its frames, and their weights, (clips, length).
 
-    They are numbers of the sequence's frames; and of a clip, and a place in it. As few clips as
-    cover the sequence overlap by equal parts; a frame is read from the clip in which it lies most
-    central, the earlier one of two. The one clip of a sequence that is shorter repeats its first
-    and its last frame.
+    As few clips as share a third of their frames with their neighbours, or more, lie at equal
+    distances. A frame's pose is the mean of those in its clips, by weights that fall in a straight
+    line from the middle of a clip to its ends, so that no clip begins or ends with a jump. The one
+    clip of a sequence that is shorter repeats its first and its last frame, with weight zero.
 
     Raises:
         ValueError: if there is no frame.
     """
     if frames < 1:
         raise ValueError("there is no frame in the sequence")
-    starts = [(frames - length) // 2]
+    starts = np.array([(frames - length) // 2])
     if frames > length:
-        starts = np.linspace(0, frames - length, -(-frames // length)).round().astype(np.int64)
-    places = np.arange(frames)[:, None] - np.array(starts)  # (frames, clips)
-    clip = np.abs(places - length // 2).argmin(axis=1)
-    numbers = np.array(starts)[:, None] + np.arange(length)
-    place = places[np.arange(frames), clip]
-    return numbers.clip(0, frames - 1), np.stack([clip, place], axis=1)
+        count = 1 - (length - frames) // (length - length // 3)
+        starts = np.linspace(0, frames - length, count).round().astype(np.int64)
+    numbers = starts[:, None] + np.arange(length)
+    inside = (numbers >= 0) & (numbers < frames)
+    weights = inside * (length // 2 + 1.0 - np.abs(np.arange(length) - length // 2))
+    numbers = numbers.clip(0, frames - 1)
+    return numbers, weights / np.bincount(numbers.ravel(), weights.ravel())[numbers]
 
 
 def _predict_clips(
@@ -120,10 +121,12 @@ def _predict_clips(
             views = both_views(batch.to(device), flip, model.config.confidence_chans)
             poses.append(average_views(model(views.flatten(0, 1)).float(), flip))
     result = []
-    for own, (_, read) in zip(torch.cat(poses).split([len(n) for n, _ in parts]), parts):
-        clip, place = torch.from_numpy(read).to(device).unbind(dim=1)
-        result.append(own[clip, place])
-        result[-1][:, ROOT] = 0
+    for own, (numbers, weights) in zip(torch.cat(poses).split([len(n) for n, _ in parts]), parts):
+        weighted = own * torch.from_numpy(weights).to(own)[..., None, None]
+        mean = own.new_zeros(numbers.max() + 1, NUM_JOINTS, 3)
+        mean.index_add_(0, torch.from_numpy(numbers.ravel()).to(device), weighted.flatten(0, 1))
+        mean[:, ROOT] = 0
+        result.append(mean)
     return result
 
 

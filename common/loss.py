@@ -42,15 +42,16 @@ def mpjpe(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> T
 
 
 def clip_loss(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """MPJPE + 0.5 N-MPJPE + 20 MPJVE of clips (B, F, 17, 3), F above 1, a scalar in metres.
+    """MPJPE + 0.5 N-MPJPE + 20 MPJVE of clips (B, F, 17, 3), a scalar in metres.
 
-    The training loss of MotionAGFormer (Mehraban, Adeli, Taati, WACV 2024). `weights` (B,) are of
-    each clip in a sum, as in `mpjpe`.
+    The training loss of MotionAGFormer (Mehraban, Adeli, Taati, WACV 2024); a single frame has no
+    velocity. `weights` (B,) are of each clip in a sum, as in `mpjpe`.
     """
     scaled = align_scale(predicted, target).to(torch.promote_types(predicted.dtype, torch.float32))
     position = joint_errors(predicted, target) + 0.5 * joint_errors(scaled, target)
     velocity = joint_velocity_errors(predicted.transpose(0, 1), target.transpose(0, 1))
-    losses = position.mean(dim=(1, 2)) + 20 * velocity.mean(dim=(0, 2))  # (B,)
+    velocity = velocity.mean(dim=2).sum(dim=0) / max(1, len(velocity))  # (B,)
+    losses = position.mean(dim=(1, 2)) + 20 * velocity
     return losses.mean() if weights is None else losses @ weights
 
 

@@ -55,10 +55,8 @@ class MotionAGFormerConfig:
     view: str = "picture"
 
     def __post_init__(self) -> None:
-        if self.number_of_frames < NUM_NEIGHBOURS or self.number_of_frames % 2 == 0:
-            raise ValueError(
-                f"number_of_frames must be odd, from 3 on, not {self.number_of_frames}"
-            )
+        if self.number_of_frames < 1 or self.number_of_frames % 2 == 0:
+            raise ValueError(f"number_of_frames must be odd, not {self.number_of_frames}")
         if min(self.depth, self.in_chans, self.num_heads) < 1:
             raise ValueError("depth, in_chans and num_heads must be positive")
         if self.dim < 1 or self.dim % self.num_heads:
@@ -154,7 +152,7 @@ def most_similar(x: Tensor) -> Tensor:
     """Return A (N, T, T): 1 where x_i · x_j is among the greatest of row i, of x (N, T, D)."""
     with torch.autocast(x.device.type, enabled=False):  # bfloat16 would make many of them equal
         similarity = x @ x.mT
-    threshold = similarity.topk(NUM_NEIGHBOURS, dim=-1).values[..., -1:]
+    threshold = similarity.topk(min(NUM_NEIGHBOURS, x.shape[1]), dim=-1).values[..., -1:]
     return (similarity >= threshold).to(x.dtype)
 
 

@@ -58,24 +58,27 @@ def model():
 
 @torch.no_grad()
 def clip_by_clip(model, sequence):
-    """Every frame's pose, from every clip of the sequence that there is to choose from."""
-    half, n = 4, len(sequence)
-    count = -(-n // 9)
+    """Every frame's pose, from each clip of the sequence that holds it."""
+    n, count = len(sequence), 1
+    while 9 + (count - 1) * 6 < n:  # neighbours share three of nine frames
+        count += 1
     starts = [(n - 9) // 2] if n <= 9 else [round(i * (n - 9) / (count - 1)) for i in range(count)]
-    poses = []
-    for t in range(n):
-        start = min(starts, key=lambda s: abs(t - s - half))
+    sums, weights = np.zeros((n, 17, 3)), np.zeros((n, 1, 1))
+    for start in starts:
         clip = np.stack([sequence[min(max(start + k, 0), n - 1)] for k in range(9)])
         clip = torch.from_numpy(clip)[None]
-        pose = (model(clip) + flip_poses(model(flip_keypoints(clip)))) / 2
-        poses.append(pose[0, t - start].numpy())
-    poses = np.stack(poses)
+        poses = (model(clip) + flip_poses(model(flip_keypoints(clip)))) / 2
+        for k, weight in enumerate([1, 2, 3, 4, 5, 4, 3, 2, 1]):
+            if 0 <= start + k < n:
+                sums[start + k] += weight * poses[0, k].numpy()
+                weights[start + k] += weight
+    poses = sums / weights
     poses[:, 0] = 0
     return poses
 
 
 def test_prediction_is_that_of_clip_by_clip(model):
-    keypoints, _ = sequences([30, 1, 9, 5, 8, 10, 18, 19])
+    keypoints, _ = sequences([30, 1, 9, 5, 8, 10, 15, 16, 18, 19])
     poses = predict(model, keypoints, device="cpu", batch_size=3)
     for sequence, predicted in zip(keypoints, poses, strict=True):
         assert predicted.dtype == np.float32
@@ -122,17 +125,20 @@ def test_all_targets_of_a_turned_window_are_turned_as_its_middle_is():
 def test_the_loss_of_clips_is_its_formula():
     random = np.random.default_rng(0)
     predicted, target = random.normal(0, 0.3, (2, 4, 6, 17, 3))
-    expected = []
+    expected, of_one_frame = [], []
     for p, t in zip(predicted, target):
         scale = (p * t).sum((1, 2)) / (p * p).sum((1, 2))
         position, scaled = p - t, scale[:, None, None] * p - t
         velocity = (p[1:] - p[:-1]) - (t[1:] - t[:-1])
-        terms = [np.sqrt((x**2).sum(-1)).mean() for x in (position, scaled, velocity)]
-        expected.append(terms[0] + 0.5 * terms[1] + 20 * terms[2])
+        norms = [np.sqrt((x**2).sum(-1)) for x in (position, scaled, velocity)]
+        expected.append(norms[0].mean() + 0.5 * norms[1].mean() + 20 * norms[2].mean())
+        of_one_frame.append(norms[0][0].mean() + 0.5 * norms[1][0].mean())
     tensors = torch.from_numpy(predicted), torch.from_numpy(target)
     assert float(clip_loss(*tensors)) == pytest.approx(np.mean(expected), rel=1e-12)
     weights = torch.tensor([0.5, 0.5, 0, 0], dtype=torch.float64)
     assert float(clip_loss(*tensors, weights)) == pytest.approx(np.mean(expected[:2]), rel=1e-12)
+    first = [t[:, :1] for t in tensors]
+    assert float(clip_loss(*first)) == pytest.approx(np.mean(of_one_frame), rel=1e-12)
     exact = tensors[1].clone().requires_grad_()
     clip_loss(exact, tensors[1]).backward()
     assert exact.grad.isfinite().all()
@@ -187,13 +193,14 @@ def test_a_stopped_training_goes_on_to_the_bit(data_dir, tmp_path, monkeypatch, 
     assert log_figures(folder) == log_figures(whole)
 
 
-def test_a_training_with_longer_clips_starts_from_shorter_ones(data_dir, tmp_path):
-    _, short = training(data_dir, tmp_path / "short", "-e", "1")
+@pytest.mark.parametrize("frames", [1, 5])
+def test_a_training_with_longer_clips_starts_from_shorter_ones(data_dir, tmp_path, frames):
+    _, short = training(data_dir, tmp_path / "short", "-e", "1", "-frame", frames)
     start = ("--init-from", short / LAST, "-e", "1", "-lr", "1e-9")
     result, folder = training(data_dir, tmp_path / "long", *start, "-frame", "11")
     assert result.status == 0, result.stderr
     before, after = load(short / LAST), load(folder / LAST)
-    assert [c["config"]["number_of_frames"] for c in (before, after)] == [5, 11]
+    assert [c["config"]["number_of_frames"] for c in (before, after)] == [frames, 11]
     of_frames = 0
     for name, weight in after["model_pos"].items():
         if "running" in name or "tracked" in name:  # as training goes on
@@ -201,7 +208,7 @@ def test_a_training_with_longer_clips_starts_from_shorter_ones(data_dir, tmp_pat
         expected = before["model_pos"][name]
         if expected.shape != weight.shape:
             of_frames += 1
-            expected = expected[[frame * 5 // 11 for frame in range(11)]]
+            expected = expected[[frame * frames // 11 for frame in range(11)]]
         torch.testing.assert_close(weight, expected, rtol=0, atol=1e-7)
     assert of_frames == 2  # weights and biases of one layer's batch norm
     refused, _ = training(data_dir, tmp_path / "even", *start, "-frame", "10")
