@@ -11,6 +11,7 @@ are held back (--subjects-train S5,S6,S7 --subjects-test S8), and look at the te
 end.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from common.study_runs import (
     prepare_study,
     study_recipe,
 )
-from common.training.run_log import LOG_NAME, read_log
+from common.training.run_log import LOG_NAME
 
 RECIPES = {
     "published": "--recipe published",
@@ -100,7 +101,7 @@ def main() -> None:
 
 def course(run: Run) -> np.ndarray:
     """Return seconds since the start and validation MPJPE in mm after each epoch, (epochs, 2)."""
-    records = read_log(run.folder / LOG_NAME)
+    records = [json.loads(line) for line in (run.folder / LOG_NAME).open()]
     seconds = np.cumsum([record["seconds"] for record in records])
     return np.stack([seconds, [record["valid_mpjpe_mm"] for record in records]], axis=1)
 

@@ -30,20 +30,11 @@ def image_coordinates(normalized: np.ndarray, width: int, height: int) -> np.nda
 
 
 def quaternion_rotate(quaternion: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Rotate vectors (..., 3) by a unit quaternion (4,), or by several (..., 4), broadcast."""
-    matrix = _rotation_matrix(quaternion)
-    if matrix.ndim == 2:  # one product for all vectors
-        return vectors @ matrix.T
-    return (matrix @ vectors[..., None])[..., 0]
-
-
-def _rotation_matrix(quaternion: np.ndarray) -> np.ndarray:
-    """Return R = 1 + 2 w [q]× + 2 [q]×² (Rodrigues), (..., 3, 3), of unit quaternions (..., 4)."""
-    w, x, y, z = np.moveaxis(quaternion, -1, 0)
-    zero = np.zeros_like(w)
-    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1)
-    cross = cross.reshape(*quaternion.shape[:-1], 3, 3)
-    return np.eye(3, dtype=quaternion.dtype) + 2 * (w[..., None, None] * cross + cross @ cross)
+    """Rotate vectors (..., 3) by a unit quaternion (4,): R = 1 + 2 w [q]× + 2 [q]×² (Rodrigues)."""
+    w, x, y, z = quaternion
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=quaternion.dtype)
+    matrix = np.eye(3, dtype=quaternion.dtype) + 2 * (w * cross + cross @ cross)
+    return vectors @ matrix.T
 
 
 def quaternion_inverse(quaternion: np.ndarray) -> np.ndarray:

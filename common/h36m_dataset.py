@@ -4,7 +4,7 @@ This is the only place where pixels become normalised coordinates and poses beco
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from common.camera import (
 )
 from common.files.confidences import read_estimates
 from common.files.console import InputError, split_names
-from common.files.npz import Positions2d, Positions3d, read_positions_3d
+from common.files.npz import read_positions_3d
 from common.skeleton import JOINTS_32_TO_17, ROOT
 
 TRAIN_SUBJECTS = ("S1", "S5", "S6", "S7", "S8")
@@ -302,13 +302,6 @@ def _sequence(
         root=root.astype(np.float32),
         confidences=sum(c.shape[-1] for c in confidences),
     )
-
-
-def each_sequence(positions: Positions2d | Positions3d) -> Iterator[tuple[str, str, Any]]:
-    """Yield (subject, action, arrays) in the order of the file."""
-    for subject, actions in positions.items():
-        for action, arrays in actions.items():
-            yield subject, action, arrays
 
 
 def downsample(sequences: Sequence[Sequence2d3d], factor: int) -> list[Sequence2d3d]:

@@ -33,20 +33,9 @@ def resample(
     """
     if fps == to_fps:
         return values
-    last = len(values) - 1
     if frames is None:
-        frames = int(np.ceil(last * to_fps / fps - 1e-6)) + 1
-    positions = np.minimum(np.arange(frames) * fps / to_fps, last)
-    before = np.minimum(positions.astype(np.int64), max(last - 1, 0))
-    t = (positions - before).reshape(-1, *[1] * (values.ndim - 1))
-    weights = 0.5 * np.stack(
-        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]
-    )
-    # One frame more at each end, on the parabola through the three next to it, or on the line.
-    a, b = values[:3].astype(np.float64), values[:-4:-1].astype(np.float64)
-    head, tail = (3 * v[0] - 3 * v[1] + v[2] if last > 1 else 2 * v[0] - v[-1] for v in (a, b))
-    padded = np.concatenate([head[None], values, tail[None], tail[None]])
-    return (weights * padded[before + np.arange(4)[:, None]]).sum(axis=0).astype(values.dtype)
+        frames = int(np.ceil((len(values) - 1) * to_fps / fps - 1e-6)) + 1
+    return at_times(values, np.arange(len(values)) / fps, np.arange(frames) / to_fps)
 
 
 def at_times(values: np.ndarray, times: np.ndarray, wanted: np.ndarray) -> np.ndarray:

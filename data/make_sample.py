@@ -17,7 +17,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,12 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.camera import CAMERA_IDS, load_cameras
 from common.files import console
 from common.files.console import DATA_DIR, InputError, progress
-from common.h36m_dataset import ACTIONS, CORRUPT_SEQUENCE, SUBJECTS, SUBJECTS_FLAG, action_class
+from common.h36m_dataset import ACTIONS, SUBJECTS, SUBJECTS_FLAG, action_class
 from common.skeleton import NUM_JOINTS_32
 from common.synthetic.acting import perform
 from common.synthetic.bodies import make_bodies
 from common.synthetic.estimators import ESTIMATORS, look
-from data.prepare_data_h36m import PUBLISHED_FRAMES
 
 # The numbers of an action's two files (a space: the name has none), where they are not " 1".
 _OTHER_NUMBERS = {
@@ -53,7 +52,7 @@ def main() -> None:
     preprocess = args.data_dir / "preprocess"
     folders = ["cdf_files", *(f"h36m_{estimator.name}" for estimator in ESTIMATORS)]
     check_replaceable(preprocess, folders)
-    clips = list(plan_clips(args.subjects, None if args.full else args.frames, args.seed))
+    clips = list(plan_clips(args.subjects, args.frames, args.seed))
     preprocess.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=preprocess, prefix=".sample-") as temporary:
         write_clips(Path(temporary), clips)
@@ -67,11 +66,10 @@ def main() -> None:
 def parse_arguments() -> Namespace:
     """Return the parsed flags."""
     parser = console.ArgumentParser(description=__doc__.splitlines()[0])
-    add, length = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
+    add = parser.add_argument
     folder = "the files go into preprocess/ in this folder; an earlier sample is replaced"
     add("--data-dir", type=Path, default=DATA_DIR / "sample", help=folder)
-    length("--frames", type=console.positive_int, default=100, help="length of each sequence")
-    length("--full", action="store_true", help="lengths as in Human3.6M, 527k frames")
+    add("--frames", type=console.positive_int, default=100, help="length of each sequence")
     add("--seed", type=console.non_negative_int, default=0, help="same seed, same sample")
     add("--subjects", **SUBJECTS_FLAG | {"help": "which subjects"})
     return parser.parse_args()
@@ -98,32 +96,18 @@ def file_names(subject: str) -> list[str]:
     return names
 
 
-def plan_clips(subjects: Sequence[str], frames: int | None, seed: int) -> Iterator[Clip]:
-    """Yield the clips of these subjects, of `frames` frames or, for None, of the full length."""
+def plan_clips(subjects: Sequence[str], frames: int, seed: int) -> Iterator[Clip]:
+    """Yield the clips of these subjects."""
     for subject in subjects:
         for number, name in enumerate(file_names(subject)):
-            yield Clip(seed, subject, name, number, frames or full_lengths()[subject, name])
-
-
-@cache
-def full_lengths() -> dict[tuple[str, str], int]:
-    """Return {(subject, file name): frames}: plausible lengths that add up as in Human3.6M."""
-    random = np.random.default_rng(36)
-    lengths = {CORRUPT_SEQUENCE: 1_612}
-    for subjects, total in PUBLISHED_FRAMES.items():
-        files = [(s, name) for s in subjects for name in file_names(s)]
-        files = [file for file in files if file != CORRUPT_SEQUENCE]
-        shares = random.dirichlet(np.full(len(files), 15))
-        lengths |= zip(files, random.multinomial(total // len(CAMERA_IDS), shares).tolist())
-    return lengths
+            yield Clip(seed, subject, name, number, frames)
 
 
 def write_clips(folder: Path, clips: Sequence[Clip]) -> None:
-    """Make and write all clips, one process per core, the longest clips first."""
-    ordered = sorted(clips, key=lambda clip: -clip.frames)
+    """Make and write all clips, one process per core."""
     with ProcessPoolExecutor(os.cpu_count(), initializer=console.leave_signals_to_parent) as pool:
         try:
-            finished = pool.map(partial(write_clip, folder), ordered)
+            finished = pool.map(partial(write_clip, folder), clips)
             list(progress(finished, total=len(clips), desc="sample", unit="file"))
         except BaseException:
             pool.shutdown(cancel_futures=True)

@@ -8,7 +8,7 @@ import argparse
 import os
 import re
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,6 @@ from common.h36m_dataset import (
     CORRUPT_SEQUENCE,
     SUBJECTS_FLAG,
     canonical_action,
-    each_sequence,
     is_corrupt,
     list_raw_files,
     wrong_takes,
@@ -108,10 +107,11 @@ def find_detections(given: Path | None, data_dir: Path, detector: str) -> Path:
 
 def read_lengths_3d(path: Path) -> Lengths:
     """Return the lengths of the 3D file's sequences, none where there is no such file."""
-    lengths: Lengths = defaultdict(dict)
-    for subject, action, poses in each_sequence(read_positions_3d(path) if path.exists() else {}):
-        lengths[subject][action] = len(poses[0] if isinstance(poses, list) else poses)
-    return lengths
+    positions = read_positions_3d(path) if path.exists() else {}
+    return {
+        subject: {name: len(p[0] if isinstance(p, list) else p) for name, p in actions.items()}
+        for subject, actions in positions.items()
+    }
 
 
 def list_subject(

@@ -17,7 +17,7 @@ from common.camera import load_cameras, project, world_to_camera
 from common.files import console, npz
 from common.files.console import DATA_DIR, InputError, progress
 from common.files.npz import Positions2d, Positions3d
-from common.files.output import atomic_output, check_distinct, find_folder
+from common.files.output import atomic_output, find_folder
 from common.h36m_dataset import (
     SUBJECTS_FLAG,
     TEST_SUBJECTS,
@@ -38,9 +38,7 @@ def main() -> None:
     """Find the files, read and project them, write both outputs."""
     arguments = parse_arguments()
     data_dir = arguments.data_dir
-    path_3d = npz.npz_path(data_dir, arguments.output_filename_3d)
-    path_2d = npz.npz_path(data_dir, arguments.output_filename_2d)
-    check_distinct([path_3d, path_2d])
+    path_3d, path_2d = (data_dir / f"data_{name}.npz" for name in ("3d_h36m", "2d_h36m_gt"))
     advice = "extract Human3.6M's Poses_D3_Positions_<SUBJECT>.tgz into one, and give it as "
     parents = [Path.cwd(), data_dir, data_dir / "preprocess"]
     cdf_dir = find_folder(arguments.cdf_dir, parents, f"{advice}--cdf-dir")
@@ -64,9 +62,6 @@ def parse_arguments() -> argparse.Namespace:
     text += "working directory, in --data-dir and in its preprocess folder"
     add("--cdf-dir", type=Path, default=Path("cdf_files"), metavar="DIR", help=text)
     add("--data-dir", type=Path, default=DATA_DIR, metavar="DIR", help="where the npz files go")
-    text = "output, in --data-dir unless the path is absolute"
-    add("--output-filename-3d", default="data_3d_h36m.npz", metavar="FILE", help=f"3D {text}")
-    add("--output-filename-2d", default="data_2d_h36m_gt.npz", metavar="FILE", help=f"2D {text}")
     text = "store 3D in the coordinates of each of the four cameras, not in the world's"
     add("--per-camera", action="store_true", help=text)
     add("--subjects", **SUBJECTS_FLAG)

@@ -15,7 +15,7 @@ from common.files.console import InputError, describe_os_error, warn
 from common.files.output import atomic_output
 from common.training.epoch import Interrupted, TrainingState
 from common.training.processes import World
-from common.training.run_log import LOG_NAME, read_log, save_training_curves
+from common.training.run_log import LOG_NAME, save_training_curves
 from common.training.wandb_run import WandbRun
 
 BEST, LAST, CURVES = "best_epoch.bin", "last_epoch.bin", "training_curves.png"
@@ -79,15 +79,12 @@ class RunFolder:
         self._save({LAST: checkpoint, **self._files_beside(checkpoint)})
         print_epoch(record, self.epochs, self.state.is_best)
         self.wandb.log_epoch(record)
-        if self.curves and LOG_NAME not in self._waiting:
+        if self.curves:
             with _warning_of_failure():
-                save_training_curves(self.folder / LOG_NAME, self.folder / CURVES)
+                save_training_curves(self.state.log, self.folder / CURVES)
 
     def complete(self, resumed: Path) -> None:
         """Write what a kill may have kept the epoch of the resumed checkpoint from writing."""
-        log = self.folder / LOG_NAME
-        if not self.state.log and log.is_file():  # earlier versions' checkpoints do not hold it
-            self.state.log = [r for r in read_log(log) if r["epoch"] <= self.state.epoch]
         self._save(self._files_beside(resumed.read_bytes()))
 
     def _files_beside(self, checkpoint: bytes) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 from raw_trees import assert_one_line_error, call
 
 from common.camera import CAMERA_IDS, load_cameras, project, world_to_camera
-from common.h36m_dataset import ACTIONS, SUBJECTS, TRAIN_SUBJECTS, action_class
+from common.h36m_dataset import ACTIONS, SUBJECTS, action_class
 from data import make_sample
 
 FRAMES = 120
@@ -81,14 +81,6 @@ def test_every_action_has_two_files_named_as_the_subject_has_them():
     assert {"Photo", "Photo 2", "Discussion 2"} < set(make_sample.file_names("S5"))
 
 
-def test_full_lengths_add_up_to_the_published_counts():
-    clips = make_sample.plan_clips(SUBJECTS, None, seed=0)
-    frames = {(clip.subject, clip.name): clip.frames for clip in clips}
-    train = sum(n for (subject, _), n in frames.items() if subject in TRAIN_SUBJECTS)
-    test = sum(frames.values()) - train - frames["S11", "Directions"]
-    assert (4 * train, 4 * test) == (1_559_752, 543_344) and min(frames.values()) > 900
-
-
 def test_the_seed_alone_decides_what_a_file_holds(sample, tmp_path):
     *_, clip = make_sample.plan_clips(["S9"], FRAMES, seed=3)
     same, other = tmp_path / "same", tmp_path / "other"
@@ -143,7 +135,7 @@ def test_errors_are_plausible_and_confidences_tell_of_them(sample, positions):
     assert means[0] > 3.5 and means == sorted(means) and means[-1] < 15
 
 
-@pytest.mark.parametrize("arguments", ["--frames 0", "--full --frames 10", "--subjects S2"])
+@pytest.mark.parametrize("arguments", ["--frames 0", "--subjects S2"])
 def test_bad_usage_is_one_line(tmp_path, arguments):
     result = call(make_sample.main, "--data-dir", tmp_path, *arguments.split())
     assert_one_line_error(result, arguments.split()[0].strip("-").removesuffix("s"))

@@ -144,17 +144,7 @@ def test_per_camera_holds_camera_coordinates(tree, prepare):
             np.testing.assert_allclose(view[2], expected, atol=1e-6)
 
 
-def test_other_filenames(prepare, tmp_path):
-    with untouched(prepare.data_dir):
-        result = prepare(
-            *("--output-filename-3d", tmp_path / "world"),
-            *("--output-filename-2d", tmp_path / "truth.npz"),
-        )
-    assert result.status == 0, result.stderr
-    assert len(load_item(tmp_path / "world.npz", "positions_3d")["S1"]) == 30
-    assert len(load_item(tmp_path / "truth.npz", "positions_2d")["S1"]) == 30
-    result = prepare("--output-filename-3d", "a", "--output-filename-2d", "a.npz")
-    assert_one_line_error(result, "a.npz: is the same file as")
+def test_a_subject_that_there_is_not_is_a_line(prepare):
     assert_one_line_error(prepare(subjects="S1,S3"), "no subject 'S3'")
 
 

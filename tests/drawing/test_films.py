@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from itertools import chain
 
@@ -243,13 +242,12 @@ def test_a_view_shows_the_picture_rather_than_what_lies_beyond_it():
 
 
 def test_training_curves_mark_the_best_epoch(tmp_path, monkeypatch):
-    log, figures = tmp_path / "log.jsonl", []
+    figures = []
     monkeypatch.setattr(run_log, "save_figure", lambda figure, _: figures.append(figure))
     for valid in ([95, 88, 50, 74], [None] * 4):
         fixed = {"train_mpjpe_mm": 90.0, "lr": 1e-3}
         records = [{"epoch": e, "valid_mpjpe_mm": v, **fixed} for e, v in enumerate(valid, 1)]
-        log.write_text("".join(json.dumps(record) + "\n" for record in records))
-        run_log.save_training_curves(log, tmp_path / "curves.png")
+        run_log.save_training_curves(records, tmp_path / "curves.png")
     best, none = ([tuple(line.get_xydata()[0]) for line in f.axes[0].lines] for f in figures)
     assert (3, 50) in best and (3, 50) not in none
 
