@@ -277,7 +277,7 @@ def parse_arguments() -> argparse.Namespace:
         _refuse(args, unused, "is for videos; add --output with a name in .mp4 or .gif")
     args.video = args.video or args.recording
     named = [path for path in (args.output, *args.export) if path]
-    check_distinct(named, [args.video] if args.video else [])
+    check_distinct(named, map(Path, filter(None, [args.video, args.keypoints])))
     if suffix == ".gif" and args.bitrate:
         raise InputError(f"--bitrate is for mp4, not for {args.output}")
     return args

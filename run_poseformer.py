@@ -37,7 +37,7 @@ from common.h36m_dataset import (
     parse_subjects,
     pixels_to_normalized,
 )
-from common.lifters import LifterConfig, build_network
+from common.lifters import LIFTERS, LifterConfig, build_network, name_of
 from common.loss import clip_loss, mpjpe
 from common.report import format_report, latex_row, make_report
 from common.training.checkpoint import Checkpoint, checkpoint_bytes
@@ -157,8 +157,10 @@ def train(arguments: argparse.Namespace, world: World) -> None:
         checkpoint = saved if saved.content.get("launch") == world.launch else checkpoint
     initial = checkpoint or load_checkpoint(arguments, arguments.init_from)
     if initial and not checkpoint:
-        initial = initial.with_frames(arguments.number_of_frames)
-    recipe = training_recipe(arguments, checkpoint)
+        preset = LIFTERS[name_of(initial.config)].presets.get(arguments.preset, {})
+        frames = arguments.number_of_frames or preset.get("number_of_frames")
+        initial = initial.with_frames(frames)
+    recipe = training_recipe(arguments, checkpoint, initial)
     precision = resolve_precision(recipe.precision, world.device)
     train_set, test_set = load_training_data(arguments, recipe, world)
     config = network_config(arguments, recipe, train_set, initial)

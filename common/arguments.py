@@ -200,15 +200,18 @@ def _check(parser: ArgumentParser, given: dict[str, Any]) -> None:
 # The flags and a checkpoint together -------------------------------------------------------------
 
 
-def training_recipe(arguments: argparse.Namespace, checkpoint: Checkpoint | None) -> Recipe:
-    """Return the checkpoint's recipe, or the flags' where there is no checkpoint.
+def training_recipe(
+    arguments: argparse.Namespace, checkpoint: Checkpoint | None, initial: Checkpoint | None = None
+) -> Recipe:
+    """Return the checkpoint's recipe, or the flags', for the network of `initial` if there is one.
 
     Raises:
         InputError: if a flag contradicts the checkpoint: the run would not go on exactly.
     """
     given = _given(arguments)
     if checkpoint is None:
-        usual = LIFTERS[arguments.model or DEFAULT].recipe
+        model = name_of(initial.config) if initial else arguments.model or DEFAULT
+        usual = LIFTERS[model].recipe
         recipe = replace(RECIPES[given.get("recipe", usual)], **given)
         if recipe.schedule != "published" and "lr_decay" in given:
             raise InputError(

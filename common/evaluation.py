@@ -35,8 +35,8 @@ def predict_on_device(
     """Estimate the pose of every frame of every sequence.
 
     Of PoseFormerV2, a frame's spatial features are computed once and serve all windows that keep
-    the frame. Only the result grows with the length of a sequence. A lifter that gives the poses of
-    all frames is fed with the clips of `clips_of`.
+    the frame, and only the result grows with the length of a sequence. A lifter that gives the
+    poses of all frames is fed with the clips of `clips_of`.
 
     Args:
         model: on the device, in evaluation mode.

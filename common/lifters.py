@@ -6,7 +6,7 @@ A lifter is a configuration and a network. The configuration is a frozen datacla
 - `view`: what the 2D is normalised by: "picture", half its width, or "person", `follow_person`;
 - `gives_all_frames`: whether it answers (B, F, 17, 3), metres, or the middle frame's (B, 1, 17, 3);
 - `fields_in(weights)`: its fields as far as the weights' shapes tell them;
-- `with_frames(weights, number_of_frames)`: the weights for windows of another length.
+- `with_frames(weights, number_of_frames)`: its weights for windows of another length.
 
 The network is built from it, keeps it as `config`, ends in a linear layer `head`, and names in
 `matrices` the modules whose matrices Muon moves. Windows, loss, evaluation, lifting and streaming

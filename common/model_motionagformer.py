@@ -83,8 +83,9 @@ class MotionAGFormerConfig:
             "in_chans": in_chans,
         }
 
-    @staticmethod
-    def with_frames(weights: Mapping[str, Tensor], number_of_frames: int) -> dict[str, Tensor]:
+    def with_frames(
+        self, weights: Mapping[str, Tensor], number_of_frames: int
+    ) -> dict[str, Tensor]:
         """Return a network's weights for clips of another length.
 
         Only the batch norms over frames depend on it; a frame takes the channel of the frame that
@@ -92,7 +93,7 @@ class MotionAGFormerConfig:
         """
 
         def stretched(channels: Tensor) -> Tensor:
-            return F.interpolate(channels[None, None], number_of_frames, mode="nearest")[0, 0]
+            return F.interpolate(channels[None, None], number_of_frames, mode="nearest-exact")[0, 0]
 
         of_frames = "graph_temporal.mixer.batch_norm."
         return {k: stretched(w) if of_frames in k and w.ndim else w for k, w in weights.items()}

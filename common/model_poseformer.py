@@ -106,10 +106,12 @@ class PoseFormerConfig:
             "depth": len(blocks),
         }
 
-    @staticmethod
-    def with_frames(weights: Mapping[str, Tensor], number_of_frames: int) -> dict[str, Tensor]:
-        """Return a network's weights for windows of another length: the same."""
-        return dict(weights)
+    def with_frames(
+        self, weights: Mapping[str, Tensor], number_of_frames: int
+    ) -> dict[str, Tensor]:
+        """Return a network's weights for windows of another length: its DCT grows in proportion."""
+        name = "Freq_embedding.weight"
+        return {**weights, name: weights[name] * (self.number_of_frames / number_of_frames)}
 
 
 def dct_matrix(size: int) -> Tensor:

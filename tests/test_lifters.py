@@ -194,7 +194,9 @@ def test_a_stopped_training_goes_on_to_the_bit(data_dir, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("frames", [1, 5])
-def test_a_training_with_longer_clips_starts_from_shorter_ones(data_dir, tmp_path, frames):
+def test_a_training_with_longer_clips_starts_from_shorter_ones(
+    data_dir, tmp_path, monkeypatch, frames
+):
     _, short = training(data_dir, tmp_path / "short", "-e", "1", "-frame", frames)
     start = ("--init-from", short / LAST, "-e", "1", "-lr", "1e-9")
     result, folder = training(data_dir, tmp_path / "long", *start, "-frame", "11")
@@ -208,9 +210,13 @@ def test_a_training_with_longer_clips_starts_from_shorter_ones(data_dir, tmp_pat
         expected = before["model_pos"][name]
         if expected.shape != weight.shape:
             of_frames += 1
-            expected = expected[[frame * frames // 11 for frame in range(11)]]
+            expected = expected[[(2 * frame + 1) * frames // 22 for frame in range(11)]]
         torch.testing.assert_close(weight, expected, rtol=0, atol=1e-7)
     assert of_frames == 2  # weights and biases of one layer's batch norm
+    monkeypatch.setitem(LIFTERS["motionagformer"].presets, "s", {"number_of_frames": 7})
+    small = {"small": MODEL + TINY[4:]}  # without -frame
+    _, folder = run_training(data_dir, tmp_path / "preset", *start, "--preset", "s", **small)
+    assert load(folder / LAST)["config"]["number_of_frames"] == 7
     refused, _ = training(data_dir, tmp_path / "even", *start, "-frame", "10")
     assert_one_line_error(refused, f"{short / LAST}: number_of_frames must be odd")
     refused, _ = training(data_dir, tmp_path / "much", *start, "-frame", "41")

@@ -112,3 +112,16 @@ def test_drop_path_draws_for_each_half_of_the_tokens():
     first, second = (half.abs().sum((1, 2)) > 0 for half in change.split(3, dim=1))
     assert abs(first.float().mean() - 0.5) < 0.06
     assert abs((first == second).float().mean() - 0.5) < 0.06
+
+
+def test_a_person_who_stands_still_has_the_same_pose_in_a_longer_window():
+    torch.manual_seed(0)
+    short = PoseFormerV2(PoseFormerConfig(9, 3, 3, embed_dim_ratio=8, depth=1))
+    long = PoseFormerV2(PoseFormerConfig(27, 3, 3, embed_dim_ratio=8, depth=1))
+    long.load_state_dict(short.config.with_frames(short.state_dict(), 27))
+    pose = torch.rand(2, 1, 17, 2)
+    with torch.no_grad():
+        of_short, of_long = (
+            m(pose.expand(-1, m.config.number_of_frames, -1, -1)) for m in (short, long)
+        )
+    torch.testing.assert_close(of_long, of_short, atol=1e-5, rtol=0)

@@ -169,6 +169,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, recording, tmp_path):
         (("short.mp4", "-k", found), {}, "14 frames of keypoints, but the video has 5"),
         (("-k", found, "--fps", "25"), {}, "the picture's size is not known"),
         ((dance, "--output", dance), {}, "is the same file as"),
+        ((dance, "-k", found, "--export", found), {}, "is the same file as"),
         ((dance, "--video", "short.mp4"), {}, "two videos"),
         ((dance, "--action", "Walking"), {}, "my dance.mp4 is for own footage"),
         (("-k", "dance", "--fps", "25"), {}, "--fps is for VIDEO"),

@@ -106,7 +106,7 @@ class Checkpoint:
         except ValueError as error:
             raise InputError(f"{self.path}: {error}") from error
         return replace(
-            self, config=config, weights=config.with_frames(self.weights, number_of_frames)
+            self, config=config, weights=self.config.with_frames(self.weights, number_of_frames)
         )
 
     def check_channels(self, channels: int, confidences: int) -> None:

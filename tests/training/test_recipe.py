@@ -9,6 +9,7 @@ import torch
 
 from common.arguments import parse_arguments, training_recipe
 from common.files.console import InputError
+from common.model_motionagformer import MotionAGFormerConfig
 from common.model_poseformer import PoseFormerConfig, PoseFormerV2
 from common.training.checkpoint import Checkpoint
 from common.training.optimizer import init_at_mean_pose
@@ -38,6 +39,11 @@ def test_each_field_is_a_flag_that_a_checkpoint_keeps(field):
     checkpoint = Checkpoint(Path("a.bin"), {}, PoseFormerConfig(), stored, {})
     with pytest.raises(InputError, match=rf"{name} .*: a\.bin was trained with"):
         training_recipe(parse_arguments(flag), checkpoint)
+
+
+def test_a_training_from_other_weights_takes_the_recipe_of_their_network():
+    initial = Checkpoint(Path("a.bin"), {}, MotionAGFormerConfig(), {}, {})
+    assert training_recipe(parse_arguments([]), None, initial) == RECIPES["motionagformer"]
 
 
 @pytest.mark.parametrize(
