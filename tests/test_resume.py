@@ -111,7 +111,7 @@ def test_checkpoints_of_before_the_schedules_go_on(train, evaluate):
     not_stored += "exchange_until velocity"
     for name in not_stored.split():
         del before["recipe"][name]
-    del before["log"], before["progress"]["is_best"], before["config"]["confidence_chans"]
+    del before["progress"]["is_best"], before["config"]["confidence_chans"]
     torch.save(before, folder / LAST)
     _, same_figures = evaluate(folder / LAST)
     assert same_figures["average_over_actions"] == figures["average_over_actions"]
