@@ -85,7 +85,7 @@ def main() -> None:
     footages = [footage for people, _ in chosen for footage in people]
     exports = {f.name: named(args.export, f.name, len(footages) > 1) for f in footages}
     films = [film_paths(args, people, len(videos) > 1) for people, _ in chosen]
-    check_distinct(chain(*exports.values(), *films), [args.video] if args.video else [])
+    check_distinct(chain(*exports.values(), *films), args.inputs)
     model = checkpoint.build_model(device)
     how = {"causal": args.causal, "device": device, "precision": precision}
     how |= {"resample": not args.no_resample, "smooth_hz": args.smooth}
@@ -277,7 +277,8 @@ def parse_arguments() -> argparse.Namespace:
         _refuse(args, unused, "is for videos; add --output with a name in .mp4 or .gif")
     args.video = args.video or args.recording
     named = [path for path in (args.output, *args.export) if path]
-    check_distinct(named, map(Path, filter(None, [args.video, args.keypoints])))
+    args.inputs = [Path(path) for path in (args.video, args.keypoints) if path]
+    check_distinct(named, args.inputs)
     if suffix == ".gif" and args.bitrate:
         raise InputError(f"--bitrate is for mp4, not for {args.output}")
     return args

@@ -25,7 +25,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.arguments import evaluation_recipe, network_config, parse_arguments, training_recipe
+from common.arguments import (
+    evaluation_recipe,
+    network_config,
+    network_flags,
+    parse_arguments,
+    training_recipe,
+)
 from common.evaluation import evaluate, mean_pose_mpjpe_mm
 from common.files.console import InputError, never_fail_to_print, run_script
 from common.files.output import atomic_output, check_output
@@ -37,7 +43,7 @@ from common.h36m_dataset import (
     parse_subjects,
     pixels_to_normalized,
 )
-from common.lifters import LIFTERS, LifterConfig, build_network, name_of
+from common.lifters import LifterConfig, build_network, name_of
 from common.loss import clip_loss, mpjpe
 from common.report import format_report, latex_row, make_report
 from common.training.checkpoint import Checkpoint, checkpoint_bytes
@@ -157,9 +163,8 @@ def train(arguments: argparse.Namespace, world: World) -> None:
         checkpoint = saved if saved.content.get("launch") == world.launch else checkpoint
     initial = checkpoint or load_checkpoint(arguments, arguments.init_from)
     if initial and not checkpoint:
-        preset = LIFTERS[name_of(initial.config)].presets.get(arguments.preset, {})
-        frames = arguments.number_of_frames or preset.get("number_of_frames")
-        initial = initial.with_frames(frames)
+        flags = network_flags(arguments, name_of(initial.config))
+        initial = initial.with_frames(flags.get("number_of_frames"))
     recipe = training_recipe(arguments, checkpoint, initial)
     precision = resolve_precision(recipe.precision, world.device)
     train_set, test_set = load_training_data(arguments, recipe, world)

@@ -101,7 +101,8 @@ def main() -> None:
 
 def course(run: Run) -> np.ndarray:
     """Return seconds since the start and validation MPJPE in mm after each epoch, (epochs, 2)."""
-    records = [json.loads(line) for line in (run.folder / LOG_NAME).open()]
+    lines = (run.folder / LOG_NAME).read_text().splitlines()
+    records = [json.loads(line) for line in lines]
     seconds = np.cumsum([record["seconds"] for record in records])
     return np.stack([seconds, [record["valid_mpjpe_mm"] for record in records]], axis=1)
 

@@ -210,8 +210,7 @@ def training_recipe(
     """
     given = _given(arguments)
     if checkpoint is None:
-        model = name_of(initial.config) if initial else arguments.model or DEFAULT
-        usual = LIFTERS[model].recipe
+        usual = LIFTERS[_lifter_name(arguments, initial)].recipe
         recipe = replace(RECIPES[given.get("recipe", usual)], **given)
         if recipe.schedule != "published" and "lr_decay" in given:
             raise InputError(
@@ -277,9 +276,9 @@ def network_config(
     Raises:
         InputError: if the flags describe no network, or contradict the checkpoint.
     """
-    model = name_of(checkpoint.config) if checkpoint else arguments.model or DEFAULT
+    model = _lifter_name(arguments, checkpoint)
     lifter = LIFTERS[model]
-    flags = _network_flags(arguments, model)
+    flags = network_flags(arguments, model)
     flags["in_chans"] = sequences[0].keypoints.shape[-1]
     flags["confidence_chans"] = sequences[0].confidences
     rates = {"drop_rate": recipe.dropout, "drop_path_rate": recipe.drop_path}
@@ -304,7 +303,11 @@ def network_config(
         raise InputError(str(error)) from error
 
 
-def _network_flags(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
+def _lifter_name(arguments: argparse.Namespace, checkpoint: Checkpoint | None) -> str:
+    return name_of(checkpoint.config) if checkpoint else arguments.model or DEFAULT
+
+
+def network_flags(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
     """Return the fields of the lifter's configuration that the user gave as flags or a preset."""
     lifter, values = LIFTERS[model], vars(arguments)
     flags = {name: values[name] for _, name, *_ in NETWORK_FLAGS if values[name] is not None}

@@ -1,5 +1,6 @@
 """Estimating the poses of whole sequences, and measuring the estimates."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,7 +96,7 @@ def clips_of(frames: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("there is no frame in the sequence")
     starts = np.array([(frames - length) // 2])
     if frames > length:
-        count = 1 - (length - frames) // (length - length // 3)
+        count = 1 + math.ceil((frames - length) / (length - length // 3))
         starts = np.linspace(0, frames - length, count).round().astype(np.int64)
     numbers = starts[:, None] + np.arange(length)
     inside = (numbers >= 0) & (numbers < frames)
@@ -121,9 +122,10 @@ def _predict_clips(
             views = both_views(batch.to(device), flip, model.config.confidence_chans)
             poses.append(average_views(model(views.flatten(0, 1)).float(), flip))
     result = []
-    for own, (numbers, weights) in zip(torch.cat(poses).split([len(n) for n, _ in parts]), parts):
+    by_sequence = torch.cat(poses).split([len(numbers) for numbers, _ in parts])
+    for sequence, own, (numbers, weights) in zip(keypoints, by_sequence, parts):
         weighted = own * torch.from_numpy(weights).to(own)[..., None, None]
-        mean = own.new_zeros(numbers.max() + 1, NUM_JOINTS, 3)
+        mean = own.new_zeros(len(sequence), NUM_JOINTS, 3)
         mean.index_add_(0, torch.from_numpy(numbers.ravel()).to(device), weighted.flatten(0, 1))
         mean[:, ROOT] = 0
         result.append(mean)
