@@ -290,7 +290,7 @@ def keypoints_file(args: argparse.Namespace) -> Path | None:
     own = args.data_dir / f"data_2d_{OWN_FOOTAGE}_{args.keypoints}.npz"
     if path.is_file() or (args.keypoints and path.is_dir() and not own.is_file()):
         return path
-    if args.recording and args.keypoints and not own.is_file():
+    if (args.recording or path.suffix) and args.keypoints and not own.is_file():
         raise InputError(f"{path}: no such file of keypoints, and no {own}")
     return None
 

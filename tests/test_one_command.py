@@ -166,6 +166,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, recording, tmp_path):
         (("a.wav",), {}, "a.wav: holds sound, but no pictures"),
         ((dance, "-k", "empty.json"), {}, "empty.json: no person in any frame"),
         ((dance, "-k", "none.json"), {}, "none.json: no such file of keypoints"),
+        (("-k", "none.npy", "--fps", "25"), {}, "none.npy: no such file of keypoints"),
         (("short.mp4", "-k", found), {}, "14 frames of keypoints, but the video has 5"),
         (("-k", found, "--fps", "25"), {}, "the picture's size is not known"),
         ((dance, "--output", dance), {}, "is the same file as"),
